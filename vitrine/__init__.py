@@ -1,0 +1,53 @@
+"""Vitrine: train a language model from random weights, on your own text, behind glass.
+
+import vitrine
+run = vitrine.train("book.txt", steps=500)
+print(run.generate("Once").text)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vitrine.api import open_run, plan, resume, train
+    from vitrine.config import Config
+    from vitrine.errors import ConfigError, CorpusError, DivergedError, PromptError, RunError, VitrineError
+    from vitrine.run import Run
+
+__version__ = "0.1.0"
+__all__ = [
+    "Config",
+    "ConfigError",
+    "CorpusError",
+    "DivergedError",
+    "PromptError",
+    "Run",
+    "RunError",
+    "VitrineError",
+    "open_run",
+    "plan",
+    "resume",
+    "train",
+]
+
+_HOMES = {
+    "vitrine.api": ("open_run", "plan", "resume", "train"),
+    "vitrine.config": ("Config",),
+    "vitrine.errors": (
+        "ConfigError",
+        "CorpusError",
+        "DivergedError",
+        "PromptError",
+        "RunError",
+        "VitrineError",
+    ),
+    "vitrine.run": ("Run",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for: `import vitrine` itself stays instant."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module 'vitrine' has no attribute {name!r}")

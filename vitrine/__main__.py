@@ -1,0 +1,5 @@
+"""`python -m vitrine`: the same as the `vitrine` command; torchrun starts it so."""
+
+from vitrine.cli import main
+
+main()

@@ -1,0 +1,80 @@
+"""The commands as functions: `vitrine.train`, `vitrine.resume`, `vitrine.open_run`, `vitrine.plan`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vitrine import launch
+from vitrine.config import Settings, check_name
+from vitrine.plan import Plan, make_plan
+from vitrine.run import Run
+from vitrine.train import Reporter
+
+
+def train(
+    *corpus: str | Path,
+    run: str | Path = "",
+    preset: str = "",
+    config: str | Path = "",
+    settings: Mapping[str, Any] | None = None,
+    steps: int = 0,
+    for_s: float = 0.0,
+    target_loss: float = 0.0,
+    parent: str = "",
+    reporter: Reporter | None = None,
+) -> Run:
+    """Train a new run to its end.
+
+    Args:
+        corpus: files, folders, globs, or "hf:owner/name".
+        run: the new run's folder; empty: a new one below runs/.
+        preset: nano, micro, mini, small, medium, gpt2-124m, nanogpt-laptop, demo; empty: auto.
+        config: a TOML file of hyperparameters.
+        settings: hyperparameters by name, such as {"model.n_layers": 6}.
+        steps, for_s, target_loss: when to stop: updates, seconds, validation loss in nats a token; 0: not asked.
+        parent: "RUN@STEP" whose parameters the run starts from.
+
+    Raises:
+        VitrineError: something that was asked for is wrong; nothing is left behind.
+        DivergedError: loss or gradients became non-finite; the run keeps its last good keyframe.
+    """
+    request = _request(corpus, run, preset, config, settings, steps, for_s, target_loss, parent)
+    return Run(launch.train(request, reporter).run)
+
+
+def resume(run: str | Path, reporter: Reporter | None = None) -> Run:
+    """Go on with a run that was interrupted, to the same bits as if it had never stopped."""
+    return Run(launch.resume(run, reporter).run)
+
+
+def open_run(run: str | Path) -> Run:
+    """Open a run folder: its history, its text, its model."""
+    return Run(run)
+
+
+def plan(
+    *corpus: str | Path, preset: str = "", config: str | Path = "", settings: Mapping[str, Any] | None = None
+) -> Plan:
+    """What a choice of hyperparameters comes to: census, FLOPs, memory."""
+    request = _request(corpus, "", preset, config, settings, 0, 0.0, 0.0, "")
+    return make_plan(launch.prepare(request).config)
+
+
+def _request(
+    corpus: tuple[str | Path, ...],
+    run: str | Path,
+    preset: str,
+    config: str | Path,
+    settings: Mapping[str, Any] | None,
+    steps: int,
+    for_s: float,
+    target_loss: float,
+    parent: str,
+) -> launch.Request:
+    nested: Settings = {}
+    for name, value in (settings or {}).items():
+        section, key = check_name(name)
+        nested.setdefault(section, {})[key] = value
+    return launch.Request(
+        tuple(map(str, corpus)), str(run), preset, str(config), nested, steps, for_s, target_loss, parent
+    )

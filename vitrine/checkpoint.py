@@ -1,0 +1,222 @@
+"""Keyframes: the parameters and optimizer state that a step starts from, on disk, safe against a kill.
+
+A keyframe is a folder. It is written under another name, flushed, its manifest last, and then renamed: it is
+there whole, or not at all. Nothing older is removed before the new one is safe.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vitrine.errors import RunError
+from vitrine.parameters import digest
+from vitrine.step import State
+
+FORMAT_VERSION = 1
+MODEL, OPTIMIZER, MANIFEST = "model.safetensors", "optimizer.safetensors", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of what a step starts from, by name, on the CPU."""
+
+    step: int
+    parameters: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+
+    @property
+    def digest(self) -> str:
+        """Of the parameters; see `vitrine.parameters.digest`."""
+        return digest(self.parameters)
+
+
+def take_snapshot(state: State) -> Snapshot:
+    """Copy parameters and optimizer state: a few flat copies."""
+    values = state.parameters.values.detach().to("cpu", copy=True)
+    memories = {name: flat.to("cpu", copy=True) for name, flat in state.optimizer.state.items()}
+    return Snapshot(state.step, state.parameters.named(values), state.optimizer.named_state(memories))
+
+
+def restore(state: State, snapshot: Snapshot) -> None:
+    """Put a state back to where a snapshot was taken."""
+    _copy(state.parameters.named(state.parameters.values), snapshot.parameters)
+    _copy(state.optimizer.named_state(state.optimizer.state), snapshot.optimizer)
+    state.step = snapshot.step
+
+
+def save_keyframe(folder: Path, snapshot: Snapshot) -> Path:
+    """Write a snapshot as `folder`/step-NNNNNNNN, durably and atomically."""
+    destination = keyframe_path(folder, snapshot.step)
+    temporary = folder / f".{destination.name}.partial"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file(snapshot.parameters, temporary / MODEL, metadata={"format": "pt"})
+    save_file(snapshot.optimizer, temporary / OPTIMIZER, metadata={"format": "pt"})
+    files = {name: _describe(temporary / name) for name in (MODEL, OPTIMIZER)}
+    manifest = {"version": FORMAT_VERSION, "step": snapshot.step, "digest": snapshot.digest, "files": files}
+    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    for name in (MODEL, OPTIMIZER, MANIFEST):
+        flush(temporary / name)
+    flush(temporary)
+    if destination.exists():  # the same step again, after a resume: the same bits
+        shutil.rmtree(destination)
+    temporary.rename(destination)
+    flush(folder)
+    return destination
+
+
+def load_keyframe(path: Path) -> Snapshot:
+    """Read a keyframe. Raises RunError, naming the file, if one bit is not as it was written."""
+    manifest = _read_manifest(path)
+    for name, facts in manifest["files"].items():
+        file = path / name
+        size = file.stat().st_size if file.is_file() else -1
+        if size != facts["size_bytes"]:
+            seen = f"has {size} bytes" if size >= 0 else "is missing"
+            raise RunError(f"{file} {seen}; {facts['size_bytes']} were written. The keyframe is damaged.")
+        if _sha256(file) != facts["sha256"]:
+            raise RunError(f"{file} is not as it was written: its SHA-256 differs. The keyframe is damaged.")
+    try:
+        return Snapshot(manifest["step"], load_file(path / MODEL), load_file(path / OPTIMIZER))
+    except SafetensorError as error:
+        raise RunError(f"{path} cannot be read: {error}. The keyframe is damaged.") from None
+
+
+def load_newest(folder: Path, warn: Callable[[str], None]) -> Snapshot:
+    """The newest keyframe that is sound; `warn` is told of each damaged one that was passed over."""
+    for step in reversed(keyframe_steps(folder)):
+        try:
+            return load_keyframe(keyframe_path(folder, step))
+        except RunError as error:
+            warn(f"{error} Using the one before.")
+    raise RunError(f"{folder} holds no sound keyframe: the run cannot be resumed. Start it anew with vitrine train.")
+
+
+def keyframe_steps(folder: Path) -> list[int]:
+    """The steps that have keyframes, in order."""
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+
+
+def keyframe_path(folder: Path, step: int) -> Path:
+    """Where the keyframe of a step lies."""
+    return folder / f"step-{step:08d}"
+
+
+def thin(folder: Path, budget_bytes: int, keep: set[int]) -> None:
+    """Remove keyframes until they fit the budget: the newest stay dense, the old become sparse.
+
+    Birth, the newest, and the steps in `keep` always stay.
+    """
+    steps = keyframe_steps(folder)
+    sizes = {step: sum(f.stat().st_size for f in keyframe_path(folder, step).iterdir()) for step in steps}
+    while sum(sizes[step] for step in steps) > budget_bytes:
+        removable = [i for i in range(1, len(steps) - 1) if steps[i] not in keep]
+        if not removable:
+            return
+        # The gap that its going would leave, against how far back it lies.
+        victim = min(removable, key=lambda i: (steps[i + 1] - steps[i - 1]) / (steps[-1] - steps[i]))
+        shutil.rmtree(keyframe_path(folder, steps.pop(victim)))
+
+
+class KeyframeWriter:
+    """Writes keyframes in a thread of its own, one at a time, while training goes on.
+
+    Args:
+        folder: the run's keyframes folder.
+        budget_bytes: see `thin`.
+    """
+
+    def __init__(self, folder: Path, budget_bytes: int) -> None:
+        self.folder, self.budget_bytes = folder, budget_bytes
+        self.best_step = 0
+        self.thread: threading.Thread | None = None
+        self.failure: OSError | None = None
+
+    def save(self, state: State) -> None:
+        """Copy the state now; write it soon. Waits if the keyframe before is still being written."""
+        self.flush()
+        snapshot = take_snapshot(state)
+        self.thread = threading.Thread(target=self._write, args=(snapshot,), name="keyframe")
+        self.thread.start()
+
+    def flush(self) -> None:
+        """Wait until everything is safe on disk. Raises RunError if it could not be written."""
+        if self.thread:
+            self.thread.join()
+            self.thread = None
+        if self.failure:
+            raise RunError(
+                f"A keyframe could not be written to {self.folder}: {self.failure}. Those before it are "
+                "safe. Free some space, then: vitrine resume."
+            )
+
+    def _write(self, snapshot: Snapshot) -> None:
+        try:
+            save_keyframe(self.folder, snapshot)
+            thin(self.folder, self.budget_bytes, {self.best_step})
+        except OSError as error:
+            self.failure = error
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what a killed writer left half-written."""
+    for path in folder.glob(".step-*.partial"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Force a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _copy(targets: dict[str, Tensor], sources: dict[str, Tensor]) -> None:
+    if targets.keys() != sources.keys():
+        odd = sorted(targets.keys() ^ sources.keys())
+        raise RunError(f"The keyframe does not fit the model: {odd[0]} is on one side only.")
+    with torch.no_grad():
+        for name, target in targets.items():
+            if target.shape != sources[name].shape:
+                raise RunError(
+                    f"The keyframe does not fit the model: {name} has shape {tuple(sources[name].shape)} "
+                    f"there and {tuple(target.shape)} here."
+                )
+            target.copy_(sources[name])
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["version"] > FORMAT_VERSION:
+            raise RunError(
+                f"{path} has format version {manifest['version']}; this Vitrine reads up to version "
+                f"{FORMAT_VERSION}. Use a newer Vitrine."
+            )
+        if {"step", "digest", "files"} <= manifest.keys():
+            return manifest
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise RunError(f"{path / MANIFEST} is missing or unreadable. The keyframe is damaged.")
+
+
+def _describe(file: Path) -> dict[str, Any]:
+    return {"size_bytes": file.stat().st_size, "sha256": _sha256(file)}
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,338 @@
+"""The commands: parse, then one call into the library. Nothing heavy is imported before a command runs."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitrine.errors import ConfigError, DivergedError, VitrineError
+
+if TYPE_CHECKING:
+    from vitrine.launch import Request
+    from vitrine.progress import TerminalReporter
+    from vitrine.train import Result
+
+app = typer.Typer(
+    name="vitrine",
+    help="Train a language model from random weights, on your own text, behind glass.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+Corpus = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="CORPUS...", help="files, folders or globs of text, or hf:owner/name"),
+]
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="a run folder")]
+Preset = Annotated[str, typer.Option(help="nano, micro, mini, small, medium, gpt2-124m, nanogpt-laptop, demo or auto")]
+ConfigFile = Annotated[str, typer.Option("--config", help="a TOML file of hyperparameters")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="a hyperparameter, such as model.n_layers=6; may be repeated"),
+]
+Steps = Annotated[int | None, typer.Option(help="updates in all")]
+For = Annotated[str, typer.Option("--for", metavar="TIME", help="about how long to train: 90s, 10m, 2h")]
+Target = Annotated[float | None, typer.Option(help="stop at this validation loss, in nats a token")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")]
+Step = Annotated[str, typer.Option(help="last, best (by validation loss), or a step that has a keyframe")]
+
+
+@app.command()
+def demo(
+    corpus: Annotated[
+        str, typer.Option(help="python (the text that every Python carries) or shakespeare (downloaded)")
+    ] = "python",
+    run: Annotated[str, typer.Option(help="the new run's folder")] = "",
+    for_time: For = "60s",
+    as_json: Json = False,
+) -> None:
+    """Train a small GPT-2 for a minute, and see what it writes."""
+    with _errors():
+        from vitrine import demo as demonstration
+
+        reporter = _reporter()
+        result = demonstration.demo(corpus, run, _seconds(for_time), reporter)
+        reporter.close()
+        if as_json:
+            _print_json(dataclasses.asdict(result))
+        else:
+            demonstration.show(result)
+        _exit_after(result)
+
+
+@app.command()
+def train(
+    corpus: Corpus = None,
+    run: Annotated[str, typer.Option(help="the new run's folder; default: a new one below runs/")] = "",
+    preset: Preset = "",
+    config: ConfigFile = "",
+    settings: Settings = None,
+    steps: Steps = None,
+    for_time: For = "",
+    target_loss: Target = None,
+    parent: Annotated[
+        str, typer.Option("--from", metavar="RUN@STEP", help="start from the parameters of another run")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Train a new model from random weights, on your own text."""
+    with _errors():
+        request = _request(corpus, run, preset, config, settings, steps, for_time, target_loss, parent)
+        from vitrine import launch
+
+        reporter = _reporter()
+        try:
+            result = launch.train(request, reporter)
+        finally:
+            reporter.close()
+        _report(result, as_json)
+
+
+@app.command()
+def resume(run: RunFolder, as_json: Json = False) -> None:
+    """Go on with a run that was interrupted, to the same bits as if it had never stopped."""
+    with _errors():
+        from vitrine import launch
+
+        reporter = _reporter()
+        try:
+            result = launch.resume(run, reporter)
+        finally:
+            reporter.close()
+        _report(result, as_json)
+
+
+@app.command()
+def plan(
+    corpus: Corpus = None,
+    preset: Preset = "",
+    config: ConfigFile = "",
+    settings: Settings = None,
+    steps: Steps = None,
+    for_time: For = "",
+    as_json: Json = False,
+) -> None:
+    """Before training: how many parameters, how much memory, how long."""
+    with _errors():
+        request = _request(corpus, "", preset, config, settings, steps, for_time, None, "")
+        from vitrine import planning
+
+        planned = planning.plan(request, _reporter())
+        if as_json:
+            _print_json(planned.to_json())
+        else:
+            _print(planned.to_text())
+
+
+@app.command()
+def generate(
+    run: RunFolder,
+    prompt: Annotated[str, typer.Option(help="the text to continue")] = "",
+    max_new_tokens: Annotated[int, typer.Option(help="tokens to write at most")] = 200,
+    temperature: Annotated[float | None, typer.Option(help="below 1: safer; above 1: bolder; 0: the likeliest")] = None,
+    top_k: Annotated[int | None, typer.Option(help="keep the k likeliest tokens; 0: all")] = None,
+    top_p: Annotated[float | None, typer.Option(help="keep the likeliest that together have this probability")] = None,
+    min_p: Annotated[float | None, typer.Option(help="keep tokens this likely, relative to the likeliest")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(help="above 1: fewer repetitions")] = None,
+    seed: Annotated[int, typer.Option(help="of the draws: the same seed, the same text")] = 1,
+    step: Step = "last",
+    as_json: Json = False,
+) -> None:
+    """Let the model write."""
+    with _errors():
+        from vitrine.run import Run
+
+        given = {
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "repetition_penalty": repetition_penalty,
+        }
+        chosen = {name: value for name, value in given.items() if value is not None}
+        opened = Run(run)
+        opened.sampling(**chosen)  # a mistake shows before the prompt does
+        if not as_json:
+            opened.check_prompt(prompt)
+            _print(prompt, end="")
+        written = opened.generate(
+            prompt,
+            max_new_tokens,
+            seed,
+            step,
+            on_text=None if as_json else lambda text: _print(text, end=""),
+            **chosen,
+        )
+        if as_json:
+            _print_json(
+                {
+                    "prompt": prompt,
+                    "text": written.text,
+                    "tokens": len(written.token_ids),
+                    "token_ids": written.token_ids,
+                    "ended": written.ended,
+                }
+            )
+        else:
+            _print()
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    corpus: Corpus = None,
+    step: Step = "last",
+    as_json: Json = False,
+) -> None:
+    """Measure the loss over the whole validation split, or over other text."""
+    with _errors():
+        from vitrine.run import Run
+
+        result = Run(run).evaluate(*(corpus or ()), step=step)
+        facts = {
+            "loss": result.loss,
+            "bits_per_byte": result.bits_per_byte,
+            "perplexity": result.perplexity,
+            "tokens": result.tokens,
+        }
+        if as_json:
+            _print_json(facts)
+        else:
+            per_byte = "" if result.bits_per_byte is None else f", {result.bits_per_byte:.4f} bits a byte"
+            _print(
+                f"loss {result.loss:.4f} nats a token{per_byte}, perplexity {result.perplexity:.2f}, "
+                f"over {result.tokens:,} tokens"
+            )
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Look at this machine: what training will use, how fast it is, whether it repeats itself to the bit."""
+    with _errors():
+        from vitrine import doctor as examination
+
+        findings = examination.examine()
+        if as_json:
+            _print_json(findings)
+        else:
+            for name, value in findings.items():
+                _print(f"{name:<24}{value}")
+        if not findings["repeats_to_the_bit"]:
+            raise typer.Exit(1)
+
+
+def main() -> None:
+    """The entry point of the `vitrine` command."""
+    app()
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[None]:
+    """One sentence on standard error instead of a traceback, and the exit status."""
+    try:
+        yield
+    except VitrineError as error:
+        _complain(str(error))
+        raise typer.Exit(2) from None
+    except DivergedError as error:
+        _complain(str(error))
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing more can be said to them.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(141) from None
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+def _reporter() -> "TerminalReporter":
+    from vitrine.progress import TerminalReporter
+
+    return TerminalReporter()
+
+
+def _request(
+    corpus: list[str] | None,
+    run: str,
+    preset: str,
+    config: str,
+    settings: list[str] | None,
+    steps: int | None,
+    for_time: str,
+    target_loss: float | None,
+    parent: str,
+) -> "Request":
+    from vitrine.config import parse_settings
+    from vitrine.launch import Request
+
+    if steps is not None and steps < 1:
+        raise ConfigError(f"training.steps must be at least 1: got {steps}. Try --steps 500.")
+    if target_loss is not None and not target_loss > 0:
+        raise ConfigError(f"training.target_loss must be greater than 0: got {target_loss}. Try --target-loss 2.0.")
+    return Request(
+        tuple(corpus or ()),
+        run,
+        preset,
+        config,
+        parse_settings(settings or []),
+        steps or 0,
+        _seconds(for_time) if for_time else 0.0,
+        target_loss or 0.0,
+        parent,
+    )
+
+
+def _seconds(text: str) -> float:
+    """90, 90s, 10m, 1.5h in seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?", text.strip())
+    if not found or not float(found[1]):
+        raise ConfigError(f"--for takes a time such as 90s, 10m or 2h: got {text!r}.")
+    return float(found[1]) * {"s": 1, None: 1, "m": 60, "min": 60, "h": 3600}[found[2]]
+
+
+def _report(result: "Result", as_json: bool) -> None:
+    if as_json:
+        _print_json(dataclasses.asdict(result))
+    elif os.environ.get("RANK", "0") == "0":
+        from vitrine import demo
+
+        demo.conclude(result)
+    _exit_after(result)
+
+
+def _exit_after(result: "Result") -> None:
+    if result.stopped == "interrupted":
+        raise typer.Exit(128 + (result.signal or 2))
+
+
+def _print(text: str = "", end: str = "\n") -> None:
+    sys.stdout.write(text + end)
+    sys.stdout.flush()
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    """One JSON object, without NaN: a number that is not finite becomes null."""
+    if os.environ.get("RANK", "0") == "0":
+        _print(json.dumps(_finite(value), ensure_ascii=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and value - value != 0:
+        return None
+    return value

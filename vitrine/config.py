@@ -1,0 +1,313 @@
+"""The hyperparameters: what a person chooses, typed and validated, never changed by learning.
+
+A `Config` holds concrete values only. What the user leaves out (or writes as "auto") is derived by
+`resolve` from what is known: the preset, the corpus, the machine. The resolved set is what a run saves.
+"""
+
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vitrine.errors import ConfigError, nearest
+
+Architecture = Literal["gpt2", "llama", "qwen3"]
+Settings = dict[str, dict[str, Any]]  # section -> key -> value: a part of a Config, not yet validated
+
+Count = Annotated[int, Field(ge=1)]
+CountOrOff = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """One table of the TOML file: frozen, and strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelConfig(Section):
+    """[model]: the architecture. Its values alone fix how many parameters there are."""
+
+    architecture: Architecture = Field("qwen3", description="the family: gpt2, llama or qwen3")
+    n_layers: Count = Field(4, description="blocks, one after the other")
+    n_heads: Count = Field(4, description="attention heads in each block")
+    n_kv_heads: Count = Field(description="heads that keys and values have; fewer than n_heads: grouped-query")
+    d_model: Count = Field(128, description="width: numbers that describe one token between the blocks")
+    d_ff: Count = Field(description="width of the hidden layer inside each MLP")
+    context: Annotated[int, Field(ge=2)] = Field(64, description="tokens that the model sees at once")
+    vocab_size: Count = Field(description="different tokens; given by the tokenizer")
+    bias: bool = Field(description="whether the linear layers of the blocks add a learned number per output")
+    tie_embeddings: bool = Field(description="whether the output head reuses the embedding's weights")
+    dropout: Fraction = Field(0.0, description="share of activations set to zero while training")
+    rope_base: Positive = Field(10_000.0, description="base of the rotary position angles (llama, qwen3)")
+    norm_epsilon: Positive = Field(1e-5, description="added inside the norms' square root")
+    init_scale: NotNegative = Field(1.0, description="factor on the spread of the random initial weights")
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one head."""
+        return self.d_model // self.n_heads
+
+    @property
+    def gated(self) -> bool:
+        """Whether the MLP has a gate (SwiGLU)."""
+        return self.architecture != "gpt2"
+
+
+class DataConfig(Section):
+    """[data]: which text, how it becomes tokens, and how much of it is used."""
+
+    corpus: list[str] = Field([], description="files, folders, globs or hf:owner/name")
+    tokenizer: str = Field("auto", description="auto, char, byte, bpe:N, or a path to a tokenizer.json")
+    validation: Fraction | list[str] = Field(0.1, description="share of the end held back, or files of its own")
+    weights: list[Positive] = Field([], description="a mixture: how often each source is drawn; empty: by size")
+    max_tokens: CountOrOff = Field(0, description="use at most this many training tokens; 0: all")
+    text_field: str = Field("", description="the field that holds the text in .jsonl, .csv and .parquet")
+
+
+class OptimizerConfig(Section):
+    """[optimizer]: the rule that turns gradients into updates."""
+
+    name: Literal["sgd", "adamw", "muon"] = Field("muon", description="sgd, adamw or muon")
+    learning_rate: Positive = Field(description="size of a step (for muon: of the hidden matrices)")
+    adamw_learning_rate: Positive = Field(description="muon only: for what is not a hidden matrix")
+    weight_decay: NotNegative = Field(description="pull of matrices towards zero, times the learning rate")
+    clip: NotNegative = Field(1.0, description="largest norm of the whole gradient; 0: no clipping")
+    betas: tuple[Fraction, Fraction] = Field(description="adamw: memory of past gradients and their squares")
+    epsilon: Positive = Field(1e-8, description="adamw: keeps the division finite")
+    momentum: Fraction = Field(description="sgd and muon: memory of past gradients")
+
+
+class ScheduleConfig(Section):
+    """[schedule]: how the learning rate moves over the steps."""
+
+    name: Literal["constant", "linear", "cosine", "wsd"] = Field(
+        "linear", description="constant, linear, cosine, or wsd (warm-up, stable, decay)"
+    )
+    warmup_steps: CountOrOff = Field(description="steps over which the learning rate rises from near zero")
+    decay_fraction: Share = Field(0.3, description="wsd: last share of the steps, over which the rate falls")
+    final_fraction: Share = Field(0.03, description="share of the learning rate that is left at the end")
+
+
+class TrainingConfig(Section):
+    """[training]: how many steps, on how much text at a time."""
+
+    steps: Count = Field(description="updates in all; fixed before the first")
+    batch_size: Count = Field(description="windows of text in one micro-batch")
+    accumulation: Count = Field(1, description="micro-batches whose gradients add up to one update")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(1, description="of every random draw")
+    precision: Literal["float32", "bfloat16"] = Field(description="number format of the matrix products")
+    evaluate_every: Count = Field(description="steps between measurements of the validation loss")
+    evaluation_tokens: Count = Field(16_384, description="validation tokens measured each time; the end: all")
+    patience: CountOrOff = Field(0, description="stop after so many evaluations without a new best; 0: never")
+    target_loss: NotNegative = Field(0.0, description="stop when the validation loss is there; 0: no target")
+    parent: str = Field("", description="RUN@STEP that the first parameters come from; empty: random birth")
+
+
+class SamplingConfig(Section):
+    """[sampling]: decoding. These act after training, on probabilities, and change no parameter."""
+
+    temperature: NotNegative = Field(0.8, description="below 1: safer; above 1: bolder; 0: always the likeliest")
+    top_k: CountOrOff = Field(0, description="keep the k likeliest tokens; 0: all")
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
+        1.0, description="keep the likeliest tokens that together have this probability; 1: all"
+    )
+    min_p: Share = Field(0.0, description="keep tokens at least this likely, relative to the likeliest; 0: all")
+    repetition_penalty: Positive = Field(1.0, description="above 1: tokens already there become less likely")
+
+
+class MachineConfig(Section):
+    """[machine]: where it runs. Not the run's identity, but part of its fingerprint."""
+
+    device: str = Field(description="cpu, cuda, cuda:N or mps")
+    threads: Count = Field(description="processor threads")
+    compile: bool = Field(False, description="torch.compile: slow to start, faster steps")
+
+
+class RecordingConfig(Section):
+    """[recording]: what is kept. Never changes a bit of the training."""
+
+    enabled: bool = Field(True, description="whether history is recorded")
+    disk_budget: Count = Field(2_000_000_000, description="bytes that keyframes may take")
+    keyframe_every: Count = Field(description="steps between keyframes")
+
+
+class Config(Section):
+    """Every hyperparameter of a run, resolved."""
+
+    model: ModelConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    training: TrainingConfig
+    sampling: SamplingConfig
+    machine: MachineConfig
+    recording: RecordingConfig
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one update learns from."""
+        return self.training.batch_size * self.training.accumulation * self.model.context
+
+    def to_toml(self) -> str:
+        """The config.toml of a run; `load_toml` reads it back to the same values."""
+        return tomli_w.dumps(self.model_dump(mode="json"))
+
+
+SECTIONS: dict[str, type[Section]] = {
+    name: field.annotation  # type: ignore[misc]
+    for name, field in Config.model_fields.items()
+}
+
+
+def validate(settings: Settings) -> Config:
+    """Build a Config from a complete set of values, and check what ties several together."""
+    try:
+        config = Config.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error)) from None
+    _check_model(config.model)
+    _check_training(config)
+    return config
+
+
+def load_toml(path: Path) -> Settings:
+    """Read a TOML file of hyperparameters; names are checked, values only when resolved."""
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"There is no file {path}. Give --config a TOML file of hyperparameters.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+    for section, values in settings.items():
+        if not isinstance(values, dict):
+            raise ConfigError(
+                f"{path}: {section} stands outside a section. Write it below one of: "
+                f"{', '.join(f'[{name}]' for name in SECTIONS)}."
+            )
+        for key in values:
+            check_name(f"{section}.{key}")
+    return settings
+
+
+def parse_settings(pairs: list[str]) -> Settings:
+    """Read `section.key=value` pairs as the command line gives them."""
+    settings: Settings = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--set takes section.key=value, for example model.n_layers=6: got {pair!r}.")
+        section, key = check_name(name.strip())
+        settings.setdefault(section, {})[key] = _parse_value(text.strip())
+    return settings
+
+
+def merge(*layers: Mapping[str, Mapping[str, Any]]) -> Settings:
+    """Lay settings over each other; later ones win. The value "auto" takes a setting away again."""
+    merged: Settings = {}
+    for layer in layers:
+        for section, values in layer.items():
+            target = merged.setdefault(section, {})
+            for key, value in values.items():
+                if value == "auto":
+                    target.pop(key, None)
+                else:
+                    target[key] = value
+    return merged
+
+
+def check_name(name: str) -> tuple[str, str]:
+    """Split `section.key` and make sure that there is such a hyperparameter."""
+    section, _, key = name.partition(".")
+    if section in SECTIONS and key in SECTIONS[section].model_fields:
+        return section, key
+    known = [f"{s}.{k}" for s, fields in SECTIONS.items() for k in fields.model_fields]
+    if section in SECTIONS:
+        known = [full for full in known if full.startswith(section + ".")]
+    raise ConfigError(f"{name} is not a hyperparameter. {nearest(name, known)}")
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first of pydantic's complaints as one sentence that names the hyperparameter."""
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"] if part not in ("float", "list[str]")]
+    name, seen = ".".join(where[:2]), first["input"]
+    if first["type"] == "extra_forbidden":
+        try:
+            check_name(name)
+        except ConfigError as unknown:
+            return str(unknown)
+    if first["type"] == "missing":
+        return f"{name} is missing. Give it in the TOML file or with --set {name}=VALUE."
+    reason = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return f"{name} must be {reason}: got {seen!r}."
+
+
+def _check_model(model: ModelConfig) -> None:
+    if model.d_model % model.n_heads:
+        raise ConfigError(
+            f"model.d_model must be divisible by model.n_heads: got {model.d_model} and {model.n_heads}. "
+            f"Try model.d_model = {model.n_heads * max(1, round(model.d_model / model.n_heads))}."
+        )
+    if model.n_heads % model.n_kv_heads:
+        raise ConfigError(
+            f"model.n_heads must be divisible by model.n_kv_heads: got {model.n_heads} and {model.n_kv_heads}. "
+            f"Try model.n_kv_heads = {math.gcd(model.n_heads, model.n_kv_heads)}."
+        )
+    if model.architecture == "gpt2":
+        if not model.bias:
+            raise ConfigError(
+                "model.bias = false cannot be held by the gpt2 family, whose layers all have biases. "
+                "Try model.architecture = llama."
+            )
+        if not model.tie_embeddings:
+            raise ConfigError(
+                "model.tie_embeddings = false cannot be held by the gpt2 family, whose output head is "
+                "its embedding. Try model.architecture = llama."
+            )
+        if model.n_kv_heads != model.n_heads:
+            raise ConfigError(
+                f"The gpt2 family has no grouped-query attention: got model.n_heads = {model.n_heads} "
+                f"and model.n_kv_heads = {model.n_kv_heads}. Make them equal, or try "
+                "model.architecture = llama."
+            )
+    elif model.head_dim % 2:
+        raise ConfigError(
+            f"Rotary positions turn channels in pairs, so model.d_model / model.n_heads must be even: "
+            f"got {model.d_model} / {model.n_heads} = {model.head_dim}."
+        )
+
+
+def _check_training(config: Config) -> None:
+    schedule, training = config.schedule, config.training
+    if schedule.warmup_steps >= training.steps and training.steps > 1:
+        raise ConfigError(
+            f"schedule.warmup_steps must be less than training.steps: got {schedule.warmup_steps} and {training.steps}."
+        )
+    if config.data.weights and len(config.data.weights) != len(config.data.corpus):
+        raise ConfigError(
+            f"data.weights needs one number for each source: got {len(config.data.weights)} weights "
+            f"for {len(config.data.corpus)} sources."
+        )
+    if (training.target_loss or training.patience) and config.data.validation in (0, []):
+        raise ConfigError(
+            "training.target_loss and training.patience need validation text: got data.validation = 0. "
+            "Try data.validation = 0.1."
+        )
+
+
+ARCHITECTURES: tuple[str, ...] = get_args(Architecture)

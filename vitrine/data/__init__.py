@@ -1,0 +1,1 @@
+"""The training text: from files to the windows of a step."""

@@ -1,0 +1,387 @@
+"""Texts to token ids on disk, memory-mapped, and kept in a cache by digest."""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from vitrine.data.text import Progress, Scan, Source, digest_of, find_sources, pieces, scan
+from vitrine.errors import ConfigError, CorpusError
+from vitrine.tokenizer import (
+    bulk_encoder,
+    byte_tokenizer,
+    char_tokenizer,
+    end_of_text_id,
+    load_tokenizer,
+    save_tokenizer,
+    train_bpe,
+)
+
+FORMAT_VERSION = 1
+MANIFEST, TOKENIZER, VALIDATION = "manifest.json", "tokenizer.json", "validation.bin"
+BATCH_CHARACTERS = 4 * 2**20  # text in flight at a time
+SAMPLE_CHARACTERS = 64 * 2**20  # text that BPE is learned from, at most
+CHECKED_BYTES = 64 * 2**20  # token files up to this size are hashed when they are opened
+
+Tokens = NDArray[np.unsignedinteger[Any]]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A corpus as token ids.
+
+    train: one memory-mapped array for each source; validation: one for all. uint16 or uint32.
+    train_bytes, validation_bytes: UTF-8 bytes of the texts.
+    corpus_digest: of everything that the ids depend on; source_digests: of each source's files.
+    tokenizer_name: char, byte, bpe:N, or the path it was read from.
+    """
+
+    folder: Path
+    tokenizer: Tokenizer
+    tokenizer_name: str
+    train: tuple[Tokens, ...]
+    validation: Tokens
+    train_bytes: int
+    validation_bytes: int
+    corpus_digest: str
+    source_digests: tuple[str, ...]
+
+
+def prepare(
+    corpus: Sequence[str],
+    *,
+    tokenizer: str = "auto",
+    validation: float | Sequence[str] = 0.1,
+    text_field: str = "",
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Turn a corpus into token ids, or find them in the cache.
+
+    Args:
+        corpus: files, folders, globs, or hf:owner/name.
+        tokenizer: auto, char, byte, bpe:N, or the path of a tokenizer.json.
+        validation: the share of each source's characters, at its end, that is held back; or files of its own.
+        cache: where token files are kept; see `cache_folder`.
+    """
+    cache = cache or cache_folder()
+    sources = find_sources(corpus)
+    scans = [_scan(source, text_field, cache, progress) for source in sources]
+    held_back = [] if isinstance(validation, int | float) else find_sources(validation)
+    held_scans = [_scan(source, text_field, cache, progress) for source in held_back]
+    fraction = float(validation) if isinstance(validation, int | float) else 0.0
+    name = choose_tokenizer(scans) if tokenizer == "auto" else tokenizer
+    key = _digest_of_all(name, fraction, text_field, scans, held_scans)
+    folder = cache / "tokens" / key
+    found = _open_sound(folder)
+    if found:
+        return found
+    temporary = folder.with_name(f".{key}.partial-{os.getpid()}")
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        splits = [Split(source, facts, fraction) for source, facts in zip(sources, scans, strict=True)]
+        made = make_tokenizer(name, [*scans, *held_scans], _sample(splits, text_field))
+        held_splits = [Split(source, facts, 1.0) for source, facts in zip(held_back, held_scans, strict=True)]
+        facts = _write(temporary, splits + held_splits, len(sources), made, text_field, progress)
+        save_tokenizer(made, temporary / TOKENIZER)
+        facts |= {
+            "version": FORMAT_VERSION,
+            "tokenizer_name": name,
+            "corpus_digest": key,
+            "source_digests": [facts.digest for facts in scans],
+        }
+        (temporary / MANIFEST).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        _flush_all(temporary)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first: the ids are the same
+                raise
+    except OSError as error:
+        raise CorpusError(
+            f"The token files cannot be written to {folder}: {error}. Set VITRINE_CACHE to a folder with room."
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return open_prepared(folder)
+
+
+def open_prepared(folder: Path) -> Prepared:
+    """Open token files that were written before. Raises CorpusError if they are not as they were written."""
+    try:
+        facts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise CorpusError(f"{folder} holds no token files: {MANIFEST} is missing or unreadable.") from None
+    if facts["version"] != FORMAT_VERSION:
+        raise CorpusError(f"{folder} has format version {facts['version']}; this Vitrine reads {FORMAT_VERSION}.")
+    arrays = {name: _map(folder / name, facts["dtype"], about) for name, about in facts["files"].items()}
+    return Prepared(
+        folder=folder,
+        tokenizer=load_tokenizer(folder / TOKENIZER),
+        tokenizer_name=facts["tokenizer_name"],
+        train=tuple(array for name, array in arrays.items() if name != VALIDATION),
+        validation=arrays[VALIDATION],
+        train_bytes=facts["train_bytes"],
+        validation_bytes=facts["validation_bytes"],
+        corpus_digest=facts["corpus_digest"],
+        source_digests=tuple(facts["source_digests"]),
+    )
+
+
+def copy_prepared(prepared: Prepared, destination: Path) -> None:
+    """Put the token files into another folder: by hard links where the file system has them."""
+    destination.mkdir()
+    for file in prepared.folder.iterdir():
+        try:
+            os.link(file, destination / file.name)
+        except OSError:
+            shutil.copyfile(file, destination / file.name)
+    _flush_all(destination)
+
+
+def tokens_of(corpus: Sequence[str], tokenizer: Tokenizer, text_field: str = "") -> tuple[Tokens, int]:
+    """The ids of a text that is measured once, and its UTF-8 bytes."""
+    ids, size = [], 0
+    for batch in _batches(_all_pieces(find_sources(corpus), text_field)):
+        size += sum(len(text.encode("utf-8")) for text, _ in batch)
+        ids += _encode(batch, tokenizer)
+    found = np.concatenate(ids) if ids else np.zeros(0, np.uint32)
+    if len(found) < 2:
+        raise CorpusError(f"{', '.join(corpus)} has {len(found)} tokens; measuring a loss needs at least 2.")
+    return found, size
+
+
+def source_digests(corpus: Sequence[str], text_field: str = "") -> list[str]:
+    """The digest of each source as it is now, as `prepare` computes it."""
+    return [digest_of(s) if s.files else scan(s, text_field).digest for s in find_sources(corpus)]
+
+
+def choose_tokenizer(scans: Sequence[Scan]) -> str:
+    """What `auto` stands for: characters for a small text with a small alphabet, else BPE by size."""
+    size = sum(facts.size_bytes for facts in scans)
+    alphabet = set().union(*(facts.alphabet for facts in scans))
+    if len(alphabet) <= 128 and size <= 4_000_000:
+        return "char"
+    power = round(math.log2(512) + 1.5 * math.log10(max(1.0, size / 200_000)))
+    return f"bpe:{2 ** min(14, max(9, power))}"
+
+
+def make_tokenizer(name: str, scans: Sequence[Scan], sample: Iterator[str]) -> Tokenizer:
+    """The tokenizer of that name, made for a corpus; `sample` is drawn from for BPE alone."""
+    if name == "char":
+        return char_tokenizer("".join(facts.alphabet for facts in scans))
+    if name == "byte":
+        return byte_tokenizer()
+    kind, _, number = name.partition(":")
+    if kind == "bpe":
+        if not number.isdigit():
+            raise ConfigError(f"data.tokenizer = {name} needs a vocabulary size. Try bpe:4096.")
+        return train_bpe(sample, int(number))
+    return load_tokenizer(Path(name))
+
+
+def cache_folder() -> Path:
+    """$VITRINE_CACHE, else vitrine/ below $XDG_CACHE_HOME or ~/.cache."""
+    if own := os.environ.get("VITRINE_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrine"
+
+
+@dataclass(frozen=True)
+class Split:
+    """A source, and the share of its characters, at its end, that is validation text."""
+
+    source: Source
+    facts: Scan
+    fraction: float
+
+    @property
+    def train_characters(self) -> int:
+        """Characters before the cut."""
+        return math.floor(self.facts.characters * (1 - self.fraction) + 1e-9)
+
+    def pieces(self, text_field: str) -> Iterator[tuple[str, bool, bool]]:
+        """(text, whether a document ends with it, whether it is validation text)."""
+        left = self.train_characters
+        for text, ends in pieces(self.source, text_field):
+            if left >= len(text):
+                yield text, ends, False
+            elif left <= 0:
+                yield text, ends, True
+            else:
+                yield text[:left], False, False
+                yield text[left:], ends, True
+            left -= len(text)
+
+
+def _scan(source: Source, text_field: str, cache: Path, progress: Progress | None) -> Scan:
+    """A scan, remembered for as long as no file of the source changes."""
+    if not source.files:
+        return scan(source, text_field, progress)
+    stats = [(str(file.absolute()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in source.files]
+    key = hashlib.sha256(json.dumps([FORMAT_VERSION, text_field, stats]).encode()).hexdigest()
+    remembered = cache / "scans" / f"{key}.json"
+    try:
+        return Scan(**json.loads(remembered.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        pass
+    facts = scan(source, text_field, progress)
+    try:
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        temporary = remembered.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(asdict(facts)), encoding="utf-8")
+        temporary.rename(remembered)
+    except OSError:
+        pass  # a cache that cannot be written costs time, not the run
+    return facts
+
+
+def _digest_of_all(
+    name: str, fraction: float, text_field: str, scans: Sequence[Scan], held_scans: Sequence[Scan]
+) -> str:
+    content = ""
+    if name not in ("char", "byte") and not name.startswith("bpe:"):
+        load_tokenizer(Path(name))
+        content = hashlib.sha256(Path(name).read_bytes()).hexdigest()
+    key = [
+        FORMAT_VERSION,
+        content or name,
+        fraction,
+        text_field,
+        [facts.digest for facts in scans],
+        [facts.digest for facts in held_scans],
+    ]
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()
+
+
+def _sample(splits: Sequence[Split], text_field: str) -> Iterator[str]:
+    """Training text for BPE: all of it, or the same share of every piece."""
+    total = sum(split.train_characters for split in splits)
+    share = min(1.0, SAMPLE_CHARACTERS / max(1, total))
+    for split in splits:
+        for text, _, held_back in split.pieces(text_field):
+            if not held_back:
+                yield text[: math.ceil(len(text) * share)]
+
+
+def _write(
+    folder: Path,
+    splits: Sequence[Split],
+    n_train: int,
+    tokenizer: Tokenizer,
+    text_field: str,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Encode every source and write its token files; returns their part of the manifest."""
+    dtype = np.dtype("<u2" if tokenizer.get_vocab_size() <= 2**16 else "<u4")
+    total = sum(split.facts.size_bytes for split in splits)
+    sizes, done = {False: 0, True: 0}, 0
+    files: dict[str, dict[str, Any]] = {}
+    with open(folder / VALIDATION, "wb") as held_back:
+        validation = _TokenFile(held_back, dtype)
+        for number, split in enumerate(splits):
+            with open(folder / f"train-{number}.bin", "wb") as handle:
+                train = _TokenFile(handle, dtype)
+                marked = ((text, (ends, held)) for text, ends, held in split.pieces(text_field))
+                for batch in _batches(marked):
+                    arrays = _encode([(text, ends) for text, (ends, _) in batch], tokenizer)
+                    for (text, (_, held)), ids in zip(batch, arrays, strict=True):
+                        (validation if held else train).write(ids)
+                        size = len(text.encode("utf-8"))
+                        sizes[held] += size
+                        done += size
+                    if progress:
+                        progress("tokens", done, total)
+            if number < n_train:
+                files[f"train-{number}.bin"] = train.facts()
+            else:
+                (folder / f"train-{number}.bin").unlink()
+    files[VALIDATION] = validation.facts()
+    return {"dtype": dtype.str, "files": files, "train_bytes": sizes[False], "validation_bytes": sizes[True]}
+
+
+class _TokenFile:
+    """A file of ids that is being written."""
+
+    def __init__(self, handle: IO[bytes], dtype: np.dtype[Any]) -> None:
+        self.handle, self.dtype = handle, dtype
+        self.tokens, self.hash = 0, hashlib.sha256()
+
+    def write(self, ids: Tokens) -> None:
+        raw = ids.astype(self.dtype).tobytes()
+        self.tokens += len(ids)
+        self.hash.update(raw)
+        self.handle.write(raw)
+
+    def facts(self) -> dict[str, Any]:
+        return {"tokens": self.tokens, "sha256": self.hash.hexdigest()}
+
+
+def _all_pieces(sources: Sequence[Source], text_field: str) -> Iterator[tuple[str, bool]]:
+    for source in sources:
+        yield from pieces(source, text_field)
+
+
+def _batches(marked: Iterator[tuple[str, Any]]) -> Iterator[list[tuple[str, Any]]]:
+    """Pieces in lists of bounded size."""
+    batch, size = [], 0
+    for text, mark in marked:
+        batch.append((text, mark))
+        size += len(text) + 64
+        if size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _encode(batch: Sequence[tuple[str, bool]], tokenizer: Tokenizer) -> list[Tokens]:
+    """The ids of each text of a batch, an end-of-text token after each document."""
+    end_id = end_of_text_id(tokenizer)
+    arrays: list[Tokens] = list(bulk_encoder(tokenizer)([text for text, _ in batch]))
+    if end_id is None:
+        return arrays
+    end = np.array([end_id], np.uint32)
+    return [np.concatenate([ids, end]) if ends else ids for (_, ends), ids in zip(batch, arrays, strict=True)]
+
+
+def _open_sound(folder: Path) -> Prepared | None:
+    """What the cache holds, if it is whole."""
+    if not folder.is_dir():
+        return None
+    try:
+        return open_prepared(folder)
+    except (CorpusError, ConfigError, KeyError, TypeError):
+        return None
+
+
+def _map(file: Path, dtype: str, about: dict[str, Any]) -> Tokens:
+    size = file.stat().st_size if file.is_file() else -1
+    expected = about["tokens"] * np.dtype(dtype).itemsize
+    if size != expected:
+        raise CorpusError(f"{file} has {max(size, 0)} bytes; {expected} were written. The token file is damaged.")
+    if not size:
+        return np.zeros(0, dtype)
+    array = np.memmap(file, dtype, mode="r")
+    if size <= CHECKED_BYTES and hashlib.sha256(array.data).hexdigest() != about["sha256"]:
+        raise CorpusError(f"{file} is not as it was written: its SHA-256 differs. The token file is damaged.")
+    return array
+
+
+def _flush_all(folder: Path) -> None:
+    for path in (*folder.iterdir(), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,127 @@
+"""The first command: a small GPT-2, trained for about a minute on a text that is always there."""
+
+import hashlib
+import pydoc_data.topics
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from vitrine import launch
+from vitrine.data.shards import cache_folder
+from vitrine.errors import CorpusError
+from vitrine.run import Run
+from vitrine.train import Reporter, Result
+
+SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+TEMPERATURES = (0.2, 0.8, 1.2)
+
+
+def demo(corpus: str, run: str, for_s: float, reporter: Reporter) -> Result:
+    """Train on one of the demo's texts for about so many seconds.
+
+    Args:
+        corpus: "python" (the language's own documentation) or "shakespeare" (downloaded once, digest checked).
+    """
+    texts = {"python": python_topics, "shakespeare": shakespeare}
+    if corpus not in texts:
+        raise CorpusError(
+            f"The demo knows the corpora python and shakespeare: got {corpus!r}. For your own text: "
+            f"vitrine train {corpus}"
+        )
+    return launch.train(launch.Request((str(texts[corpus]()),), run, "demo", for_s=for_s), reporter)
+
+
+def python_topics() -> Path:
+    """The prose on the language that every Python carries, as a file in the cache."""
+    topics = pydoc_data.topics.topics
+    text = "\n\n".join(topics[name].strip() for name in sorted(topics))
+    return _keep("python-topics.txt", text.encode("utf-8"))
+
+
+def shakespeare() -> Path:
+    """The 1.1 MB of Shakespeare that small language models are compared on; downloaded once."""
+    file = cache_folder() / "corpora" / "shakespeare.txt"
+    if file.is_file() and _sha256(file.read_bytes()) == SHAKESPEARE_SHA256:
+        return file
+    try:
+        with urllib.request.urlopen(SHAKESPEARE, timeout=30) as answer:
+            content: bytes = answer.read(10_000_000)
+    except (urllib.error.URLError, OSError) as error:
+        raise CorpusError(
+            f"Shakespeare cannot be downloaded from {SHAKESPEARE}: {error}. Without a network: vitrine demo"
+        ) from None
+    if _sha256(content) != SHAKESPEARE_SHA256:
+        raise CorpusError(
+            f"What {SHAKESPEARE} sent is not the expected text: its SHA-256 is {_sha256(content)}, not "
+            f"{SHAKESPEARE_SHA256}. Without it: vitrine demo"
+        )
+    return _keep("shakespeare.txt", content)
+
+
+def show(result: Result) -> None:
+    """After the demo: what the model writes, from safe to bold, and what to try next."""
+    run = Run(result.run)
+    prompt = next((start for start in ("The ", "A ", "\n") if not _unknown(run, start)), "")
+    for temperature in TEMPERATURES:
+        text = run.generate(prompt, 160, seed=1, temperature=temperature).text
+        sys.stdout.write(f"\n--- temperature {temperature} ---\n{text.strip()}\n")
+    sys.stdout.write(
+        f"\n{_summary(result)}\n\nTry next:\n"
+        f"  vitrine generate {result.run} --prompt 'The ' --temperature 0.5\n"
+        f"  vitrine evaluate {result.run}\n"
+        f"  vitrine train YOUR_TEXT.txt --for 2m\n"
+    )
+
+
+def conclude(result: Result) -> None:
+    """After a training: a sample, the result, and what to do next."""
+    if result.stopped == "interrupted":
+        sys.stdout.write(f"Interrupted and saved at step {result.steps}. Go on: vitrine resume {result.run}\n")
+        return
+    run = Run(result.run)
+    text = run.generate("", 120, seed=1).text
+    sys.stdout.write(
+        f"\n--- it writes (temperature {run.config.sampling.temperature:g}) ---\n{text.strip()}\n\n{_summary(result)}\n"
+    )
+    best = run.best_step()
+    if best is not None and best < result.steps:
+        sys.stdout.write(
+            f"The validation loss was lowest at step {best}, before the end: --step best goes back there.\n"
+        )
+    sys.stdout.write(f"Let it write: vitrine generate {result.run} --prompt TEXT\n")
+
+
+def _summary(result: Result) -> str:
+    losses = f"training loss {result.train_loss:.3f}" if result.train_loss is not None else "no step was made"
+    if result.val_loss is not None:
+        losses += f", validation loss {result.val_loss:.4f} nats a token"
+    if result.bits_per_byte is not None:
+        losses += f" ({result.bits_per_byte:.3f} bits a byte)"
+    return (
+        f"{result.steps:,} steps in {result.duration_s:.0f} s: {losses}.\n"
+        f"{result.parameters:,} parameters, saved in {result.run}"
+    )
+
+
+def _unknown(run: Run, text: str) -> bool:
+    from vitrine.tokenizer import unknown_characters
+
+    return bool(unknown_characters(run.tokenizer, text))
+
+
+def _keep(name: str, content: bytes) -> Path:
+    """Write a file into the cache, whole or not at all."""
+    file = cache_folder() / "corpora" / name
+    if file.is_file() and file.read_bytes() == content:
+        return file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as handle:
+        handle.write(content)
+    return Path(handle.name).rename(file)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

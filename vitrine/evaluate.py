@@ -1,0 +1,76 @@
+"""How well a model predicts text that it never learned from."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from vitrine.model import Decoder
+
+LOGITS_AT_ONCE = 2**22  # bounds the memory of one batch: tokens x vocabulary
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Losses in nats a token, and per byte of text, so that tokenizers compare."""
+
+    loss: float
+    tokens: int
+    bits_per_byte: float | None
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss): as many equally likely tokens would be as hard to guess."""
+        return math.exp(min(self.loss, 700.0))
+
+
+def evaluate(
+    model: Decoder,
+    tokens: NDArray[np.unsignedinteger],
+    size_bytes: int = 0,
+    at_most: int = 0,
+    share: tuple[int, int] = (0, 1),
+) -> Evaluation:
+    """Mean loss over non-overlapping windows of the model's context, each target once.
+
+    Args:
+        tokens: (n,) token ids; tokens 1 to n - 1 are the targets.
+        size_bytes: UTF-8 bytes of the text that the tokens stand for; 0: no bits per byte.
+        at_most: measure about so many tokens, in windows spread evenly; 0: all.
+        share: (rank, world size): several processes each sum up a share of the windows.
+    """
+    context = model.config.context
+    starts = np.arange(0, len(tokens) - 1, context)
+    if at_most and at_most < len(tokens) - 1:
+        starts = starts[np.linspace(0, len(starts) - 1, max(1, at_most // context)).round().astype(np.int64)]
+    total, count = _sum(model, tokens, starts[share[0] :: share[1]])
+    if share[1] > 1:
+        sums = torch.tensor([total, float(count)], dtype=torch.float64)
+        sums = sums.to(model.embedding.weight.device)
+        torch.distributed.all_reduce(sums)
+        total, count = float(sums[0]), int(sums[1])
+    loss = total / count
+    per_byte = loss / math.log(2) * len(tokens) / size_bytes if size_bytes else None
+    return Evaluation(loss, count, per_byte)
+
+
+@torch.no_grad()
+def _sum(model: Decoder, tokens: NDArray[np.unsignedinteger], starts: NDArray[np.int64]) -> tuple[float, int]:
+    """Sum of the losses of these windows, in float64, and the number of targets."""
+    context, device = model.config.context, model.embedding.weight.device
+    total, count = 0.0, 0
+    whole = [int(s) for s in starts if s + context < len(tokens)]
+    rest = [int(s) for s in starts if s + context >= len(tokens)]
+    rows = max(1, LOGITS_AT_ONCE // (context * model.config.vocab_size))
+    batches = [whole[i : i + rows] for i in range(0, len(whole), rows)] + [[s] for s in rest]
+    for batch in batches:
+        windows = np.stack([tokens[s : s + context + 1].astype(np.int64) for s in batch])
+        windows_on = torch.from_numpy(windows).to(device)
+        logits = model(windows_on[:, :-1])
+        losses = F.cross_entropy(logits.flatten(0, 1), windows_on[:, 1:].flatten(), reduction="sum")
+        total += float(losses)
+        count += windows[:, 1:].size
+    return total, count

@@ -1,0 +1,434 @@
+"""From what a user asks for to a run that trains: settings, corpus, size, steps, run folder."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vitrine import machine  # before torch: it sets what torch's libraries read when they start
+
+import torch  # isort: skip
+
+from vitrine.checkpoint import (
+    Snapshot,
+    flush,
+    keyframe_path,
+    keyframe_steps,
+    load_keyframe,
+    save_keyframe,
+    take_snapshot,
+)
+from vitrine.config import Config, Settings, load_toml, merge
+from vitrine.data import shards
+from vitrine.errors import ConfigError, CorpusError, RunError
+from vitrine.presets import Facts, choose_size, preset_settings, resolve
+from vitrine.processes import Processes, join_processes, leave_processes
+from vitrine.runs.reader import CONFIG, HISTORY, KEYFRAMES, TOKENIZER, TOKENS, RunReader
+from vitrine.runs.store import Store
+from vitrine.step import step
+from vitrine.tokenizer import save_tokenizer
+from vitrine.train import Reporter, Result, Texts, Trainer, build_state, lock, make_batches, micro_batches
+
+KEPT_TOKENS_BYTES = 64 * 2**20  # a corpus up to this size is kept in the run; a larger one is pointed at
+POINTER = "pointer.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for. Settings are layered: parent run, preset, file, settings; later ones win.
+
+    corpus: files, folders, globs or hf:owner/name.
+    run: the new run's folder; empty: a new one below runs/.
+    steps, target_loss: 0: not asked for. for_s: seconds that training may take; 0: no limit.
+    parent: "RUN@STEP", whose parameters the run starts from; empty: random birth.
+    """
+
+    corpus: tuple[str, ...] = ()
+    run: str = ""
+    preset: str = ""
+    config_file: str = ""
+    settings: Settings | None = None
+    steps: int = 0
+    for_s: float = 0.0
+    target_loss: float = 0.0
+    parent: str = ""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request, resolved: every hyperparameter, the token ids, and where the first parameters come from."""
+
+    config: Config
+    tokens: shards.Prepared
+    parent: Snapshot | None
+
+    @property
+    def texts(self) -> Texts:
+        """What the trainer needs of the corpus."""
+        return Texts(self.tokens.train, self.tokens.validation, self.tokens.validation_bytes)
+
+
+def train(request: Request, reporter: Reporter | None = None) -> Result:
+    """Train a new run to its end. Nothing is left behind if the request is wrong."""
+    started_s = time.monotonic()
+    reporter = reporter or Reporter()
+    path = Path(request.run) if request.run else None
+    if path and path.exists():
+        raise RunError(f"{path} exists already. Give --run another name, or go on with it: vitrine resume {path}.")
+    with _processes(request) as processes:
+        if processes.size > 1 and not path:
+            raise ConfigError("Several processes need one name for the run. Give --run DIR.")
+        prepared = prepare(request, processes, reporter)
+        path = path or _new_path(request, prepared)
+        if processes.first:
+            _create(path, prepared, processes)
+        processes.barrier()
+        with _locked(path, processes):
+            reporter.started(prepared.config, path)
+            trainer = Trainer(
+                path,
+                prepared.config,
+                prepared.texts,
+                processes,
+                _only_first(reporter, processes),
+                started_s,
+                request.for_s,
+            )
+            trainer.enter()
+            return trainer.run()
+
+
+def resume(run: str | Path, reporter: Reporter | None = None) -> Result:
+    """Go on with a run from its newest sound keyframe, to the same bits as if it had never stopped."""
+    started_s = time.monotonic()
+    reporter = reporter or Reporter()
+    reader = RunReader(run)
+    ended = reader.result()
+    if ended.get("stopped") in ("steps", "target", "early"):
+        reporter.note(
+            f"{run} has ended already, at step {ended['steps']}. To train it further: "
+            f"vitrine train --from {run}@{ended['steps']}."
+        )
+        return Result(**ended)
+    machine.check_device(reader.config.machine.device)
+    processes = join_processes(reader.config.machine.device)
+    try:
+        with _locked(reader.path, processes):
+            _check_corpus(reader, reporter)
+            tokens = open_tokens(reader)
+            if processes.first:
+                _compare_fingerprints(reader, processes, reporter)
+            texts = Texts(tokens.train, tokens.validation, tokens.validation_bytes)
+            trainer = Trainer(reader.path, reader.config, texts, processes, _only_first(reporter, processes), started_s)
+            trainer.resume()
+            reporter.started(reader.config, reader.path)
+            return trainer.run()
+    finally:
+        leave_processes()
+
+
+def prepare(request: Request, processes: Processes | None = None, reporter: Reporter | None = None) -> Prepared:
+    """Resolve a request: read the corpus, choose the size, and count the steps."""
+    processes, reporter = processes or Processes(), reporter or Reporter()
+    parent, layers = _parent(request)
+    file = load_toml(Path(request.config_file)) if request.config_file else {}
+    own = merge(file, request.settings or {})
+    if request.corpus:
+        own.setdefault("data", {})["corpus"] = [_absolute(spec) for spec in request.corpus]
+    training = own.setdefault("training", {})
+    if request.steps:
+        training["steps"] = request.steps
+    if request.target_loss:
+        training["target_loss"] = request.target_loss
+    training["parent"] = request.parent
+    facts = _machine_facts(merge(layers, own), processes)
+    preset = request.preset or ("" if request.parent else "auto")
+    early = preset_settings(preset) if preset not in ("", "auto") else {}
+    settings = merge(layers, early, own)
+    config = resolve(settings, replace(facts, vocab_size=256))  # a mistake shows before the corpus is read
+    _check_processes(config, processes)
+    if request.for_s < 0:
+        raise ConfigError(f"--for must be positive: got {request.for_s} seconds. Try --for 2m.")
+    tokens = _read_corpus(config, parent, processes, reporter)
+    facts = replace(facts, vocab_size=tokens.tokenizer.get_vocab_size(), train_tokens=sum(map(len, tokens.train)))
+    if preset == "auto":
+        rate = _matrix_rate(facts, processes) if request.for_s else 0.0
+        size = choose_size(facts.train_tokens, rate, request.for_s)
+        reporter.note(
+            f"auto: the size {size}, for {facts.train_tokens:,} training tokens"
+            + (f" and {request.for_s:g} s on this machine." if request.for_s else ".")
+        )
+        settings = merge(preset_settings(size), settings)
+    settings = merge(settings, {"data": {"tokenizer": tokens.tokenizer_name}})
+    config = resolve(settings, facts)
+    _check_length(config, tokens)
+    prepared = Prepared(config, tokens, parent)
+    if request.for_s and not request.steps and "steps" not in merge(file, request.settings or {}).get("training", {}):
+        steps = steps_for(prepared, request.for_s, processes)
+        settings = merge(settings, {"training": {"steps": steps}})
+        reporter.note(f"{steps} steps fit into {request.for_s:g} s, by the time of a few.")
+        prepared = replace(prepared, config=resolve(settings, facts))
+    return prepared
+
+
+def steps_for(prepared: Prepared, duration_s: float, processes: Processes) -> int:
+    """How many steps fit into a time, evaluations included, by the time that a few take."""
+    step_s = processes.agree(seconds_per_step(prepared, processes))
+    training, held_back = prepared.config.training, len(prepared.tokens.validation)
+    token_s = step_s / (3 * prepared.config.tokens_per_step)  # an evaluation is a forward pass alone
+    evaluations_s = 10 * min(training.evaluation_tokens, held_back) * token_s + held_back * token_s
+    return max(10, int((0.95 * duration_s - evaluations_s) / step_s))
+
+
+def seconds_per_step(prepared: Prepared, processes: Processes | None = None, steps: int = 4) -> float:
+    """The time of one training step, measured on a state of its own that is thrown away."""
+    processes = processes or Processes()
+    decoder, state = build_state(prepared.config, processes)
+    batches = make_batches(prepared.config, prepared.texts)
+    times = []
+    for number in range(steps + 1):
+        start = time.perf_counter()
+        step(state, micro_batches(batches, number, decoder, processes))
+        times.append(time.perf_counter() - start)
+    return sorted(times[1:])[len(times[1:]) // 2]
+
+
+def open_tokens(reader: RunReader) -> shards.Prepared:
+    """The token ids of a run: kept in it, or pointed at; made anew if the cache lost them."""
+    folder = reader.path / TOKENS
+    pointer = folder / POINTER
+    if not pointer.is_file():
+        return shards.open_prepared(folder)
+    facts = json.loads(pointer.read_text(encoding="utf-8"))
+    if Path(facts["folder"]).is_dir():
+        return shards.open_prepared(Path(facts["folder"]))
+    data = reader.config.data
+    return shards.prepare(
+        data.corpus,
+        tokenizer=str(reader.path / TOKENIZER),
+        validation=data.validation,
+        text_field=data.text_field,
+    )
+
+
+@contextmanager
+def _processes(request: Request) -> Iterator[Processes]:
+    """Those that train together, joined before the corpus is read."""
+    try:
+        yield join_processes(_device_asked_for(request))
+    finally:
+        leave_processes()
+
+
+def _device_asked_for(request: Request) -> str:
+    file = load_toml(Path(request.config_file)) if request.config_file else {}
+    name = merge(file, request.settings or {}).get("machine", {}).get("device", machine.best_device())
+    return machine.check_device(str(name)).type
+
+
+def _machine_facts(settings: Settings, processes: Processes) -> Facts:
+    """What this machine offers, on the device that is asked for."""
+    device = machine.check_device(str(settings.get("machine", {}).get("device", machine.best_device())))
+    return Facts(
+        vocab_size=0,
+        train_tokens=0,
+        device=str(device),
+        threads=max(1, machine.physical_cores() // processes.size),
+        bfloat16=machine.has_bfloat16(device),
+    )
+
+
+def _parent(request: Request) -> tuple[Snapshot | None, Settings]:
+    """The keyframe that the run starts from, and the hyperparameters that it brings along."""
+    if not request.parent:
+        if not request.corpus and not (request.settings or {}).get("data", {}).get("corpus"):
+            raise CorpusError("There is no text to learn from. Give one or more files, folders or globs.")
+        return None, {}
+    run, at, which = request.parent.rpartition("@")
+    if not at or not (which.isdigit() or which in ("last", "best")):
+        raise RunError(f"--from takes RUN@STEP, for example runs/book@200 (or @last, @best): got {request.parent!r}.")
+    reader = RunReader(run)
+    snapshot = load_step(reader, which)
+    settings = reader.config.model_dump(mode="json")
+    del settings["machine"], settings["recording"]
+    settings["training"]["target_loss"] = 0.0
+    settings["data"]["tokenizer"] = str((reader.path / TOKENIZER).resolve())
+    return snapshot, settings
+
+
+def load_step(reader: RunReader, which: str | int) -> Snapshot:
+    """A keyframe of a run: "last", "best" (validation), or of a step that has one."""
+    folder = reader.path / KEYFRAMES
+    steps = keyframe_steps(folder)
+    if not steps:
+        raise RunError(f"{reader.path} has no keyframe.")
+    if which == "last":
+        step_number = steps[-1]
+    elif which == "best":
+        step_number = reader.best_step() or steps[-1]
+    else:
+        step_number = int(which)
+    if step_number not in steps:
+        near = min(steps, key=lambda s: abs(s - step_number))
+        raise RunError(
+            f"{reader.path} has no keyframe of step {step_number}. The nearest is {near}; all: "
+            f"{', '.join(map(str, steps))}."
+        )
+    return load_keyframe(keyframe_path(folder, step_number))
+
+
+def _read_corpus(config: Config, parent: Snapshot | None, processes: Processes, reporter: Reporter) -> shards.Prepared:
+    """The token ids; the first process makes them, the others find them in the cache."""
+    data = config.data
+    for rank_turn in (True, False):
+        if processes.first == rank_turn:
+            tokens = shards.prepare(
+                data.corpus,
+                tokenizer=data.tokenizer,
+                validation=data.validation,
+                text_field=data.text_field,
+                progress=reporter.preparing,
+            )
+        processes.barrier()
+    return tokens
+
+
+def _check_length(config: Config, tokens: shards.Prepared) -> None:
+    context = config.model.context
+    for spec, source in zip(config.data.corpus, tokens.train, strict=True):
+        if len(source) < context + 1:
+            raise CorpusError(
+                f"{spec} has {len(source)} training tokens; the model's context of {context} needs at least "
+                f"{context + 1}. Give more text, or try --set model.context={max(2, len(source) // 2)}."
+            )
+
+
+def _check_processes(config: Config, processes: Processes) -> None:
+    if config.training.batch_size % processes.size:
+        raise ConfigError(
+            f"training.batch_size must be divisible by the number of processes: got "
+            f"{config.training.batch_size} and {processes.size}."
+        )
+
+
+def _matrix_rate(facts: Facts, processes: Processes) -> float:
+    dtype = torch.bfloat16 if facts.bfloat16 else torch.float32
+    torch.set_num_threads(facts.threads)
+    return processes.agree(machine.matrix_rate(torch.device(facts.device), dtype)) * processes.size
+
+
+def _absolute(spec: str) -> str:
+    """The corpus as the run remembers it: found again from any folder."""
+    return spec if spec.startswith("hf:") else str(Path(spec).absolute())
+
+
+def _new_path(request: Request, prepared: Prepared) -> Path:
+    """runs/NAME-1, or the next number that is free; named after the corpus."""
+    stem = Path(prepared.config.data.corpus[0]).name.split(".")[0].split("*")[0] or "run"
+    number = 1
+    while (path := Path("runs") / f"{stem}-{number}").exists():
+        number += 1
+    return path
+
+
+def _create(path: Path, prepared: Prepared, processes: Processes) -> None:
+    """Make the run folder under another name, whole, with its birth; then give it its own."""
+    config, tokens = prepared.config, prepared.tokens
+    temporary = path.parent / f".{path.name}.partial-{os.getpid()}"
+    try:
+        temporary.mkdir(parents=True)
+        (temporary / CONFIG).write_text(config.to_toml(), encoding="utf-8")
+        save_tokenizer(tokens.tokenizer, temporary / TOKENIZER)
+        _keep_tokens(tokens, temporary / TOKENS)
+        with Store(temporary / HISTORY) as store:
+            _set_facts(store, config, tokens, processes)
+        _, state = build_state(config, Processes())
+        birth = take_snapshot(state)
+        if prepared.parent:
+            birth = replace(birth, parameters=_fitting(prepared.parent, birth))
+        save_keyframe(temporary / KEYFRAMES, birth)
+        temporary.rename(path)
+        flush(path.parent)
+    except OSError as error:
+        raise RunError(f"The run folder {path} cannot be made: {error}.") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _fitting(parent: Snapshot, birth: Snapshot) -> dict[str, torch.Tensor]:
+    """The parent's parameters, if the new model has the same tensors."""
+    for name in parent.parameters.keys() | birth.parameters.keys():
+        theirs, ours = parent.parameters.get(name), birth.parameters.get(name)
+        if theirs is None or ours is None or theirs.shape != ours.shape:
+            shapes = [None if t is None else tuple(t.shape) for t in (theirs, ours)]
+            raise ConfigError(
+                f"The parent's parameters do not fit this model: {name} has shape {shapes[0]} there "
+                f"and {shapes[1]} here. Leave the [model] hyperparameters as the parent has them."
+            )
+    return parent.parameters
+
+
+def _keep_tokens(tokens: shards.Prepared, folder: Path) -> None:
+    size = sum(array.nbytes for array in (*tokens.train, tokens.validation))
+    if size <= KEPT_TOKENS_BYTES:
+        shards.copy_prepared(tokens, folder)
+        return
+    folder.mkdir()
+    pointer = {"folder": str(tokens.folder), "digest": tokens.corpus_digest}
+    (folder / POINTER).write_text(json.dumps(pointer, indent=1), encoding="utf-8")
+
+
+def _set_facts(store: Store, config: Config, tokens: shards.Prepared, processes: Processes) -> None:
+    fingerprint = machine.fingerprint(config.machine, config.training.precision, processes.size, tokens.corpus_digest)
+    store.set_fact("fingerprint", json.dumps(fingerprint))
+    store.set_fact("source_digests", json.dumps(tokens.source_digests))
+    store.event(
+        0,
+        "born",
+        f"seed {config.training.seed}" if not config.training.parent else f"from {config.training.parent}",
+    )
+
+
+def _check_corpus(reader: RunReader, reporter: Reporter) -> None:
+    """Refuse to go on if the text is another than it was; without it, the run's own token ids serve."""
+    data = reader.config.data
+    try:
+        found = shards.source_digests(data.corpus, data.text_field)
+    except CorpusError as error:
+        reporter.note(f"{error} Going on with the token ids that the run keeps.")
+        return
+    recorded = json.loads(reader.facts().get("source_digests", "[]"))
+    for spec, now, then in zip(data.corpus, found, recorded, strict=False):
+        if now != then:
+            raise CorpusError(
+                f"{spec} has changed since the run began (SHA-256 {then[:12]} then, {now[:12]} now), so "
+                f"the run cannot be resumed exactly. Put the old text back, or start anew from its "
+                f"parameters: vitrine train {spec} --from {reader.path}@last."
+            )
+
+
+def _compare_fingerprints(reader: RunReader, processes: Processes, reporter: Reporter) -> None:
+    """Say so when the machine is another than the one that the run began on."""
+    config, then = reader.config, json.loads(reader.facts().get("fingerprint", "{}"))
+    now = machine.fingerprint(config.machine, config.training.precision, processes.size, then.get("corpus", ""))
+    differs = [f"{name}: {then.get(name)} then, {value} now" for name, value in now.items() if then.get(name) != value]
+    if differs:
+        reporter.note(f"This run began elsewhere, so its bits may differ from here on ({'; '.join(differs)}).")
+
+
+@contextmanager
+def _locked(path: Path, processes: Processes) -> Iterator[None]:
+    """The first process holds the lock for all."""
+    if not processes.first:
+        yield
+        return
+    with lock(path):
+        yield
+
+
+def _only_first(reporter: Reporter, processes: Processes) -> Reporter:
+    return reporter if processes.first else Reporter()

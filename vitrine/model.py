@@ -1,0 +1,345 @@
+"""The whole decoder: tokens in, logits out.
+
+Three families of Hugging Face models are this one class with other data: `gpt2` (LayerNorm, learned
+positions, GELU), `llama` (RMSNorm, rotary positions, SwiGLU), `qwen3` (llama with normalised queries and
+keys). The residual stream is float32; matrix products run in `Decoder.compute_dtype`.
+
+Shapes: batch, seq (tokens), d_model, n_heads, n_kv_heads, head_dim, d_ff, vocab_size.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitrine.config import ModelConfig
+from vitrine.draws import keyed_generator
+from vitrine.plan import census
+
+# Up to this context the processor is faster with attention written out than with the fused kernel.
+WRITTEN_OUT_CONTEXT = 512
+
+
+class Decoder(nn.Module):
+    """A decoder-only transformer.
+
+    Call it with tokens (batch, seq) of int64; it returns logits (batch, seq, vocab_size) of float32.
+    `draws` (batch,) of int32, one key per row, switches dropout on: equal keys drop equal activations.
+    `cache` holds the keys and values of earlier tokens, so that only new tokens have to be given.
+    """
+
+    rope_cos: Tensor
+    rope_sin: Tensor
+
+    def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.config = config
+        self.compute_dtype = compute_dtype
+        self.embedding = Embedding(config.vocab_size, config.d_model)
+        if config.architecture == "gpt2":
+            self.positions = Embedding(config.context, config.d_model)
+        else:
+            cos, sin = rope_table(config.context, config.head_dim, config.rope_base)
+            self.register_buffer("rope_cos", cos, persistent=False)
+            self.register_buffer("rope_sin", sin, persistent=False)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        self.final_norm = norm(config, config.d_model)
+        if not config.tie_embeddings:
+            self.head = Linear(config.d_model, config.vocab_size, bias=False)
+
+    def forward(self, tokens: Tensor, draws: Tensor | None = None, cache: "Cache | None" = None) -> Tensor:
+        """Logits of the next token after each token given."""
+        start, seq = cache.length if cache else 0, tokens.shape[1]
+        x = self.embedding(tokens)  # (batch, seq, d_model)
+        if self.config.architecture == "gpt2":
+            x = x + self.positions.weight[start : start + seq]
+            rope = None
+        else:
+            rope = self.rope_cos[start : start + seq], self.rope_sin[start : start + seq]
+        x = dropout(x, self.config.dropout, draws, place=0)
+        mask = causal_mask(start, seq, x.device)
+        for block in self.blocks:
+            x = block(x, mask, rope, draws, cache, self.compute_dtype)
+        if cache:
+            cache.length += seq
+        x = self.final_norm(x).to(self.compute_dtype)
+        if self.config.tie_embeddings:
+            return F.linear(x, self.embedding.weight.to(x.dtype)).float()
+        return self.head(x).float()  # (batch, seq, vocab_size)
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each reading the normalised stream and adding to it."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.dropout = config.dropout
+        self.attention_norm = norm(config, config.d_model)
+        self.attention = Attention(config, layer)
+        self.mlp_norm = norm(config, config.d_model)
+        self.mlp = MLP(config)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        rope: tuple[Tensor, Tensor] | None,
+        draws: Tensor | None,
+        cache: "Cache | None",
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """(batch, seq, d_model) in, the same shape out."""
+        attended = self.attention(self.attention_norm(x).to(dtype), mask, rope, cache)
+        x = x + dropout(attended, self.dropout, draws, place=2 * self.layer + 1)
+        thought = self.mlp(self.mlp_norm(x).to(dtype))
+        return x + dropout(thought, self.dropout, draws, place=2 * self.layer + 2)
+
+
+class Attention(nn.Module):
+    """Each token looks at earlier ones: a query against their keys weighs their values."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.head_dim = layer, config.head_dim
+        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
+        self.written_out = config.context <= WRITTEN_OUT_CONTEXT
+        kv_width = config.n_kv_heads * config.head_dim
+        self.query = Linear(config.d_model, config.d_model, config.bias)
+        self.key = Linear(config.d_model, kv_width, config.bias)
+        self.value = Linear(config.d_model, kv_width, config.bias)
+        self.output = Linear(config.d_model, config.d_model, config.bias)
+        self.normalised = config.architecture == "qwen3"
+        if self.normalised:
+            self.query_norm = norm(config, config.head_dim)
+            self.key_norm = norm(config, config.head_dim)
+
+    def forward(self, x: Tensor, mask: Tensor, rope: tuple[Tensor, Tensor] | None, cache: "Cache | None") -> Tensor:
+        """(batch, seq, d_model) in, the same shape out; mask is (seq, cached + seq), 0 or -inf."""
+        batch, seq, _ = x.shape
+        q = self.query(x).view(batch, seq, self.n_heads, self.head_dim)
+        k = self.key(x).view(batch, seq, self.n_kv_heads, self.head_dim)
+        v = self.value(x).view(batch, seq, self.n_kv_heads, self.head_dim).transpose(1, 2)
+        if self.normalised:
+            q, k = self.query_norm(q), self.key_norm(k)
+        q, k = q.transpose(1, 2), k.transpose(1, 2)  # (batch, heads, seq, head_dim)
+        if rope:
+            q, k = apply_rope(q, *rope), apply_rope(k, *rope)
+        q, k = q.to(x.dtype), k.to(x.dtype)
+        if cache:
+            k, v = cache.extend(self.layer, k, v)
+        mixed = self._attend(q, k, v, mask)  # (batch, n_heads, seq, head_dim)
+        return self.output(mixed.transpose(1, 2).reshape(batch, seq, -1))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        if q.device.type == "cpu" and self.written_out:
+            return attend(q, k, v, mask)
+        whole = q.shape[2] == k.shape[2]
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=None if whole else mask.to(q.dtype), is_causal=whole, enable_gqa=True
+        )
+
+
+class MLP(nn.Module):
+    """Each token by itself: expand, bend, shrink."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gated = config.gated
+        self.expand = Linear(config.d_model, config.d_ff, config.bias)
+        if self.gated:
+            self.gate = Linear(config.d_model, config.d_ff, config.bias)
+        self.shrink = Linear(config.d_ff, config.d_model, config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, seq, d_model) in, the same shape out."""
+        if self.gated:
+            return self.shrink(F.silu(self.gate(x)) * self.expand(x))
+        return self.shrink(F.gelu(self.expand(x), approximate="tanh"))
+
+
+class Embedding(nn.Module):
+    """A learned row of numbers for each token (or position). weight: (rows, width)."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, width))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(...) of int64 to (..., width) of float32."""
+        return F.embedding(ids, self.weight)
+
+
+class Linear(nn.Module):
+    """Weighted sums of the inputs, computed in the input's own number format.
+
+    weight: (out_features, in_features); bias: (out_features,), where the family has one.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features)."""
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+
+class RMSNorm(nn.Module):
+    """Divide by the root mean square, multiply by a learned gain; in float32.
+
+    Source: Zhang and Sennrich 2019, arXiv:1910.07467.
+    """
+
+    def __init__(self, width: int, epsilon: float) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.gain = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape whose last axis is `width`."""
+        return F.rms_norm(x.float(), self.gain.shape, self.gain, self.epsilon)
+
+
+class LayerNorm(nn.Module):
+    """Subtract the mean, divide by the standard deviation; learned gain and bias; in float32.
+
+    Source: Ba et al. 2016, arXiv:1607.06450.
+    """
+
+    def __init__(self, width: int, epsilon: float) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.gain = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape whose last axis is `width`."""
+        return F.layer_norm(x.float(), self.gain.shape, self.gain, self.bias, self.epsilon)
+
+
+class Cache:
+    """Keys and values of the tokens that the model has seen, so that none is computed twice.
+
+    keys and values: (n_layers, batch, n_kv_heads, context, head_dim), filled up to `length`.
+    """
+
+    def __init__(self, model: Decoder, batch: int) -> None:
+        config = model.config
+        shape = (config.n_layers, batch, config.n_kv_heads, config.context, config.head_dim)
+        device = model.embedding.weight.device
+        self.keys = torch.empty(shape, dtype=model.compute_dtype, device=device)
+        self.values = torch.empty(shape, dtype=model.compute_dtype, device=device)
+        self.length = 0
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the new tokens of one layer; return those of all tokens so far."""
+        end = self.length + k.shape[2]
+        self.keys[layer, :, :, self.length : end] = k
+        self.values[layer, :, :, self.length : end] = v
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+def newborn(config: ModelConfig, seed: int, compute_dtype: torch.dtype = torch.float32) -> Decoder:
+    """A decoder with random weights from the seed; `plan.census` says how each tensor is born.
+
+    Each tensor is drawn by its own generator, keyed by (seed, name), on the CPU in float32.
+    """
+    model = Decoder(config, compute_dtype)
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for tensor in census(config):
+            parameter = parameters[tensor.name]
+            if tensor.birth == "normal":
+                numbers = keyed_generator(seed, "birth", tensor.name).standard_normal(tensor.shape, np.float32)
+                parameter.copy_(torch.from_numpy(numbers)).mul_(tensor.std)
+            else:
+                parameter.fill_(1.0 if tensor.birth == "ones" else 0.0)
+    return model
+
+
+def norm(config: ModelConfig, width: int) -> nn.Module:
+    """The norm of the family."""
+    kind = LayerNorm if config.architecture == "gpt2" else RMSNorm
+    return kind(width, config.norm_epsilon)
+
+
+def causal_mask(start: int, seq: int, device: torch.device) -> Tensor:
+    """(seq, start + seq): 0 where a token may look, -inf at the tokens after it."""
+    mask = torch.full((seq, start + seq), float("-inf"), device=device)
+    return mask.triu_(diagonal=start + 1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attention written out.
+
+    Args:
+        q: (batch, n_heads, seq, head_dim).
+        k, v: (batch, n_kv_heads, cached + seq, head_dim); n_kv_heads divides n_heads.
+        mask: (seq, cached + seq), added to the scores.
+
+    Returns:
+        (batch, n_heads, seq, head_dim).
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1.
+    """
+    batch, n_heads, seq, head_dim = q.shape
+    if k.shape[1] != n_heads:
+        k = k.repeat_interleave(n_heads // k.shape[1], dim=1)
+        v = v.repeat_interleave(n_heads // v.shape[1], dim=1)
+    q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
+    scores = torch.baddbmm(mask.to(q.dtype), q, k.transpose(1, 2), alpha=head_dim**-0.5)
+    return torch.bmm(scores.softmax(-1), v).view(batch, n_heads, seq, head_dim)
+
+
+def rope_table(context: int, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotary angles, each (context, head_dim), the two halves alike."""
+    frequencies = base ** -(torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    angles = torch.outer(torch.arange(context, dtype=torch.float32), frequencies)
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate each pair of channels by an angle proportional to position.
+
+    Args:
+        x: (batch, heads, seq, head_dim); channel i is paired with channel i + head_dim / 2.
+        cos, sin: (seq, head_dim).
+
+    Returns:
+        Same shape; vector norms are unchanged.
+
+    Source: Su et al. 2021, RoFormer, arXiv:2104.09864, section 3.4.
+    """
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def dropout(x: Tensor, rate: float, draws: Tensor | None, place: int) -> Tensor:
+    """Zero a share `rate` of x and scale up the rest, as the keys in `draws` (batch,) say.
+
+    Which activations fall is a function of (key of the row, place in the model, position in the row)
+    alone, the same on every device and for any split of the batch.
+    """
+    if draws is None or rate == 0:
+        return x
+    keep = random_bits(draws, place, x[0].numel()).view(x.shape) >= round((rate - 0.5) * 2**32)
+    return x * keep / (1 - rate)
+
+
+def random_bits(draws: Tensor, place: int, count: int) -> Tensor:
+    """(batch, count) of int32, uniform over all int32: a counter, mixed by multiply and xor-shift.
+
+    The constants are those of a published low-bias 32-bit mixer (C. Wellons, hash-prospector).
+    """
+    counter = torch.arange(count, dtype=torch.int32, device=draws.device) * -1640531527
+    x = counter + _mix(draws ^ (place * 0x3C6EF372 & 0x7FFFFFFF))[:, None]
+    return _mix(x)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ (x >> 16 & 0xFFFF)) * 0x21F0AAAD
+    x = (x ^ (x >> 15 & 0x1FFFF)) * 0x735A2D97
+    return x ^ (x >> 15 & 0x1FFFF)

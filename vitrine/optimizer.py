@@ -1,0 +1,239 @@
+"""The update: clip the gradient, look up the learning rate, step by the rule.
+
+The rules are written out on flat buffers, so that every term of every parameter's update can be shown.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from vitrine.config import OptimizerConfig, ScheduleConfig
+from vitrine.errors import DivergedError
+from vitrine.parameters import FlatParameters
+
+
+class Optimizer:
+    """What SGD, AdamW and Muon share.
+
+    state: the memory of past gradients, each a flat buffer; a keyframe stores it beside the parameters.
+    gradient_norm, learning_rate: of the last update; the norm is taken before clipping.
+    """
+
+    def __init__(
+        self, parameters: FlatParameters, config: OptimizerConfig, schedule: ScheduleConfig, steps: int
+    ) -> None:
+        self.parameters, self.config = parameters, config
+        self.schedule, self.steps = schedule, steps
+        self.state: dict[str, Tensor] = {}
+        self.state_start: dict[str, int] = {}
+        self.gradient_norm = math.nan
+        self.learning_rate = math.nan
+
+    def update(self, step: int) -> None:
+        """Move every parameter once, against its gradient. Raises DivergedError before it moves any."""
+        self.gradient_norm = self._finite_norm(step)
+        if self.config.clip and self.gradient_norm > self.config.clip:
+            # Clip before the update: AdamW's moments would otherwise remember the spike.
+            self.parameters.gradients.mul_(self.config.clip / self.gradient_norm)
+        scale = learning_rate_scale(self.schedule, step, self.steps)
+        self.learning_rate = self.config.learning_rate * scale
+        self.rule(step, scale)
+
+    def rule(self, step: int, scale: float) -> None:
+        """Apply the update rule; `scale` is the schedule's factor on the learning rates."""
+        raise NotImplementedError
+
+    def named_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Views of (a copy of) the state, named `parameter.memory`, as a keyframe stores them."""
+        named = {}
+        for memory, flat in state.items():
+            start = self.state_start[memory]
+            for place in self.parameters.places:
+                if start <= place.start and place.stop <= start + len(flat):
+                    numbers = flat[place.start - start : place.stop - start]
+                    named[f"{place.name}.{memory}"] = numbers.view(place.shape)
+        return named
+
+    def _remember(self, memory: str, start: int, stop: int) -> None:
+        """Make room for one memory of the parameters from `start` to `stop` in the flat buffer."""
+        self.state[memory] = torch.zeros_like(self.parameters.values[start:stop])
+        self.state_start[memory] = start
+
+    def _finite_norm(self, step: int) -> float:
+        norm = float(torch.linalg.vector_norm(self.parameters.gradients))
+        if math.isfinite(norm):
+            return norm
+        for name, gradient in self.parameters.named(self.parameters.gradients).items():
+            bad = int((~torch.isfinite(gradient)).sum())
+            if bad:
+                raise DivergedError(
+                    f"Step {step}: {bad} of {gradient.numel()} gradients of {name} are not finite. The update was "
+                    "not made. Try a lower optimizer.learning_rate, more schedule.warmup_steps, or "
+                    "training.precision = float32."
+                )
+        raise DivergedError(
+            f"Step {step}: the norm of the gradient is too large for float32. The update was not "
+            "made. Try a lower optimizer.learning_rate."
+        )
+
+
+class SGD(Optimizer):
+    """Step against the gradient: w -= lr * (g + decay * w); with momentum, against a running sum of it."""
+
+    def __init__(
+        self, parameters: FlatParameters, config: OptimizerConfig, schedule: ScheduleConfig, steps: int
+    ) -> None:
+        super().__init__(parameters, config, schedule, steps)
+        if config.momentum:
+            self._remember("momentum", 0, len(parameters.values))
+
+    def rule(self, step: int, scale: float) -> None:
+        """One step of SGD."""
+        parameters, lr = self.parameters, self.config.learning_rate * scale
+        direction = parameters.gradients
+        if self.config.momentum:
+            direction = self.state["momentum"].mul_(self.config.momentum).add_(direction)
+        if self.config.weight_decay:
+            parameters.values[: parameters.matrices].mul_(1 - lr * self.config.weight_decay)
+        parameters.values.add_(direction, alpha=-lr)
+
+
+class AdamW(Optimizer):
+    """Step against the mean gradient, divided by its typical size; matrices also decay towards zero.
+
+    Source: Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2.
+    """
+
+    def __init__(
+        self, parameters: FlatParameters, config: OptimizerConfig, schedule: ScheduleConfig, steps: int
+    ) -> None:
+        super().__init__(parameters, config, schedule, steps)
+        for moment in ("first_moment", "second_moment"):
+            self._remember(moment, 0, len(parameters.values))
+
+    def rule(self, step: int, scale: float) -> None:
+        """One step of AdamW."""
+        parameters, lr = self.parameters, self.config.learning_rate * scale
+        parameters.values[: parameters.matrices].mul_(1 - lr * self.config.weight_decay)
+        adam_step(
+            parameters.values,
+            parameters.gradients,
+            self.state["first_moment"],
+            self.state["second_moment"],
+            step,
+            lr,
+            self.config.betas,
+            self.config.epsilon,
+        )
+
+
+class Muon(Optimizer):
+    """Hidden matrices step along an orthogonalised momentum; everything else by AdamW.
+
+    Source: K. Jordan 2024, https://kellerjordan.github.io/posts/muon.
+    """
+
+    def __init__(
+        self, parameters: FlatParameters, config: OptimizerConfig, schedule: ScheduleConfig, steps: int
+    ) -> None:
+        super().__init__(parameters, config, schedule, steps)
+        self._remember("momentum", 0, parameters.hidden)
+        for moment in ("first_moment", "second_moment"):
+            self._remember(moment, parameters.hidden, len(parameters.values))
+        self.dtype = torch.float32  # of the orthogonalisation; bfloat16 where training is
+
+    def rule(self, step: int, scale: float) -> None:
+        """One step of Muon, and of AdamW for the rest."""
+        parameters, config, hidden = self.parameters, self.config, self.parameters.hidden
+        lr = config.learning_rate * scale
+        fresh = parameters.gradients[:hidden].mul(1 - config.momentum)
+        momentum = self.state["momentum"].mul_(config.momentum).add_(fresh)
+        nesterov = fresh.add_(momentum, alpha=config.momentum)
+        parameters.values[:hidden].mul_(1 - lr * config.weight_decay)
+        for values, direction in zip(parameters.stacks(parameters.values), parameters.stacks(nesterov), strict=True):
+            rows, columns = values.shape[1:]
+            values.sub_(orthogonalise(direction, self.dtype), alpha=lr * max(1.0, rows / columns) ** 0.5)
+        adam_step(
+            parameters.values[hidden:],
+            parameters.gradients[hidden:],
+            self.state["first_moment"],
+            self.state["second_moment"],
+            step,
+            config.adamw_learning_rate * scale,
+            config.betas,
+            config.epsilon,
+        )
+
+
+def make_optimizer(
+    parameters: FlatParameters,
+    config: OptimizerConfig,
+    schedule: ScheduleConfig,
+    steps: int,
+    dtype: torch.dtype,
+) -> Optimizer:
+    """The optimizer that the hyperparameters name; `dtype` is that of the matrix products."""
+    kinds: dict[str, type[Optimizer]] = {"sgd": SGD, "adamw": AdamW, "muon": Muon}
+    optimizer = kinds[config.name](parameters, config, schedule, steps)
+    if isinstance(optimizer, Muon):
+        optimizer.dtype = dtype
+    return optimizer
+
+
+def adam_step(
+    values: Tensor,
+    gradients: Tensor,
+    first: Tensor,
+    second: Tensor,
+    step: int,
+    lr: float,
+    betas: tuple[float, float],
+    epsilon: float,
+) -> None:
+    """values -= lr * m / (sqrt(v) + epsilon), with the moments m and v corrected for their start at zero."""
+    first.mul_(betas[0]).add_(gradients, alpha=1 - betas[0])
+    second.mul_(betas[1]).addcmul_(gradients, gradients, value=1 - betas[1])
+    root = second.sqrt().mul_((1 - betas[1] ** (step + 1)) ** -0.5).add_(epsilon)
+    values.addcdiv_(first, root, value=-lr / (1 - betas[0] ** (step + 1)))
+
+
+def orthogonalise(stack: Tensor, dtype: torch.dtype, iterations: int = 5) -> Tensor:
+    """Bring all singular values of each matrix near one (0.7 to 1.2), and keep its directions.
+
+    Args:
+        stack: (n, rows, columns).
+        dtype: of the products.
+
+    Returns:
+        (n, rows, columns) of `dtype`.
+
+    Source: the quintic Newton-Schulz iteration of Muon (K. Jordan 2024).
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = stack.to(dtype)
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.transpose(1, 2)
+    x = x / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(iterations):
+        gram = torch.bmm(x, x.transpose(1, 2))
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    return x.transpose(1, 2) if tall else x
+
+
+def learning_rate_scale(schedule: ScheduleConfig, step: int, steps: int) -> float:
+    """The schedule's factor on the learning rate at a step: a pure function, 0 <= factor <= 1."""
+    if step < schedule.warmup_steps:
+        return (step + 1) / (schedule.warmup_steps + 1)
+    progress = (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
+    final = schedule.final_fraction
+    if schedule.name == "constant":
+        return 1.0
+    if schedule.name == "linear":
+        return 1 - (1 - final) * progress
+    if schedule.name == "cosine":
+        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+    left = (steps - step) / max(1.0, steps * schedule.decay_fraction)
+    return 1.0 if left >= 1 else final + (1 - final) * left

@@ -1,0 +1,106 @@
+"""All parameters of a model in one flat buffer, all gradients in another; names are views into them.
+
+One pass then serves what would be hundreds of small ones: an update, a norm, a digest, a copy. Matrices of
+one shape lie side by side, so that Muon can turn a whole stack of them at once.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+ALIGNMENT = 16  # float32 numbers: 64 bytes, a cache line
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one tensor lies in the flat buffer."""
+
+    name: str
+    start: int
+    shape: tuple[int, ...]
+
+    @property
+    def stop(self) -> int:
+        """One past the last number."""
+        return self.start + int(np.prod(self.shape))
+
+    def view(self, flat: Tensor) -> Tensor:
+        """This tensor's numbers in a flat buffer, in its own shape."""
+        return flat[self.start : self.stop].view(self.shape)
+
+
+class FlatParameters:
+    """The parameters of a model, moved into one buffer of float32.
+
+    values, gradients: (size,), with zeros in the gaps between tensors.
+    places: where each tensor lies, in buffer order: hidden matrices, other matrices, vectors.
+    hidden: numbers of the hidden matrices (Muon's); matrices: numbers of all matrices (weight decay's).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        parameters = dict(model.named_parameters())
+        ordered = sorted(parameters, key=lambda name: (_rank(name, parameters[name]), tuple(parameters[name].shape)))
+        places, size, ends = [], 0, [0, 0, 0]
+        for name in ordered:
+            place = Place(name, size, tuple(parameters[name].shape))
+            places.append(place)
+            size = -(-place.stop // ALIGNMENT) * ALIGNMENT
+            ends[_rank(name, parameters[name])] = size
+        self.places = tuple(places)
+        self.by_name = {place.name: place for place in places}
+        self.hidden = ends[0]
+        self.matrices = max(ends[0], ends[1])
+        device = next(iter(parameters.values())).device
+        self.values = torch.zeros(size, device=device)
+        self.gradients = torch.zeros(size, device=device)
+        for name, place in self.by_name.items():
+            place.view(self.values).copy_(parameters[name].detach())
+            parameters[name].data = place.view(self.values)
+            parameters[name].grad = place.view(self.gradients)
+
+    @property
+    def count(self) -> int:
+        """How many parameters there are (the gaps left out)."""
+        return sum(place.stop - place.start for place in self.places)
+
+    def stacks(self, flat: Tensor) -> list[Tensor]:
+        """The hidden matrices of a flat buffer, those of one shape as one (n, rows, columns) view."""
+        groups: dict[tuple[int, ...], list[Place]] = {}
+        for place in self.places:
+            if place.start < self.hidden:
+                groups.setdefault(place.shape, []).append(place)
+        stacks = []
+        for (rows, columns), members in groups.items():
+            stride = -(-rows * columns // ALIGNMENT) * ALIGNMENT
+            region = flat[members[0].start : members[0].start + stride * len(members)]
+            stacks.append(region.view(len(members), stride)[:, : rows * columns].unflatten(1, (rows, columns)))
+        return stacks
+
+    def named(self, flat: Tensor) -> dict[str, Tensor]:
+        """Views of a flat buffer by parameter name."""
+        return {place.name: place.view(flat) for place in self.places}
+
+
+def digest(tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 over names, shapes and float32 bits, in the order of the names: equal digests, equal bits."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(dict(tensors).items()):
+        array = np.ascontiguousarray(tensor.detach().cpu().numpy())
+        total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        total.update(array.data)
+    return total.hexdigest()
+
+
+def is_hidden_matrix(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a parameter is a matrix inside a block: what Muon updates."""
+    return name.startswith("blocks.") and len(shape) == 2
+
+
+def _rank(name: str, tensor: Tensor) -> int:
+    if is_hidden_matrix(name, tuple(tensor.shape)):
+        return 0
+    return 1 if tensor.ndim == 2 else 2

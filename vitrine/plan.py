@@ -1,0 +1,170 @@
+"""What a choice of hyperparameters comes to, before any training: census, FLOPs, memory. Needs no torch."""
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from vitrine.config import Config, ModelConfig
+
+Kind = Literal["embedding", "weight", "bias", "gain"]
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """One tensor of parameters before it exists.
+
+    birth: "normal", "zeros" or "ones"; std: the spread of a normal birth.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Kind
+    birth: Literal["normal", "zeros", "ones"]
+    std: float = 0.0
+
+    @property
+    def parameters(self) -> int:
+        """How many learned numbers it holds."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sums. Bytes and floating-point operations; activations are an estimate, the rest is exact."""
+
+    tensors: tuple[TensorPlan, ...]
+    flops_per_token: int
+    memory: dict[str, int]
+    keyframe_bytes: int
+    tokens_per_step: int
+    available_bytes: int
+
+    @property
+    def parameters(self) -> int:
+        """All learned numbers; a tied head is counted once."""
+        return sum(tensor.parameters for tensor in self.tensors)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that training needs, all parts together."""
+        return sum(self.memory.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether that is less than the machine has (a tenth kept for everything else)."""
+        return self.memory_bytes < 0.9 * self.available_bytes
+
+
+def census(model: ModelConfig) -> tuple[TensorPlan, ...]:
+    """Every tensor of the model, in reading order, and how it is born.
+
+    gpt2: matrices normal, spread 0.02, those that write into the residual stream 0.02 / sqrt(2 n_layers).
+    llama, qwen3: matrices that read the stream normal, spread 1 / sqrt(d_model); those that write into it
+    zero, so that every block starts as the identity; embedding 1 (0.02 if tied), head 0.001.
+    Gains are one and biases zero everywhere. `model.init_scale` multiplies every spread.
+    """
+    gpt2 = model.architecture == "gpt2"
+    d, kv = model.d_model, model.n_kv_heads * model.head_dim
+    read = 0.02 if gpt2 else d**-0.5
+    write = 0.02 / math.sqrt(2 * model.n_layers) if gpt2 else 0.0
+    tensors: list[TensorPlan] = []
+
+    def matrix(name: str, shape: tuple[int, int], std: float, kind: Kind = "weight") -> None:
+        std *= model.init_scale
+        tensors.append(TensorPlan(name, shape, kind, "normal" if std else "zeros", std))
+
+    def linear(name: str, outputs: int, inputs: int, std: float) -> None:
+        matrix(f"{name}.weight", (outputs, inputs), std)
+        if model.bias:
+            tensors.append(TensorPlan(f"{name}.bias", (outputs,), "bias", "zeros"))
+
+    def norm(name: str, width: int) -> None:
+        tensors.append(TensorPlan(f"{name}.gain", (width,), "gain", "ones"))
+        if gpt2:
+            tensors.append(TensorPlan(f"{name}.bias", (width,), "bias", "zeros"))
+
+    matrix("embedding.weight", (model.vocab_size, d), 0.02 if model.tie_embeddings else 1.0, "embedding")
+    if gpt2:
+        matrix("positions.weight", (model.context, d), 0.02, "embedding")
+    for layer in range(model.n_layers):
+        block = f"blocks.{layer}"
+        norm(f"{block}.attention_norm", d)
+        linear(f"{block}.attention.query", d, d, read)
+        linear(f"{block}.attention.key", kv, d, read)
+        linear(f"{block}.attention.value", kv, d, read)
+        linear(f"{block}.attention.output", d, d, write)
+        if model.architecture == "qwen3":
+            norm(f"{block}.attention.query_norm", model.head_dim)
+            norm(f"{block}.attention.key_norm", model.head_dim)
+        norm(f"{block}.mlp_norm", d)
+        linear(f"{block}.mlp.expand", model.d_ff, d, read)
+        if model.gated:
+            linear(f"{block}.mlp.gate", model.d_ff, d, read)
+        linear(f"{block}.mlp.shrink", d, model.d_ff, write)
+    norm("final_norm", d)
+    if not model.tie_embeddings:
+        matrix("head.weight", (model.vocab_size, d), 0.001)
+    return tuple(tensors)
+
+
+def make_plan(config: Config) -> Plan:
+    """Add it all up for one process on this machine."""
+    tensors = census(config.model)
+    count = sum(tensor.parameters for tensor in tensors)
+    state = optimizer_numbers(config, tensors)
+    memory = {
+        "parameters": 4 * count,
+        "gradients": 4 * count,
+        "optimizer": 4 * state,
+        "activations": config.training.batch_size * config.model.context * activation_bytes_per_token(config),
+    }
+    return Plan(
+        tensors=tensors,
+        flops_per_token=flops_per_token(config.model),
+        memory=memory,
+        keyframe_bytes=4 * (count + state),
+        tokens_per_step=config.tokens_per_step,
+        available_bytes=memory_of_machine(),
+    )
+
+
+def flops_per_token(model: ModelConfig) -> int:
+    """Floating-point operations of training on one token: forward, and twice that for backward.
+
+    Two for each weight that multiplies (a tied head multiplies too), and two for each channel of each pair
+    of query and key, and of attention and value, over a whole context.
+    """
+    weights = sum(t.parameters for t in census(model) if t.kind == "weight")
+    head = model.vocab_size * model.d_model if model.tie_embeddings else 0
+    attention = 4 * model.n_layers * model.context * model.d_model
+    return 3 * (2 * (weights + head) + attention)
+
+
+def optimizer_numbers(config: Config, tensors: tuple[TensorPlan, ...]) -> int:
+    """How many numbers of memory the optimizer keeps: its state."""
+    count = sum(tensor.parameters for tensor in tensors)
+    if config.optimizer.name == "sgd":
+        return count if config.optimizer.momentum else 0
+    if config.optimizer.name == "adamw":
+        return 2 * count
+    hidden = sum(t.parameters for t in tensors if t.name.startswith("blocks.") and len(t.shape) == 2)
+    return 2 * count - hidden
+
+
+def activation_bytes_per_token(config: Config) -> int:
+    """An estimate of what the forward pass keeps for the backward pass, for one token of a micro-batch."""
+    model = config.model
+    narrow = 2 if config.training.precision == "bfloat16" else 4
+    kv = model.n_kv_heads * model.head_dim
+    stream = 4 * 4 * model.d_model + 2 * narrow * model.d_model
+    heads = (narrow + 4) * 2 * (model.d_model + kv) + 2 * narrow * model.d_model
+    scores = 2 * narrow * model.n_heads * model.context
+    mlp = (4 if model.gated else 2) * narrow * model.d_ff
+    logits = (2 * 4 + 4 + narrow) * model.vocab_size
+    return model.n_layers * (stream + heads + scores + mlp) + logits
+
+
+def memory_of_machine() -> int:
+    """Bytes of main memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

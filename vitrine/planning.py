@@ -1,0 +1,105 @@
+"""`vitrine plan`: the sums of `plan`, and the time, which is measured on this machine."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from vitrine import launch
+from vitrine.config import Config
+from vitrine.plan import Plan, make_plan
+from vitrine.train import Reporter
+
+
+@dataclass(frozen=True)
+class TimedPlan:
+    """A plan, and what a few timed steps say about how long it takes. duration_s: None if it does not fit."""
+
+    config: Config
+    plan: Plan
+    step_s: float | None
+
+    @property
+    def duration_s(self) -> float | None:
+        """Seconds of training steps, evaluations left out."""
+        return None if self.step_s is None else self.step_s * self.config.training.steps
+
+    def to_json(self) -> dict[str, Any]:
+        """What `plan --json` prints."""
+        plan = self.plan
+        return {
+            "parameters": plan.parameters,
+            "tensors": [
+                {
+                    "name": t.name,
+                    "shape": list(t.shape),
+                    "kind": t.kind,
+                    "parameters": t.parameters,
+                    "birth": t.birth,
+                    "std": t.std,
+                }
+                for t in plan.tensors
+            ],
+            "flops_per_token": plan.flops_per_token,
+            "memory_bytes": plan.memory_bytes,
+            "memory": plan.memory,
+            "available_bytes": plan.available_bytes,
+            "fits": plan.fits,
+            "keyframe_bytes": plan.keyframe_bytes,
+            "tokens_per_step": plan.tokens_per_step,
+            "step_s": self.step_s,
+            "duration_s": self.duration_s,
+            "config": self.config.model_dump(mode="json"),
+        }
+
+    def to_text(self) -> str:
+        """What `plan` prints."""
+        plan, config = self.plan, self.config
+        width = max(len(t.name) for t in plan.tensors)
+        lines = [f"{'tensor':<{width}}  {'kind':<10}{'shape':<16}{'parameters':>12}  birth"]
+        for t in plan.tensors:
+            shape = " x ".join(map(str, t.shape))
+            birth = f"normal, spread {t.std:.4g}" if t.birth == "normal" else t.birth
+            lines.append(f"{t.name:<{width}}  {t.kind:<10}{shape:<16}{t.parameters:>12,}  {birth}")
+        lines.append(f"{'all':<{width}}  {'':<26}{plan.parameters:>12,}")
+        memory = ", ".join(f"{part} {size_text(size)}" for part, size in plan.memory.items())
+        lines += [
+            "",
+            f"steps       {config.training.steps:,} of {plan.tokens_per_step:,} tokens",
+            f"compute     {plan.flops_per_token:,} floating-point operations a token",
+            f"memory      {size_text(plan.memory_bytes)} ({memory}; activations are an estimate), of "
+            f"{size_text(plan.available_bytes)}",
+            f"keyframe    {size_text(plan.keyframe_bytes)}",
+        ]
+        if self.step_s is None:
+            lines.append(
+                "It does not fit. Try a smaller training.batch_size with more training.accumulation, a shorter "
+                "model.context, or a smaller preset."
+            )
+        else:
+            lines.append(
+                f"time        {_time_text(self.duration_s or 0)} ({self.step_s * 1e3:,.0f} ms a step, by a few "
+                "timed steps; evaluations come on top)"
+            )
+        return "\n".join(lines)
+
+
+def plan(request: launch.Request, reporter: Reporter) -> TimedPlan:
+    """Resolve a request, add it up, and time a few steps of it if it fits."""
+    prepared = launch.prepare(request, reporter=reporter)
+    sums = make_plan(prepared.config)
+    step_s = launch.seconds_per_step(prepared) if sums.fits else None
+    return TimedPlan(prepared.config, sums, step_s)
+
+
+def size_text(size: float) -> str:
+    """Bytes, readable."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def _time_text(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

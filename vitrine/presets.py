@@ -1,0 +1,177 @@
+"""Sizes by one dial, and what follows from a choice: `resolve` turns a few settings into a whole Config."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from vitrine.config import Config, Settings, merge, validate
+from vitrine.errors import ConfigError, nearest
+from vitrine.plan import flops_per_token
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known about corpus and machine when the hyperparameters are resolved."""
+
+    vocab_size: int
+    train_tokens: int
+    device: str = "cpu"
+    threads: int = 1
+    bfloat16: bool = False
+
+
+# The dial: every preset is a size, from a hundred thousand parameters to a hundred million.
+PRESETS: dict[str, Settings] = {
+    "nano": {
+        "model": {"n_layers": 2, "n_heads": 2, "d_model": 64, "context": 64},
+        "training": {"batch_size": 16, "steps": 300},
+    },
+    "micro": {
+        "model": {"n_layers": 4, "n_heads": 4, "d_model": 128, "context": 64},
+        "training": {"batch_size": 16, "steps": 500},
+    },
+    "mini": {
+        "model": {"n_layers": 6, "n_heads": 6, "d_model": 384, "context": 256},
+        "training": {"batch_size": 16, "steps": 2_000},
+    },
+    "small": {
+        "model": {"n_layers": 8, "n_heads": 8, "d_model": 512, "context": 512},
+        "training": {"batch_size": 16, "steps": 5_000},
+    },
+    "medium": {
+        "model": {"n_layers": 12, "n_heads": 12, "d_model": 768, "context": 1024},
+        "training": {"batch_size": 16, "accumulation": 4, "steps": 10_000},
+    },
+    "gpt2-124m": {
+        "model": {"architecture": "gpt2", "n_layers": 12, "n_heads": 12, "d_model": 768, "context": 1024},
+        "data": {"tokenizer": "bpe:50257"},
+        "optimizer": {"name": "adamw", "learning_rate": 6e-4, "betas": [0.9, 0.95], "weight_decay": 0.1},
+        "schedule": {"name": "cosine", "warmup_steps": 700, "final_fraction": 0.1},
+        "training": {"batch_size": 12, "accumulation": 40, "steps": 20_000},
+    },
+    # nanoGPT's published laptop recipe, as a yardstick (its biases are off there; our gpt2 family has them).
+    "nanogpt-laptop": {
+        "model": {"architecture": "gpt2", "n_layers": 4, "n_heads": 4, "d_model": 128, "context": 64},
+        "data": {"tokenizer": "char", "validation": 0.1},
+        "optimizer": {"name": "adamw", "learning_rate": 1e-3, "betas": [0.9, 0.99], "weight_decay": 0.1},
+        "schedule": {"name": "cosine", "warmup_steps": 100, "final_fraction": 0.1},
+        "training": {"batch_size": 12, "steps": 2_000, "precision": "float32"},
+    },
+    # Every kind of parameter, and a rule that can be followed cell by cell.
+    "demo": {
+        "model": {"architecture": "gpt2", "n_layers": 4, "n_heads": 4, "d_model": 128, "context": 64},
+        "data": {"tokenizer": "char"},
+        "optimizer": {"name": "adamw", "learning_rate": 3e-3, "betas": [0.9, 0.95], "weight_decay": 0.1},
+        "schedule": {"name": "linear", "warmup_steps": 20, "final_fraction": 0.03},
+        "training": {"batch_size": 16, "steps": 800},
+    },
+}
+SIZES = ("nano", "micro", "mini", "small", "medium")
+
+# Share of the matrix rate that a training step of each size was measured to reach; used by `auto` alone.
+EFFICIENCY = {"nano": 0.05, "micro": 0.15, "mini": 0.45, "small": 0.5, "medium": 0.5}
+
+
+def preset_settings(name: str) -> Settings:
+    """The settings of a preset by its name."""
+    if name not in PRESETS:
+        raise ConfigError(f"There is no preset {name!r}. {nearest(name, [*PRESETS, 'auto'])}")
+    return PRESETS[name]
+
+
+def choose_size(train_tokens: int, flops_per_s: float = 0.0, duration_s: float = 0.0) -> str:
+    """The preset that `auto` stands for.
+
+    The corpus bounds the size: a model of more parameters than a few per token would learn it by heart.
+    A time bounds it too: the largest size that sees about as many tokens as it has parameters.
+    """
+    largest = 0 if train_tokens < 30_000 else 1 if train_tokens < 500_000 else 2 if train_tokens < 20_000_000 else 4
+    if not duration_s:
+        return SIZES[min(largest, 1 if train_tokens < 20_000_000 else 2)]
+    for size in reversed(SIZES[: largest + 1]):
+        model = resolve(PRESETS[size], Facts(vocab_size=256, train_tokens=train_tokens)).model
+        per_token = flops_per_token(model)
+        if flops_per_s * EFFICIENCY[size] * duration_s / per_token >= per_token / 6:
+            return size
+    return SIZES[0]
+
+
+def resolve(settings: Settings, facts: Facts) -> Config:
+    """Derive what the settings leave open, and validate the whole."""
+    given = merge(settings)
+    model = _derive(
+        given,
+        "model",
+        vocab_size=facts.vocab_size,
+        architecture="qwen3",
+        d_model=128,
+        n_heads=4,
+        n_layers=4,
+        context=64,
+    )
+    gpt2 = model["architecture"] == "gpt2"
+    width = model["d_model"] if _is_count(model["d_model"]) else 128
+    _derive(
+        given,
+        "model",
+        n_kv_heads=model["n_heads"],
+        bias=gpt2,
+        tie_embeddings=gpt2,
+        d_ff=4 * width if gpt2 else max(32, round(8 / 3 * width / 32) * 32),
+    )
+    training = _derive(
+        given, "training", steps=500, batch_size=16, precision="bfloat16" if facts.bfloat16 else "float32"
+    )
+    steps = training["steps"] if _is_count(training["steps"]) else 1
+    _derive(given, "training", evaluate_every=max(1, min(500, steps // 10)))
+    _derive(
+        given,
+        "schedule",
+        warmup_steps=0 if given.get("optimizer", {}).get("name", "muon") != "adamw" else min(100, steps // 20),
+    )
+    _derive_optimizer(given, width)
+    _derive(given, "data")
+    _derive(given, "sampling")
+    _derive(given, "machine", device=facts.device, threads=facts.threads)
+    _derive(given, "recording", keyframe_every=max(10, min(1000, steps // 10)))
+    return validate(given)
+
+
+def _derive_optimizer(given: Settings, width: int) -> None:
+    optimizer = _derive(given, "optimizer", name="muon")
+    # Embeddings and vectors: the wider the model, the smaller their step (as nanochat found).
+    narrow = (128 / width) ** 0.5
+    if optimizer["name"] == "muon":
+        _derive(
+            given,
+            "optimizer",
+            learning_rate=0.03,
+            adamw_learning_rate=round(0.01 * narrow, 6),
+            weight_decay=0.0,
+            betas=[0.8, 0.95],
+            epsilon=1e-10,
+            momentum=0.95,
+        )
+    elif optimizer["name"] == "adamw":
+        _derive(
+            given,
+            "optimizer",
+            learning_rate=round(2e-3 * narrow, 6),
+            weight_decay=0.1,
+            betas=[0.9, 0.95],
+            momentum=0.0,
+        )
+    else:
+        _derive(given, "optimizer", learning_rate=0.1, weight_decay=0.0, betas=[0.9, 0.95], momentum=0.0)
+    _derive(given, "optimizer", adamw_learning_rate=optimizer["learning_rate"])
+
+
+def _derive(given: Settings, section: str, **values: Any) -> dict[str, Any]:
+    """Fill in what is not given."""
+    target = given.setdefault(section, {})
+    for key, value in values.items():
+        target.setdefault(key, value)
+    return target
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value > 0

@@ -1,0 +1,100 @@
+"""What the commands show while they work, on standard error."""
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from vitrine.config import Config
+from vitrine.plan import make_plan
+from vitrine.runs.records import EvaluationRecord, StepRecord
+from vitrine.train import Reporter
+
+LINE_EVERY_S = 10.0  # where there is no terminal, a line now and then
+
+
+class TerminalReporter(Reporter):
+    """A progress bar on a terminal; elsewhere a line every ten seconds."""
+
+    def __init__(self, stream: Console | None = None) -> None:
+        self.console = stream or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.live = self.console.is_terminal
+        self.progress: Progress | None = None
+        self.task = TaskID(0)
+        self.steps, self.val_loss, self.printed_s = 0, "", time.monotonic()
+
+    def note(self, text: str) -> None:
+        """A line of its own, above the bar."""
+        self.console.print(text, markup=False)
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """A bar for a corpus that takes a while."""
+        if self.live and total > 20_000_000:
+            self._bar(f"{what}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", done, total)
+            if done >= total:
+                self.close()
+
+    def started(self, config: Config, path: Path) -> None:
+        """The run in a few lines: what was chosen, and what it comes to."""
+        plan = make_plan(config)
+        model, training, data = config.model, config.training, config.data
+        self.steps = training.steps
+        lines = [
+            f"run         {path}",
+            f"model       {model.architecture}, {model.n_layers} layers, width {model.d_model}, {model.n_heads} heads, "
+            f"context {model.context}: {plan.parameters:,} parameters",
+            f"data        {data.tokenizer} tokenizer, vocabulary of {model.vocab_size:,}",
+            f"training    {training.steps:,} steps of {plan.tokens_per_step:,} tokens, {config.optimizer.name} at "
+            f"{config.optimizer.learning_rate:g}, {training.precision}, {config.machine.device} with "
+            f"{config.machine.threads} threads",
+            f"every hyperparameter: {path}/config.toml",
+        ]
+        for line in lines:
+            self.note(line)
+
+    def stepped(self, record: StepRecord, tokens_per_s: float, left_s: float) -> None:
+        """Step, loss, validation loss, speed, time left."""
+        text = (
+            f"step {record.step + 1:,} of {self.steps:,}   loss {record.loss:.3f}{self.val_loss}   "
+            f"{tokens_per_s:,.0f} tokens/s   {_duration(left_s)} left"
+        )
+        if self.live:
+            self._bar(text, record.step + 1, self.steps)
+        elif time.monotonic() - self.printed_s > LINE_EVERY_S:
+            self.printed_s = time.monotonic()
+            self.note(text)
+
+    def evaluated(self, record: EvaluationRecord) -> None:
+        """Kept for the bar."""
+        self.val_loss = f"   validation {record.loss:.3f}"
+        if record.whole:
+            self.note(f"step {record.step:,}: validation loss {record.loss:.4f} over the whole split")
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self.progress:
+            self.progress.stop()
+            self.progress = None
+
+    def _bar(self, text: str, done: int, total: int) -> None:
+        if not self.progress:
+            self.progress = Progress(
+                BarColumn(bar_width=24),
+                TextColumn("{task.description}"),
+                console=self.console,
+                auto_refresh=False,
+            )
+            self.task = self.progress.add_task(text, total=total)
+            self.progress.start()
+        self.progress.update(self.task, description=text, completed=done, total=total)
+        if time.monotonic() - self.printed_s > 0.1:
+            self.printed_s = time.monotonic()
+            self.progress.refresh()
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,94 @@
+"""A run as an object: what `vitrine.train` and `vitrine.open_run` return."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from vitrine import machine  # before torch: it sets what torch's libraries read when they start
+
+import torch  # isort: skip
+
+from vitrine.config import SamplingConfig, merge, validate
+from vitrine.data import shards
+from vitrine.errors import ConfigError, RunError
+from vitrine.evaluate import Evaluation, evaluate
+from vitrine.generate import Generation, generate
+from vitrine.launch import load_step, open_tokens
+from vitrine.model import Decoder
+from vitrine.runs.reader import TOKENIZER, RunReader
+from vitrine.tokenizer import encode, load_tokenizer
+
+
+class Run(RunReader):
+    """A run folder, with its model at hand.
+
+    Its history is read as `RunReader` says; `generate` and `evaluate` load parameters from a keyframe.
+    `step` below is "last", "best" (by validation loss), or the number of a step that has a keyframe.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)
+        self._models: dict[int, Decoder] = {}
+        self._tokenizer: Tokenizer | None = None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The run's own, a Hugging Face `tokenizers.Tokenizer`."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.path / TOKENIZER)
+        return self._tokenizer
+
+    def model(self, step: str | int = "last") -> Decoder:
+        """The decoder with the parameters that a step starts from, on the run's device."""
+        snapshot = load_step(self, step)
+        if snapshot.step not in self._models:
+            try:
+                device = machine.prepare(self.config.machine)
+            except ConfigError:  # trained on a device that is not here: its parameters serve on any
+                device = torch.device("cpu")
+            dtype = getattr(torch, self.config.training.precision)
+            model = Decoder(self.config.model, dtype)
+            model.load_state_dict(snapshot.parameters)
+            self._models = {snapshot.step: model.to(device)}
+        return self._models[snapshot.step]
+
+    def generate(
+        self,
+        prompt: str = "",
+        max_new_tokens: int = 200,
+        seed: int = 1,
+        step: str | int = "last",
+        on_text: Callable[[str], None] | None = None,
+        **sampling: Any,
+    ) -> Generation:
+        """Continue a prompt; `sampling` (temperature, top_k, ...) overrides the run's own [sampling]."""
+        if max_new_tokens < 0:
+            raise RunError(f"max_new_tokens must not be negative: got {max_new_tokens}.")
+        return generate(
+            self.model(step), self.tokenizer, prompt, max_new_tokens, self.sampling(**sampling), seed, on_text
+        )
+
+    def check_prompt(self, prompt: str) -> None:
+        """Raise PromptError if the prompt cannot be encoded."""
+        encode(self.tokenizer, prompt)
+
+    def sampling(self, **overrides: Any) -> SamplingConfig:
+        """The run's decoding hyperparameters, some of them replaced; validated."""
+        settings = merge(self.config.model_dump(mode="json"), {"sampling": overrides})
+        return validate(settings).sampling
+
+    def evaluate(self, *corpus: str, step: str | int = "last") -> Evaluation:
+        """The loss over the whole validation split, or over other text."""
+        model = self.model(step)
+        if corpus:
+            tokens, size_bytes = shards.tokens_of(corpus, self.tokenizer, self.config.data.text_field)
+            return evaluate(model, tokens, size_bytes)
+        texts = open_tokens(self)
+        if len(texts.validation) < 2:
+            raise RunError(
+                f"{self.path} has no validation text (data.validation = 0). Name a file to evaluate on: "
+                f"vitrine evaluate {self.path} FILE."
+            )
+        return evaluate(model, texts.validation, texts.validation_bytes)

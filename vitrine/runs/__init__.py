@@ -1,0 +1,1 @@
+"""The run folder: its records, and how they are written and read. Needs no torch."""

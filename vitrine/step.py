@@ -1,0 +1,77 @@
+"""One training step: forward, loss, backward, update. Training and replay run this very function."""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vitrine.loss import next_token_loss
+from vitrine.optimizer import Optimizer
+from vitrine.parameters import FlatParameters
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Some windows of text. The micro-batch is the unit of randomness and of the order of summation.
+
+    inputs, targets: (batch, seq) of int64, targets one token later.
+    draws: (batch,) of int32, the key of each row's dropout; None without dropout.
+    share: of this micro-batch in the step's gradient; the shares of a step add up to one.
+    last: whether it is the step's last.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    draws: Tensor | None
+    share: float
+    last: bool
+
+
+@dataclass
+class State:
+    """What a step changes: parameters, optimizer state, and the number of the step.
+
+    `model` is called for the logits: the decoder itself, or the decoder wrapped (compiled, distributed).
+    """
+
+    model: Callable[..., Tensor]
+    parameters: FlatParameters
+    optimizer: Optimizer
+    step: int = 0
+
+    def hold_gradients(self, micro: MicroBatch) -> AbstractContextManager[None]:
+        """Where several processes train: exchange gradients after the last micro-batch alone."""
+        no_sync = getattr(self.model, "no_sync", None)
+        return nullcontext() if micro.last or no_sync is None else no_sync()
+
+
+class Observer:
+    """May look between the phases of a step, and must change nothing. This one looks at nothing."""
+
+    def micro_batch(self, micro: MicroBatch, loss: Tensor) -> None:
+        """After the backward pass of each micro-batch."""
+
+    def gradients(self, state: State) -> None:
+        """Before clipping."""
+
+    def update(self, state: State) -> None:
+        """After the update; state.step is still the step that was made."""
+
+
+nobody = Observer()
+
+
+def step(state: State, micro_batches: Iterable[MicroBatch], observe: Observer = nobody) -> None:
+    """One update of every parameter."""
+    state.parameters.gradients.zero_()
+    for micro in micro_batches:
+        with state.hold_gradients(micro):
+            logits = state.model(micro.inputs, micro.draws)  # forward
+            loss = next_token_loss(logits, micro.targets)  # loss
+            (loss * micro.share).backward()  # backward
+        observe.micro_batch(micro, loss.detach())
+    observe.gradients(state)
+    state.optimizer.update(state.step)  # update
+    observe.update(state)
+    state.step += 1

@@ -1,0 +1,454 @@
+"""The loop around the step: evaluate, keep keyframes, record, and know when to stop."""
+
+import dataclasses
+import fcntl
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vitrine import machine
+from vitrine.checkpoint import KeyframeWriter, keyframe_steps, load_newest, remove_partial, restore
+from vitrine.config import Config
+from vitrine.data.batches import Batches
+from vitrine.errors import DivergedError, RunError
+from vitrine.evaluate import Evaluation, evaluate
+from vitrine.model import Decoder, newborn
+from vitrine.optimizer import make_optimizer
+from vitrine.parameters import FlatParameters, digest
+from vitrine.processes import Processes
+from vitrine.runs.reader import HISTORY, KEYFRAMES
+from vitrine.runs.records import EvaluationRecord, StepRecord
+from vitrine.runs.store import Store
+from vitrine.step import MicroBatch, Observer, State, step
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a training ended. Losses in nats a token, over the whole validation split; None: not measured.
+
+    stopped: "steps", "time", "target", "interrupted" or "early".
+    digest: of the parameters; equal digests, equal bits.
+    duration_s: of the whole command; training_s: of the steps alone.
+    signal: the number of the signal that interrupted it; 0: none.
+    """
+
+    run: str
+    steps: int
+    parameters: int
+    train_loss: float | None
+    val_loss: float | None
+    bits_per_byte: float | None
+    duration_s: float
+    training_s: float
+    tokens_per_s: float
+    digest: str
+    stopped: str
+    signal: int = 0
+
+
+class Reporter:
+    """Is told how the training goes. This one says nothing."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """The corpus is being read: bytes done of a total."""
+
+    def started(self, config: Config, path: Path) -> None:
+        """The run exists, and its hyperparameters are resolved."""
+
+    def stepped(self, record: StepRecord, tokens_per_s: float, left_s: float) -> None:
+        """A step was made; left_s is the time that the rest will take at the pace of late."""
+
+    def evaluated(self, record: EvaluationRecord) -> None:
+        """The validation loss was measured."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The token ids that a run learns from and is measured on."""
+
+    train: tuple[NDArray[np.unsignedinteger[Any]], ...]
+    validation: NDArray[np.unsignedinteger[Any]]
+    validation_bytes: int
+
+
+class Trainer:
+    """One run, from a step to its end.
+
+    Args:
+        path: the run folder; it exists, and this process (of rank 0) holds its lock.
+        started_s: when the command began (time.monotonic).
+        for_s: seconds after which the clock ends the training; 0: never.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: Config,
+        texts: Texts,
+        processes: Processes,
+        reporter: Reporter,
+        started_s: float,
+        for_s: float = 0.0,
+    ) -> None:
+        self.path, self.config, self.texts = path, config, texts
+        self.processes, self.reporter = processes, reporter
+        self.started_s, self.for_s = started_s, for_s
+        self.decoder, self.state = build_state(config, processes)
+        self.batches = make_batches(config, texts)
+        self.observer = StepLoss()
+        self.history = History(path / HISTORY, config.recording.enabled) if processes.first else None
+        self.keyframes = KeyframeWriter(path / KEYFRAMES, config.recording.disk_budget) if processes.first else None
+        self.pace = Pace(config)
+        self.signal = 0
+        self.best_loss, self.evaluations_without_best = math.inf, 0
+        self.last_sample_loss = math.inf
+        self.entered_at = self.kept_at = 0
+        self.whole_minus_sample = 0.0
+        self.whole: tuple[int, Evaluation] | None = None
+
+    def enter(self) -> None:
+        """Start from the newest keyframe that is sound: birth, for a new run."""
+        if self.processes.first:
+            remove_partial(self.path / KEYFRAMES)
+        restore(self.state, load_newest(self.path / KEYFRAMES, self.reporter.note))
+        self.entered_at = self.state.step
+
+    def resume(self) -> None:
+        """Enter, and remember what the history knows of the steps before."""
+        self.enter()
+        if self.history:
+            self.history.resumed(self.state.step)
+            for record in self.history.evaluations_before(self.state.step):
+                self._remember_evaluation(record)
+        self.reporter.note(f"Resuming at step {self.state.step}.")
+
+    def run(self) -> Result:
+        """Train to the end, and leave the run safe whatever happens."""
+        with self._signals():
+            try:
+                stopped = self._loop()
+            except DivergedError as error:
+                raise self._diverged(error) from None
+            finally:
+                if self.history:
+                    self.history.store.commit()
+                if self.keyframes:
+                    self.keyframes.flush()
+            return self._finish(stopped)
+
+    def _loop(self) -> str:
+        while True:
+            stopped = self._between_steps()
+            if stopped or self.state.step == self.config.training.steps:
+                return stopped or "steps"
+            number, start = self.state.step, time.perf_counter()
+            step(self.state, micro_batches(self.batches, number, self.decoder, self.processes), self.observer)
+            self._record(number, time.perf_counter() - start)
+
+    def _between_steps(self) -> str:
+        """Evaluate and keep a keyframe where they are due; the reason to stop, or nothing."""
+        number, config = self.state.step, self.config
+        at_end = number == config.training.steps
+        stopped = self._evaluate() if number and (number % config.training.evaluate_every == 0 or at_end) else ""
+        best_here = self.keyframes and self.keyframes.best_step == number
+        if number != self.entered_at and (number % config.recording.keyframe_every == 0 or best_here):
+            self._keep()
+        too_late = self.for_s and time.monotonic() - self.started_s > 1.2 * self.for_s
+        reason = self.processes.agree(2 if self.signal else 1 if too_late else 0)
+        return "interrupted" if reason == 2 else stopped or ("time" if reason == 1 else "")
+
+    def _evaluate(self) -> str:
+        """Measure a part of the validation split, and all of it when the target seems to be met."""
+        if len(self.texts.validation) < 2:
+            return ""
+        sample = self._measure(self.config.training.evaluation_tokens)
+        self._remember_evaluation(sample)
+        target, patience = self.config.training.target_loss, self.config.training.patience
+        if target and not sample.whole and sample.loss + self.whole_minus_sample <= target:
+            sample = self._measure(0)
+            self._remember_evaluation(sample)
+        if target and sample.whole and sample.loss <= target:
+            return "target"
+        return "early" if patience and self.evaluations_without_best >= patience else ""
+
+    def _measure(self, at_most: int) -> EvaluationRecord:
+        start, tokens = time.perf_counter(), self.texts.validation
+        share = (self.processes.rank, self.processes.size)
+        result = evaluate(self.decoder, tokens, self.texts.validation_bytes, at_most, share)
+        whole = result.tokens == len(tokens) - 1
+        duration = time.perf_counter() - start
+        record = EvaluationRecord(self.state.step, result.loss, result.tokens, whole, duration)
+        if whole:
+            self.whole = (self.state.step, result)
+        if self.history:
+            self.history.store.write(record)
+        self.pace.evaluated(duration, result.tokens)
+        self.reporter.evaluated(record)
+        return record
+
+    def _remember_evaluation(self, record: EvaluationRecord) -> None:
+        """What later decisions depend on; a resumed run remembers the same from its history."""
+        if record.whole and record.tokens > self.config.training.evaluation_tokens:
+            self.whole_minus_sample = record.loss - self.last_sample_loss
+            return
+        self.last_sample_loss = record.loss
+        if record.loss < self.best_loss:
+            self.best_loss, self.evaluations_without_best = record.loss, 0
+            if self.keyframes:
+                self.keyframes.best_step = record.step
+        else:
+            self.evaluations_without_best += 1
+
+    def _record(self, number: int, duration_s: float) -> None:
+        optimizer = self.state.optimizer
+        record = StepRecord(
+            step=number,
+            loss=self.observer.take(self.processes),
+            gradient_norm=optimizer.gradient_norm,
+            learning_rate=optimizer.learning_rate,
+            tokens=(number + 1) * self.config.tokens_per_step,
+            duration_s=duration_s,
+        )
+        self.pace.stepped(duration_s)
+        if self.history:
+            self.history.record(record, self.reporter.note)
+        left = self.pace.left_s(number + 1, len(self.texts.validation))
+        self.reporter.stepped(record, self.pace.tokens_per_s, left)
+
+    def _keep(self) -> None:
+        """Save a keyframe of this step; the history up to it is made safe first."""
+        if self.history and self.keyframes:
+            self.history.store.commit()
+            self.keyframes.save(self.state)
+            self.kept_at = self.state.step
+
+    def _finish(self, stopped: str) -> Result:
+        """The last keyframe, the whole validation split, the result."""
+        if self.state.step not in (self.entered_at, self.kept_at):
+            self._keep()
+        measured = None
+        if stopped != "interrupted" and len(self.texts.validation) >= 2:
+            if not self.whole or self.whole[0] != self.state.step:
+                self._measure(0)
+            measured = self.whole[1] if self.whole else None
+        if self.keyframes:
+            self.keyframes.flush()
+        result = Result(
+            run=str(self.path),
+            steps=self.state.step,
+            parameters=self.state.parameters.count,
+            train_loss=self.observer.last,
+            val_loss=measured.loss if measured else None,
+            bits_per_byte=measured.bits_per_byte if measured else None,
+            duration_s=round(time.monotonic() - self.started_s, 3),
+            training_s=round(self.pace.training_s, 3),
+            tokens_per_s=round(self.pace.tokens_per_s, 1),
+            digest=digest(self.state.parameters.named(self.state.parameters.values)),
+            stopped=stopped,
+            signal=self.signal if stopped == "interrupted" else 0,
+        )
+        if self.history:
+            if stopped != "interrupted":
+                self.history.store.set_fact("result", json.dumps(dataclasses.asdict(result)))
+            self.history.store.event(self.state.step, stopped, f"digest {result.digest}")
+            self.history.store.close()
+        return result
+
+    def _diverged(self, error: DivergedError) -> DivergedError:
+        loss = self.observer.take(Processes())
+        steps = keyframe_steps(self.path / KEYFRAMES)
+        text = (
+            f"{error} The loss of the step was {loss}. The last keyframe is of step {steps[-1]}: go on from it "
+            f"with: vitrine train --from {self.path}@{steps[-1]}"
+        )
+        if self.history:
+            self.history.store.event(self.state.step, "diverged", text)
+        return DivergedError(text)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first SIGINT or SIGTERM ends the training after the step; a second ends the process at once."""
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self.signal:
+                os._exit(128 + number)
+            self.signal = number
+            self.reporter.note("Saving, then leaving. Once more to leave at once.")
+
+        try:
+            before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: whoever runs it handles signals
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class StepLoss(Observer):
+    """The loss of a step: the mean over its micro-batches, in float64."""
+
+    def __init__(self) -> None:
+        self.losses: list[Tensor] = []
+        self.last: float | None = None
+
+    def micro_batch(self, micro: MicroBatch, loss: Tensor) -> None:
+        """Keep the loss where it is; it is read after the step."""
+        self.losses.append(loss)
+
+    def take(self, processes: Processes) -> float:
+        """The loss of the step that was just made, over all processes."""
+        losses = processes.mean(torch.stack(self.losses)).tolist()
+        self.losses.clear()
+        self.last = sum(losses) / len(losses)
+        return self.last
+
+
+class History:
+    """The run's history, and the free proof: steps that were recorded before are compared when made again."""
+
+    def __init__(self, path: Path, enabled: bool) -> None:
+        self.store, self.enabled = Store(path), enabled
+        self.overlap_end, self.equal, self.different = -1, 0, 0
+
+    def resumed(self, number: int) -> None:
+        """Training goes on from this step; what lies beyond it was recorded before."""
+        last = self.store.connection.execute("SELECT max(step) FROM steps").fetchone()[0]
+        self.overlap_end = -1 if last is None else last
+        self.store.event(number, "resumed")
+
+    def evaluations_before(self, number: int) -> list[EvaluationRecord]:
+        """The measurements that were made before this step."""
+        rows = self.store.connection.execute("SELECT * FROM evaluations WHERE step < ? ORDER BY step, whole", (number,))
+        return [EvaluationRecord(step, loss, tokens, bool(whole), s) for step, loss, tokens, whole, s in rows]
+
+    def record(self, record: StepRecord, note: Callable[[str], None]) -> None:
+        """Write a step down; if it was written before, compare."""
+        if not self.enabled:
+            return
+        if record.step <= self.overlap_end:
+            self._compare(record, note)
+        self.store.write(record)
+
+    def _compare(self, record: StepRecord, note: Callable[[str], None]) -> None:
+        old = self.store.step_record(record.step)
+        if old:
+            same = (old.loss, old.gradient_norm) == (record.loss, record.gradient_norm)
+            self.equal, self.different = self.equal + same, self.different + (not same)
+        if record.step == self.overlap_end:
+            text = f"{self.equal} steps made again: equal to the bit"
+            if self.different:
+                text = f"{self.different} of {self.equal + self.different} steps made again differ from before"
+            self.store.event(record.step, "recomputed", text)
+            note(text + ".")
+
+
+class Pace:
+    """How fast it goes, and how long the rest will take."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.training_s, self.steps, self.step_s, self.token_s = 0.0, 0, 0.0, 0.0
+
+    def stepped(self, duration_s: float) -> None:
+        """A step took so long."""
+        self.training_s, self.steps = self.training_s + duration_s, self.steps + 1
+        # The first steps are slow; later ones count alike, over about the last fifty.
+        weight = 1.0 if self.steps <= 3 else max(1 / 50, 1 / self.steps)
+        self.step_s += weight * (duration_s - self.step_s)
+
+    def evaluated(self, duration_s: float, tokens: int) -> None:
+        """An evaluation took so long."""
+        self.token_s = duration_s / tokens
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens learned from in each second of training, of late."""
+        return self.config.tokens_per_step / self.step_s if self.step_s else 0.0
+
+    def left_s(self, number: int, validation_tokens: int) -> float:
+        """Seconds to the end: steps, the evaluations between them, and the whole split at last."""
+        training = self.config.training
+        token_s = self.token_s or self.step_s / (3 * self.config.tokens_per_step)
+        steps = training.steps - number
+        between = steps // training.evaluate_every * min(training.evaluation_tokens, validation_tokens)
+        return steps * self.step_s + (between + validation_tokens) * token_s
+
+
+def build_state(config: Config, processes: Processes) -> tuple[Decoder, State]:
+    """A newborn model on its device, with its optimizer; and the model as the step calls it."""
+    device = machine.prepare(config.machine)
+    if device.type == "cuda" and processes.size > 1:
+        device = torch.device("cuda", processes.local_rank)
+        torch.cuda.set_device(device)
+    dtype = getattr(torch, config.training.precision)
+    decoder = newborn(config.model, config.training.seed, dtype).to(device)
+    parameters = FlatParameters(decoder)
+    optimizer = make_optimizer(parameters, config.optimizer, config.schedule, config.training.steps, dtype)
+    model: Callable[..., Tensor] = decoder
+    if processes.size > 1:
+        model = nn.parallel.DistributedDataParallel(decoder)
+    if config.machine.compile:
+        model = torch.compile(model, dynamic=False)
+    return decoder, State(model, parameters, optimizer)
+
+
+def make_batches(config: Config, texts: Texts) -> Batches:
+    """The training windows that the hyperparameters ask for."""
+    training = config.training
+    return Batches(
+        texts.train,
+        config.data.weights,
+        config.model.context,
+        training.batch_size,
+        training.accumulation,
+        training.seed,
+        config.data.max_tokens,
+    )
+
+
+def micro_batches(batches: Batches, number: int, decoder: Decoder, processes: Processes) -> Iterator[MicroBatch]:
+    """This process's rows of each micro-batch of a step, on the model's device."""
+    device, dropout = decoder.embedding.weight.device, decoder.config.dropout
+    rows = batches.batch_size // processes.size
+    mine = slice(processes.rank * rows, (processes.rank + 1) * rows)
+    for index in range(batches.accumulation):
+        windows = batches.micro_batch(number, index)
+        tokens = torch.from_numpy(windows.tokens[mine]).to(device)
+        draws = torch.from_numpy(windows.keys[mine]).to(device) if dropout else None
+        last = index == batches.accumulation - 1
+        yield MicroBatch(tokens[:, :-1], tokens[:, 1:], draws, 1 / batches.accumulation, last)
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold a run folder against a second trainer."""
+    with open(path / "lock", "a+", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            handle.seek(0)
+            raise RunError(
+                f"{path} is being trained by process {handle.read().strip()}. Wait for it, or stop it first."
+            ) from None
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield
