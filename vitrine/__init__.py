@@ -5,6 +5,7 @@ run = vitrine.train("book.txt", steps=500)
 print(run.generate("Once").text)
 """
 
+import time
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from vitrine.run import Run
 
 __version__ = "0.1.0"
+STARTED_S = time.monotonic()  # when the process began, as near as we can tell
 __all__ = [
     "Config",
     "ConfigError",

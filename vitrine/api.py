@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from vitrine import launch
+from vitrine.census import Plan, make_plan
 from vitrine.config import Settings, check_name
-from vitrine.plan import Plan, make_plan
 from vitrine.run import Run
-from vitrine.train import Reporter
+from vitrine.trainer import Reporter
 
 
 def train(

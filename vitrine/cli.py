@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vitrine import STARTED_S
 from vitrine.errors import ConfigError, DivergedError, VitrineError
 
 if TYPE_CHECKING:
     from vitrine.launch import Request
     from vitrine.progress import TerminalReporter
-    from vitrine.train import Result
+    from vitrine.trainer import Result
 
 app = typer.Typer(
     name="vitrine",
@@ -32,6 +33,8 @@ Corpus = Annotated[
     typer.Argument(metavar="CORPUS...", help="files, folders or globs of text, or hf:owner/name"),
 ]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="a run folder")]
+# --run-dir is the same: torchrun, before Python 3.12, takes --run for an abbreviation of an option of its own.
+NewRun = Annotated[str, typer.Option("--run", "--run-dir", help="the new run's folder; default: a new one below runs/")]
 Preset = Annotated[str, typer.Option(help="nano, micro, mini, small, medium, gpt2-124m, nanogpt-laptop, demo or auto")]
 ConfigFile = Annotated[str, typer.Option("--config", help="a TOML file of hyperparameters")]
 Settings = Annotated[
@@ -50,7 +53,7 @@ def demo(
     corpus: Annotated[
         str, typer.Option(help="python (the text that every Python carries) or shakespeare (downloaded)")
     ] = "python",
-    run: Annotated[str, typer.Option(help="the new run's folder")] = "",
+    run: NewRun = "",
     for_time: For = "60s",
     as_json: Json = False,
 ) -> None:
@@ -71,7 +74,7 @@ def demo(
 @app.command()
 def train(
     corpus: Corpus = None,
-    run: Annotated[str, typer.Option(help="the new run's folder; default: a new one below runs/")] = "",
+    run: NewRun = "",
     preset: Preset = "",
     config: ConfigFile = "",
     settings: Settings = None,
@@ -90,7 +93,7 @@ def train(
 
         reporter = _reporter()
         try:
-            result = launch.train(request, reporter)
+            result = launch.train(request, reporter, STARTED_S)
         finally:
             reporter.close()
         _report(result, as_json)
@@ -104,7 +107,7 @@ def resume(run: RunFolder, as_json: Json = False) -> None:
 
         reporter = _reporter()
         try:
-            result = launch.resume(run, reporter)
+            result = launch.resume(run, reporter, STARTED_S)
         finally:
             reporter.close()
         _report(result, as_json)

@@ -7,23 +7,34 @@ A `Config` holds concrete values only. What the user leaves out (or writes as "a
 import math
 import tomllib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from vitrine.errors import ConfigError, nearest
 
 Architecture = Literal["gpt2", "llama", "qwen3"]
 Settings = dict[str, dict[str, Any]]  # section -> key -> value: a part of a Config, not yet validated
 
-Count = Annotated[int, Field(ge=1)]
-CountOrOff = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+def _whole(value: Any) -> Any:
+    """1e4 is a count like 10000."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# Strict: the text "6" and the truth value true are not numbers.
+Whole = Annotated[int, BeforeValidator(_whole), Field(strict=True)]
+Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Count = Annotated[Whole, Field(ge=1)]
+CountOrOff = Annotated[Whole, Field(ge=0)]
+Positive = Annotated[Real, Field(gt=0)]
+NotNegative = Annotated[Real, Field(ge=0)]
+Fraction = Annotated[Real, Field(ge=0, lt=1)]
+Share = Annotated[Real, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
@@ -41,7 +52,7 @@ class ModelConfig(Section):
     n_kv_heads: Count = Field(description="heads that keys and values have; fewer than n_heads: grouped-query")
     d_model: Count = Field(128, description="width: numbers that describe one token between the blocks")
     d_ff: Count = Field(description="width of the hidden layer inside each MLP")
-    context: Annotated[int, Field(ge=2)] = Field(64, description="tokens that the model sees at once")
+    context: Annotated[Whole, Field(ge=2)] = Field(64, description="tokens that the model sees at once")
     vocab_size: Count = Field(description="different tokens; given by the tokenizer")
     bias: bool = Field(description="whether the linear layers of the blocks add a learned number per output")
     tie_embeddings: bool = Field(description="whether the output head reuses the embedding's weights")
@@ -78,7 +89,7 @@ class OptimizerConfig(Section):
     name: Literal["sgd", "adamw", "muon"] = Field("muon", description="sgd, adamw or muon")
     learning_rate: Positive = Field(description="size of a step (for muon: of the hidden matrices)")
     adamw_learning_rate: Positive = Field(description="muon only: for what is not a hidden matrix")
-    weight_decay: NotNegative = Field(description="pull of matrices towards zero, times the learning rate")
+    weight_decay: NotNegative = Field(description="pull of matrices (muon: of the hidden ones) towards zero")
     clip: NotNegative = Field(1.0, description="largest norm of the whole gradient; 0: no clipping")
     betas: tuple[Fraction, Fraction] = Field(description="adamw: memory of past gradients and their squares")
     epsilon: Positive = Field(1e-8, description="adamw: keeps the division finite")
@@ -102,7 +113,7 @@ class TrainingConfig(Section):
     steps: Count = Field(description="updates in all; fixed before the first")
     batch_size: Count = Field(description="windows of text in one micro-batch")
     accumulation: Count = Field(1, description="micro-batches whose gradients add up to one update")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(1, description="of every random draw")
+    seed: Annotated[Whole, Field(ge=0, lt=2**63)] = Field(1, description="of every random draw")
     precision: Literal["float32", "bfloat16"] = Field(description="number format of the matrix products")
     evaluate_every: Count = Field(description="steps between measurements of the validation loss")
     evaluation_tokens: Count = Field(16_384, description="validation tokens measured each time; the end: all")
@@ -116,7 +127,7 @@ class SamplingConfig(Section):
 
     temperature: NotNegative = Field(0.8, description="below 1: safer; above 1: bolder; 0: always the likeliest")
     top_k: CountOrOff = Field(0, description="keep the k likeliest tokens; 0: all")
-    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
+    top_p: Annotated[Real, Field(gt=0, le=1)] = Field(
         1.0, description="keep the likeliest tokens that together have this probability; 1: all"
     )
     min_p: Share = Field(0.0, description="keep tokens at least this likely, relative to the likeliest; 0: all")
@@ -184,6 +195,8 @@ def load_toml(path: Path) -> Settings:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"There is no file {path}. Give --config a TOML file of hyperparameters.") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}. Give --config a TOML file.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
     for section, values in settings.items():
@@ -228,33 +241,66 @@ def check_name(name: str) -> tuple[str, str]:
     section, _, key = name.partition(".")
     if section in SECTIONS and key in SECTIONS[section].model_fields:
         return section, key
-    known = [f"{s}.{k}" for s, fields in SECTIONS.items() for k in fields.model_fields]
-    if section in SECTIONS:
-        known = [full for full in known if full.startswith(section + ".")]
-    raise ConfigError(f"{name} is not a hyperparameter. {nearest(name, known)}")
+    raise ConfigError(f"{name} is not a hyperparameter. {_hint(name)}")
+
+
+def _hint(name: str) -> str:
+    """The name that was perhaps meant: the same key elsewhere, or the nearest of the section."""
+    section, _, key = name.rpartition(".")
+    elsewhere = [f"{s}.{key}" for s, fields in SECTIONS.items() if key in fields.model_fields]
+    if elsewhere:
+        return f"Did you mean {elsewhere[0]}?"
+    if section not in SECTIONS:
+        return nearest(name, [f"{s}.{k}" for s, fields in SECTIONS.items() for k in fields.model_fields])
+    keys = list(SECTIONS[section].model_fields)
+    close = get_close_matches(key, keys, n=1)
+    return f"Did you mean {section}.{close[0]}?" if close else f"Known in [{section}]: {', '.join(keys)}."
 
 
 def _parse_value(text: str) -> Any:
+    """A value as TOML writes it; also .5 and True, and text without its quotes."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
+        pass
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return float(text)
+    except ValueError:
         return text
 
 
 def _sentence(error: ValidationError) -> str:
     """The first of pydantic's complaints as one sentence that names the hyperparameter."""
-    first = error.errors()[0]
-    where = [str(part) for part in first["loc"] if part not in ("float", "list[str]")]
-    name, seen = ".".join(where[:2]), first["input"]
+    errors = error.errors()
+    first = errors[0]
+    name, seen = ".".join(map(str, first["loc"][:2])), first["input"]
     if first["type"] == "extra_forbidden":
         try:
             check_name(name)
         except ConfigError as unknown:
             return str(unknown)
-    if first["type"] == "missing":
+    if first["type"] == "missing" and len(first["loc"]) == 2:
         return f"{name} is missing. Give it in the TOML file or with --set {name}=VALUE."
-    reason = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{name} must be {reason}: got {seen!r}."
+    # A value of several kinds (a fraction or files) has a complaint for each kind.
+    reasons = dict.fromkeys(_reason(other) for other in errors if other["loc"][:2] == first["loc"][:2])
+    return f"{name} must be {' or '.join(reasons)}: got {seen!r}."
+
+
+def _reason(error: ErrorDetails) -> str:
+    plain = {
+        "int_type": "a whole number",
+        "float_type": "a number",
+        "bool_type": "true or false",
+        "bool_parsing": "true or false",
+        "string_type": "text in quotes",
+        "list_type": "a list",
+        "tuple_type": "two numbers",
+        "missing": "two numbers",  # of which one is missing
+        "too_long": "two numbers",
+    }
+    return plain.get(error["type"], error["msg"].removeprefix("Input should be "))
 
 
 def _check_model(model: ModelConfig) -> None:
@@ -285,7 +331,12 @@ def _check_model(model: ModelConfig) -> None:
                 f"and model.n_kv_heads = {model.n_kv_heads}. Make them equal, or try "
                 "model.architecture = llama."
             )
-    elif model.head_dim % 2:
+    if model.architecture == "qwen3" and model.bias:
+        raise ConfigError(
+            "model.bias = true cannot be held by the qwen3 family, whose MLPs have no biases. "
+            "Try model.architecture = llama."
+        )
+    if model.architecture != "gpt2" and model.head_dim % 2:
         raise ConfigError(
             f"Rotary positions turn channels in pairs, so model.d_model / model.n_heads must be even: "
             f"got {model.d_model} / {model.n_heads} = {model.head_dim}."
@@ -296,7 +347,8 @@ def _check_training(config: Config) -> None:
     schedule, training = config.schedule, config.training
     if schedule.warmup_steps >= training.steps and training.steps > 1:
         raise ConfigError(
-            f"schedule.warmup_steps must be less than training.steps: got {schedule.warmup_steps} and {training.steps}."
+            f"schedule.warmup_steps must be less than training.steps: got {schedule.warmup_steps} and "
+            f"{training.steps}. Try schedule.warmup_steps = {training.steps // 20}."
         )
     if config.data.weights and len(config.data.weights) != len(config.data.corpus):
         raise ConfigError(

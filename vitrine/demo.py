@@ -12,7 +12,7 @@ from vitrine import launch
 from vitrine.data.shards import cache_folder
 from vitrine.errors import CorpusError
 from vitrine.run import Run
-from vitrine.train import Reporter, Result
+from vitrine.trainer import Reporter, Result
 
 SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"

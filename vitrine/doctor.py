@@ -9,14 +9,14 @@ from vitrine import machine  # before torch: it sets what torch's libraries read
 
 import torch  # isort: skip
 
+from vitrine.census import memory_of_machine
 from vitrine.config import merge
 from vitrine.data.shards import cache_folder
 from vitrine.parameters import digest
-from vitrine.plan import memory_of_machine
 from vitrine.presets import PRESETS, Facts, resolve
 from vitrine.processes import Processes
 from vitrine.step import MicroBatch, step
-from vitrine.train import build_state
+from vitrine.trainer import build_state
 
 
 def examine() -> dict[str, Any]:

@@ -8,9 +8,12 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from vitrine.errors import CorpusError
 from vitrine.model import Decoder
 
-LOGITS_AT_ONCE = 2**22  # bounds the memory of one batch: tokens x vocabulary
+# Tokens in one batch: what fits a processor's cache, or keeps a GPU busy.
+TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 65_536, "mps": 16_384}
+LOGITS_AT_ONCE = 2**28  # one gigabyte: a large vocabulary must not fill a GPU
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,10 @@ def evaluate(
         at_most: measure about so many tokens, in windows spread evenly; 0: all.
         share: (rank, world size): several processes each sum up a share of the windows.
     """
+    if len(tokens) < 2:
+        raise CorpusError(
+            f"A loss needs a token and the one after it: got {len(tokens)} tokens to measure. Give a longer text."
+        )
     context = model.config.context
     starts = np.arange(0, len(tokens) - 1, context)
     if at_most and at_most < len(tokens) - 1:
@@ -64,7 +71,8 @@ def _sum(model: Decoder, tokens: NDArray[np.unsignedinteger], starts: NDArray[np
     total, count = 0.0, 0
     whole = [int(s) for s in starts if s + context < len(tokens)]
     rest = [int(s) for s in starts if s + context >= len(tokens)]
-    rows = max(1, LOGITS_AT_ONCE // (context * model.config.vocab_size))
+    at_once = min(TOKENS_AT_ONCE[device.type], LOGITS_AT_ONCE // model.config.vocab_size)
+    rows = max(1, at_once // context)
     batches = [whole[i : i + rows] for i in range(0, len(whole), rows)] + [[s] for s in rest]
     for batch in batches:
         windows = np.stack([tokens[s : s + context + 1].astype(np.int64) for s in batch])

@@ -11,9 +11,11 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from vitrine.config import SamplingConfig
-from vitrine.errors import PromptError
+from vitrine.errors import PromptError, RunError
 from vitrine.model import Cache, Decoder
 from vitrine.tokenizer import decode, encode, end_of_text_id
+
+GREEDY_BELOW = 1e-5  # a temperature so low is zero, as vLLM has it: dividing by it could overflow
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def filter_logits(logits: Tensor, sampling: SamplingConfig, seen: Tensor | None 
         old = scores.gather(1, seen)
         penalised = torch.where(old < 0, old * sampling.repetition_penalty, old / sampling.repetition_penalty)
         scores = scores.scatter(1, seen, penalised)
-    if sampling.temperature == 0:
+    if sampling.temperature < GREEDY_BELOW:
         best = scores.argmax(-1, keepdim=True)
         return torch.full_like(scores, float("-inf")).scatter(1, best, 0.0)
     scores = scores / sampling.temperature
@@ -96,6 +98,11 @@ def generate(
         if cache.length + len(fresh) > model.config.context:
             cache, fresh = Cache(model, batch=1), ids[-(model.config.context // 2) :]
         logits = model(torch.tensor([fresh], device=device), cache=cache)[:, -1]
+        if not torch.isfinite(logits).all():
+            raise RunError(
+                "The model's logits are not finite: its parameters are damaged, or the training diverged. "
+                "Try an earlier step, with --step."
+            )
         scores = filter_logits(logits, sampling, torch.tensor([ids], device=device)).cpu()
         token = int(torch.multinomial(scores.softmax(-1), 1, generator=draws))
         if token == end_id:
@@ -104,8 +111,8 @@ def generate(
         ids.append(token)
         fresh = [token]
         if on_text:
-            shown = _show(decode(tokenizer, ids[start:]), shown, on_text)
-    written = decode(tokenizer, ids[start:])
+            shown = _show(_written(tokenizer, ids, start), shown, on_text)
+    written = _written(tokenizer, ids, start)
     if on_text and written != shown:
         on_text(written.removeprefix(shown))
     return Generation(prompt, prompt + written, tuple(ids[start:]), ended)
@@ -121,6 +128,13 @@ def _prompt_ids(tokenizer: Tokenizer, prompt: str, vocab_size: int) -> list[int]
     if max(ids) >= vocab_size:
         raise PromptError(f"The prompt holds the token id {max(ids)}, but the model knows {vocab_size} tokens.")
     return ids
+
+
+def _written(tokenizer: Tokenizer, ids: list[int], start: int) -> str:
+    """The text of the ids from `start`, read after those before: some tokenizers drop a leading space."""
+    before = ids[max(0, start - 4) : start]
+    text, known = decode(tokenizer, before + ids[start:]), decode(tokenizer, before)
+    return text.removeprefix(known) if text.startswith(known) else decode(tokenizer, ids[start:])
 
 
 def _show(text: str, shown: str, on_text: Callable[[str], None]) -> str:

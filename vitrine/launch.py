@@ -31,7 +31,7 @@ from vitrine.runs.reader import CONFIG, HISTORY, KEYFRAMES, TOKENIZER, TOKENS, R
 from vitrine.runs.store import Store
 from vitrine.step import step
 from vitrine.tokenizer import save_tokenizer
-from vitrine.train import Reporter, Result, Texts, Trainer, build_state, lock, make_batches, micro_batches
+from vitrine.trainer import Reporter, Result, Texts, Trainer, build_state, lock, make_batches, micro_batches
 
 KEPT_TOKENS_BYTES = 64 * 2**20  # a corpus up to this size is kept in the run; a larger one is pointed at
 POINTER = "pointer.json"
@@ -72,18 +72,19 @@ class Prepared:
         return Texts(self.tokens.train, self.tokens.validation, self.tokens.validation_bytes)
 
 
-def train(request: Request, reporter: Reporter | None = None) -> Result:
-    """Train a new run to its end. Nothing is left behind if the request is wrong."""
-    started_s = time.monotonic()
+def train(request: Request, reporter: Reporter | None = None, started_s: float = 0.0) -> Result:
+    """Train a new run to its end. Nothing is left behind if the request is wrong.
+
+    started_s: when the command began (time.monotonic), for its duration; 0: now.
+    """
+    started_s = started_s or time.monotonic()
     reporter = reporter or Reporter()
     path = Path(request.run) if request.run else None
     if path and path.exists():
         raise RunError(f"{path} exists already. Give --run another name, or go on with it: vitrine resume {path}.")
     with _processes(request) as processes:
-        if processes.size > 1 and not path:
-            raise ConfigError("Several processes need one name for the run. Give --run DIR.")
         prepared = prepare(request, processes, reporter)
-        path = path or _new_path(request, prepared)
+        path = path or _new_path(prepared, processes)
         if processes.first:
             _create(path, prepared, processes)
         processes.barrier()
@@ -102,9 +103,9 @@ def train(request: Request, reporter: Reporter | None = None) -> Result:
             return trainer.run()
 
 
-def resume(run: str | Path, reporter: Reporter | None = None) -> Result:
+def resume(run: str | Path, reporter: Reporter | None = None, started_s: float = 0.0) -> Result:
     """Go on with a run from its newest sound keyframe, to the same bits as if it had never stopped."""
-    started_s = time.monotonic()
+    started_s = started_s or time.monotonic()
     reporter = reporter or Reporter()
     reader = RunReader(run)
     ended = reader.result()
@@ -148,7 +149,7 @@ def prepare(request: Request, processes: Processes | None = None, reporter: Repo
     facts = _machine_facts(merge(layers, own), processes)
     preset = request.preset or ("" if request.parent else "auto")
     early = preset_settings(preset) if preset not in ("", "auto") else {}
-    settings = merge(layers, early, own)
+    settings = merge(_without_other_rule(layers, own), _without_other_rule(early, own), own)
     config = resolve(settings, replace(facts, vocab_size=256))  # a mistake shows before the corpus is read
     _check_processes(config, processes)
     if request.for_s < 0:
@@ -158,14 +159,13 @@ def prepare(request: Request, processes: Processes | None = None, reporter: Repo
     if preset == "auto":
         rate = _matrix_rate(facts, processes) if request.for_s else 0.0
         size = choose_size(facts.train_tokens, rate, request.for_s)
-        reporter.note(
-            f"auto: the size {size}, for {facts.train_tokens:,} training tokens"
-            + (f" and {request.for_s:g} s on this machine." if request.for_s else ".")
-        )
-        settings = merge(preset_settings(size), settings)
+        settings = merge(_without_other_rule(preset_settings(size), own), settings)
     settings = merge(settings, {"data": {"tokenizer": tokens.tokenizer_name}})
     config = resolve(settings, facts)
     _check_length(config, tokens)
+    if preset == "auto":
+        machine_too = f" and {request.for_s:g} s on this machine" if request.for_s else ""
+        reporter.note(f"auto: the size {size}, for {facts.train_tokens:,} training tokens{machine_too}.")
     prepared = Prepared(config, tokens, parent)
     if request.for_s and not request.steps and "steps" not in merge(file, request.settings or {}).get("training", {}):
         steps = steps_for(prepared, request.for_s, processes)
@@ -230,6 +230,13 @@ def _device_asked_for(request: Request) -> str:
     return machine.check_device(str(name)).type
 
 
+def _without_other_rule(layer: Settings, own: Settings) -> Settings:
+    """A layer below, without its [optimizer] if the user asks for another rule: its rates would not fit."""
+    asked = own.get("optimizer", {}).get("name")
+    has = layer.get("optimizer", {}).get("name")
+    return layer if asked in (None, has) else {name: values for name, values in layer.items() if name != "optimizer"}
+
+
 def _machine_facts(settings: Settings, processes: Processes) -> Facts:
     """What this machine offers, on the device that is asked for."""
     device = machine.check_device(str(settings.get("machine", {}).get("device", machine.best_device())))
@@ -255,7 +262,9 @@ def _parent(request: Request) -> tuple[Snapshot | None, Settings]:
     snapshot = load_step(reader, which)
     settings = reader.config.model_dump(mode="json")
     del settings["machine"], settings["recording"]
-    settings["training"]["target_loss"] = 0.0
+    # What was derived from the number of steps, or meant for that run alone.
+    del settings["schedule"]["warmup_steps"], settings["training"]["evaluate_every"]
+    del settings["training"]["target_loss"]
     settings["data"]["tokenizer"] = str((reader.path / TOKENIZER).resolve())
     return snapshot, settings
 
@@ -326,13 +335,13 @@ def _absolute(spec: str) -> str:
     return spec if spec.startswith("hf:") else str(Path(spec).absolute())
 
 
-def _new_path(request: Request, prepared: Prepared) -> Path:
-    """runs/NAME-1, or the next number that is free; named after the corpus."""
+def _new_path(prepared: Prepared, processes: Processes) -> Path:
+    """runs/NAME-1, or the next number that is free; named after the corpus. All processes agree on it."""
     stem = Path(prepared.config.data.corpus[0]).name.split(".")[0].split("*")[0] or "run"
     number = 1
-    while (path := Path("runs") / f"{stem}-{number}").exists():
+    while (Path("runs") / f"{stem}-{number}").exists():
         number += 1
-    return path
+    return Path("runs") / f"{stem}-{int(processes.agree(number))}"
 
 
 def _create(path: Path, prepared: Prepared, processes: Processes) -> None:

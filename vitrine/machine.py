@@ -54,7 +54,9 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def physical_cores() -> int:
-    """Processor cores that this process may use."""
+    """Processor cores that this process may use; $OMP_NUM_THREADS where it is set."""
+    if os.environ.get("OMP_NUM_THREADS", "").isdigit():
+        return max(1, int(os.environ["OMP_NUM_THREADS"]))
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = torch.cpu.get_capabilities().get("num_physical_cores", allowed)
     return max(1, min(int(cores) or allowed, allowed))

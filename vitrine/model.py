@@ -7,14 +7,16 @@ keys). The residual stream is float32; matrix products run in `Decoder.compute_d
 Shapes: batch, seq (tokens), d_model, n_heads, n_kv_heads, head_dim, d_ff, vocab_size.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitrine.census import census
 from vitrine.config import ModelConfig
 from vitrine.draws import keyed_generator
-from vitrine.plan import census
 
 # Up to this context the processor is faster with attention written out than with the fused kernel.
 WRITTEN_OUT_CONTEXT = 512
@@ -199,7 +201,30 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape whose last axis is `width`."""
-        return F.rms_norm(x.float(), self.gain.shape, self.gain, self.epsilon)
+        return RootMeanSquare.apply(x.float(), self.epsilon) * self.gain  # type: ignore[no-untyped-call]
+
+
+class RootMeanSquare(torch.autograd.Function):
+    """x divided by its root mean square over the last axis, forward and backward written out.
+
+    On a processor this is twice as fast as torch's own, which is made of single operations.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, epsilon: float) -> Tensor:
+        """n = x * scale, with scale = 1 / sqrt(mean(x^2) + epsilon)."""
+        mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().mul_(1 / x.shape[-1])
+        scale = mean_square.add_(epsilon).rsqrt_()
+        normalised = x * scale
+        ctx.save_for_backward(normalised, scale)
+        return normalised
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """dx = scale * (dn - n * mean(n * dn))."""
+        normalised, scale = ctx.saved_tensors
+        along = (normalised * gradient).mean(-1, keepdim=True)
+        return torch.addcmul(gradient, normalised, along, value=-1).mul_(scale), None
 
 
 class LayerNorm(nn.Module):
@@ -242,7 +267,7 @@ class Cache:
 
 
 def newborn(config: ModelConfig, seed: int, compute_dtype: torch.dtype = torch.float32) -> Decoder:
-    """A decoder with random weights from the seed; `plan.census` says how each tensor is born.
+    """A decoder with random weights from the seed; `census.census` says how each tensor is born.
 
     Each tensor is drawn by its own generator, keyed by (seed, name), on the CPU in float32.
     """
@@ -306,15 +331,39 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Args:
         x: (batch, heads, seq, head_dim); channel i is paired with channel i + head_dim / 2.
-        cos, sin: (seq, head_dim).
+        cos, sin: (seq, head_dim); the two halves are alike.
 
     Returns:
         Same shape; vector norms are unchanged.
 
     Source: Su et al. 2021, RoFormer, arXiv:2104.09864, section 3.4.
     """
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    return Rotation.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+
+
+class Rotation(torch.autograd.Function):
+    """Rotate forward; gradients rotate back by the same angle."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """(first, second) to (first cos - second sin, second cos + first sin)."""
+        ctx.save_for_backward(cos, sin)
+        return rotate(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """The rotation by the opposite angle."""
+        cos, sin = ctx.saved_tensors
+        return rotate(gradient, cos, -sin), None, None
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The rotation itself; see `apply_rope`."""
+    half = x.shape[-1] // 2
+    rotated = x * cos
+    rotated[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+    rotated[..., half:].addcmul_(x[..., :half], sin[..., half:])
+    return rotated
 
 
 def dropout(x: Tensor, rate: float, draws: Tensor | None, place: int) -> Tensor:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitrine import launch
+from vitrine.census import Plan, make_plan
 from vitrine.config import Config
-from vitrine.plan import Plan, make_plan
-from vitrine.train import Reporter
+from vitrine.trainer import Reporter
 
 
 @dataclass(frozen=True)

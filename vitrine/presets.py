@@ -1,11 +1,12 @@
 """Sizes by one dial, and what follows from a choice: `resolve` turns a few settings into a whole Config."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+from vitrine.census import flops_per_token
 from vitrine.config import Config, Settings, merge, validate
 from vitrine.errors import ConfigError, nearest
-from vitrine.plan import flops_per_token
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ PRESETS: dict[str, Settings] = {
         "model": {"architecture": "gpt2", "n_layers": 12, "n_heads": 12, "d_model": 768, "context": 1024},
         "data": {"tokenizer": "bpe:50257"},
         "optimizer": {"name": "adamw", "learning_rate": 6e-4, "betas": [0.9, 0.95], "weight_decay": 0.1},
-        "schedule": {"name": "cosine", "warmup_steps": 700, "final_fraction": 0.1},
+        "schedule": {"name": "cosine", "final_fraction": 0.1},
         "training": {"batch_size": 12, "accumulation": 40, "steps": 20_000},
     },
     # nanoGPT's published laptop recipe, as a yardstick (its biases are off there; our gpt2 family has them).
@@ -53,7 +54,7 @@ PRESETS: dict[str, Settings] = {
         "model": {"architecture": "gpt2", "n_layers": 4, "n_heads": 4, "d_model": 128, "context": 64},
         "data": {"tokenizer": "char", "validation": 0.1},
         "optimizer": {"name": "adamw", "learning_rate": 1e-3, "betas": [0.9, 0.99], "weight_decay": 0.1},
-        "schedule": {"name": "cosine", "warmup_steps": 100, "final_fraction": 0.1},
+        "schedule": {"name": "cosine", "final_fraction": 0.1},
         "training": {"batch_size": 12, "steps": 2_000, "precision": "float32"},
     },
     # Every kind of parameter, and a rule that can be followed cell by cell.
@@ -61,7 +62,7 @@ PRESETS: dict[str, Settings] = {
         "model": {"architecture": "gpt2", "n_layers": 4, "n_heads": 4, "d_model": 128, "context": 64},
         "data": {"tokenizer": "char"},
         "optimizer": {"name": "adamw", "learning_rate": 3e-3, "betas": [0.9, 0.95], "weight_decay": 0.1},
-        "schedule": {"name": "linear", "warmup_steps": 20, "final_fraction": 0.03},
+        "schedule": {"name": "linear", "final_fraction": 0.03},
         "training": {"batch_size": 16, "steps": 800},
     },
 }
@@ -109,7 +110,7 @@ def resolve(settings: Settings, facts: Facts) -> Config:
         context=64,
     )
     gpt2 = model["architecture"] == "gpt2"
-    width = model["d_model"] if _is_count(model["d_model"]) else 128
+    width = _count(model["d_model"], otherwise=128)
     _derive(
         given,
         "model",
@@ -121,13 +122,11 @@ def resolve(settings: Settings, facts: Facts) -> Config:
     training = _derive(
         given, "training", steps=500, batch_size=16, precision="bfloat16" if facts.bfloat16 else "float32"
     )
-    steps = training["steps"] if _is_count(training["steps"]) else 1
-    _derive(given, "training", evaluate_every=max(1, min(500, steps // 10)))
-    _derive(
-        given,
-        "schedule",
-        warmup_steps=0 if given.get("optimizer", {}).get("name", "muon") != "adamw" else min(100, steps // 20),
-    )
+    steps = _count(training["steps"], otherwise=1)
+    times = 20 if training.get("target_loss") else 10
+    _derive(given, "training", evaluate_every=max(10, min(500, steps // times)))
+    adamw = given.get("optimizer", {}).get("name", "muon") == "adamw"
+    _derive(given, "schedule", warmup_steps=min(100 if width < 512 else 700, steps // 20) if adamw else 0)
     _derive_optimizer(given, width)
     _derive(given, "data")
     _derive(given, "sampling")
@@ -173,5 +172,7 @@ def _derive(given: Settings, section: str, **values: Any) -> dict[str, Any]:
     return target
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and value > 0
+def _count(value: Any, otherwise: int) -> int:
+    """A value that is not validated yet; what is no count will be refused by name."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if number and math.isfinite(value) and value >= 1 else otherwise

@@ -6,10 +6,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from vitrine.census import make_plan
 from vitrine.config import Config
-from vitrine.plan import make_plan
 from vitrine.runs.records import EvaluationRecord, StepRecord
-from vitrine.train import Reporter
+from vitrine.trainer import Reporter
 
 LINE_EVERY_S = 10.0  # where there is no terminal, a line now and then
 

@@ -1,0 +1,47 @@
+# The newest of the usual names that is new enough; `make PYTHON=/path/to/python demo` takes another.
+PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,\
+	$(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: help demo setup dev check format test test-full clean
+
+help:  ## what there is
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: setup  ## train a small model for a minute, and see what it writes
+	$(BIN)/vitrine demo
+
+setup: .venv/installed  ## make .venv and install Vitrine into it
+
+dev: .venv/installed-dev  ## what the tests need, too
+
+check: dev  ## formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: dev  ## put the code into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: dev  ## the tests, in minutes
+	$(BIN)/python -m pytest -n 2 -m 'not full'
+
+test-full: dev  ## all tests, the long ones too
+	$(BIN)/python -m pytest -n 2
+
+clean:  ## remove .venv and what the tools leave behind
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "Vitrine needs Python 3.11 or newer: none was found. Try make PYTHON=/path/to/python3"; exit 2; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(PIP) --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,268 @@
+"""The commands as a user types them: what they print, and how they end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+
+
+def test_help_answers_at_once():
+    best = min(_seconds([sys.executable, "-m", "vitrine", "--help"]) for _ in range(5))
+    bare = min(_seconds([sys.executable, "-c", "import typer"]) for _ in range(3))
+    assert best < bare + 0.2  # nothing heavier than the parser itself is imported
+
+
+def test_help_names_every_command(vitrine):
+    text = vitrine("--help").stdout
+    for command in ("demo", "train", "resume", "plan", "generate", "evaluate", "doctor"):
+        assert f"  {command} " in text
+
+
+def test_train_prints_one_json_object_alone_on_standard_output(vitrine, book):
+    done = vitrine("train", book, *TINY, "--steps", 20, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert set(result) >= {
+        "run",
+        "steps",
+        "parameters",
+        "train_loss",
+        "val_loss",
+        "bits_per_byte",
+        "duration_s",
+        "training_s",
+        "tokens_per_s",
+        "digest",
+        "stopped",
+    }
+    assert (result["steps"], result["stopped"]) == (20, "steps")
+
+
+def test_the_main_commands_work_one_after_the_other(vitrine, book, tmp_path):
+    trained = json.loads(vitrine("train", book, *TINY, "--steps", 20, "--run", "r", "--json").stdout)
+    evaluated = json.loads(vitrine("evaluate", "r", "--json").stdout)
+    assert evaluated["loss"] == trained["val_loss"]
+    assert evaluated["bits_per_byte"] == trained["bits_per_byte"]
+    assert set(evaluated) == {"loss", "bits_per_byte", "perplexity", "tokens"}
+    written = json.loads(vitrine("generate", "r", "--prompt", "The ", "--max-new-tokens", 12, "--json").stdout)
+    assert written["text"].startswith(written["prompt"])
+    assert written["prompt"] == "The "
+    assert (written["tokens"], len(written["text"])) == (12, 16)
+    plain = vitrine("generate", "r", "--prompt", "The ", "--max-new-tokens", 12)
+    assert plain.stdout == written["text"] + "\n"
+
+
+def test_plan_counts_what_train_trains(vitrine, book):
+    plan = json.loads(vitrine("plan", book, *TINY, "--steps", 20, "--json").stdout)
+    trained = json.loads(vitrine("train", book, *TINY, "--steps", 1, "--json").stdout)
+    assert plan["parameters"] == sum(t["parameters"] for t in plan["tensors"]) == trained["parameters"]
+    assert set(plan) >= {"flops_per_token", "memory_bytes", "keyframe_bytes", "duration_s"}
+    assert set(plan["tensors"][0]) >= {"name", "shape", "kind", "parameters"}
+    assert plan["duration_s"] > 0
+
+
+def test_doctor_finds_that_this_machine_repeats_itself_to_the_bit(vitrine):
+    findings = json.loads(vitrine("doctor", "--json").stdout)
+    assert findings["repeats_to_the_bit"] is True
+    assert findings["float32_flops"] > 1e8
+
+
+def test_the_demo_trains_and_shows_three_temperatures(vitrine):
+    done = vitrine("demo", "--for", "8s")
+    assert done.returncode == 0, done.stderr
+    for temperature in ("0.2", "0.8", "1.2"):
+        assert f"--- temperature {temperature} ---" in done.stdout
+    assert "Try next:" in done.stdout
+
+
+def test_for_ends_in_about_that_time(vitrine, book):
+    result = json.loads(vitrine("train", book, "--preset", "nano", "--for", "6s", "--json").stdout)
+    assert result["stopped"] in ("steps", "time")
+    assert 2 < result["training_s"] < 9
+
+
+def test_a_target_stops_the_training_at_or_below_it(vitrine, book):
+    done = vitrine("train", book, *TINY, "--steps", 400, "--target-loss", 3.2, "--json")
+    result = json.loads(done.stdout)
+    assert result["stopped"] == "target"
+    assert result["val_loss"] <= 3.2
+    assert result["steps"] < 400
+
+
+def test_training_from_a_keyframe_remembers_its_parent(vitrine, book, tmp_path):
+    vitrine("train", book, *TINY, "--steps", 10, "--run", "parent")
+    done = vitrine(
+        "train",
+        book,
+        "--from",
+        "parent@5",
+        "--steps",
+        3,
+        "--set",
+        "optimizer.learning_rate=0.001",
+        "--run",
+        "child",
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    config = (tmp_path / "child/config.toml").read_text()
+    assert 'parent = "parent@5"' in config
+    born = json.loads((tmp_path / "child/keyframes/step-00000000/manifest.json").read_text())
+    parent = json.loads((tmp_path / "parent/keyframes/step-00000005/manifest.json").read_text())
+    assert born["digest"] == parent["digest"]
+
+
+WRONG = {
+    "an empty file": (["train", "empty.txt"], "holds no text"),
+    "a file shorter than the context": (["train", "short.txt"], "needs at least"),
+    "bytes that are not UTF-8": (["train", "bad.txt"], "byte at offset 3 is 0xff"),
+    "UTF-16": (["train", "utf16.txt"], "UTF-16"),
+    "a missing path": (["train", "boook.txt"], "Did you mean"),
+    "nothing to train on": (["train"], "no text to learn from"),
+    "a misspelled hyperparameter": (["train", "book.txt", "--set", "model.n_layer=3"], "Did you mean model.n_layers?"),
+    "heads that do not divide": (["train", "book.txt", "--set", "model.n_heads=3"], "divisible by model.n_heads"),
+    "a negative learning rate": (["train", "book.txt", "--set", "optimizer.learning_rate=-1"], "got -1"),
+    "a learning rate that is NaN": (["train", "book.txt", "--set", "optimizer.learning_rate=nan"], "got nan"),
+    "zero steps": (["train", "book.txt", "--steps", "0"], "training.steps must be at least 1: got 0"),
+    "top_p of 2": (["train", "book.txt", "--set", "sampling.top_p=2"], "got 2"),
+    "CUDA where there is none": (["train", "book.txt", "--set", "machine.device=cuda:63"], "CUDA devices"),
+    "a run folder that exists": (["train", "book.txt", "--run", "there"], "there exists already"),
+    "a preset that is not one": (["train", "book.txt", "--preset", "mikro"], "Did you mean micro?"),
+    "a time that is not one": (["train", "book.txt", "--for", "soon"], "90s, 10m or 2h"),
+    "a run that is not one": (["generate", "nowhere"], "nowhere does not exist"),
+    "a setting without a value": (["train", "book.txt", "--set", "model.n_layers"], "section.key=value"),
+    "a small BPE": (["train", "book.txt", "--set", "data.tokenizer=bpe:100"], "bpe:100 is too small"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_is_one_sentence_and_leaves_nothing_behind(name, vitrine, book, tmp_path):
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "short.txt").write_text("too short")
+    (tmp_path / "bad.txt").write_bytes(b"abc\xff\xfe")
+    (tmp_path / "utf16.txt").write_text("hello", encoding="utf-16")
+    (tmp_path / "there").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    arguments, expected = WRONG[name]
+    done = vitrine(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert expected in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("option", "value"), [("--top-p", "2"), ("--temperature", "-1"), ("--top-k", "-1")])
+def test_wrong_decoding_is_refused(option, value, vitrine, tiny_run):
+    done = vitrine("generate", tiny_run, option, value)
+    assert done.returncode == 2
+    assert f"got {value}" in done.stderr
+
+
+def test_a_character_that_the_corpus_lacks_is_a_clear_sentence(vitrine, tiny_run):
+    done = vitrine("generate", tiny_run, "--prompt", "naïve 🙂")
+    assert done.returncode == 2
+    assert "'ï' (U+00EF)" in done.stderr
+    assert done.stdout == ""
+
+
+def test_temperature_zero_is_greedy_whatever_the_seed(vitrine, tiny_run):
+    texts = {
+        vitrine("generate", tiny_run, "--prompt", "The", "--temperature", 0, "--seed", seed).stdout for seed in (1, 2)
+    }
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_exits(number, status, vitrine, book, tmp_path):
+    process = _start_training(book, tmp_path)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == status
+    result = json.loads(output)
+    assert result["stopped"] == "interrupted"
+    assert (tmp_path / f"r/keyframes/step-{result['steps']:08d}/manifest.json").is_file()
+
+
+def test_a_second_trainer_on_a_run_is_refused(vitrine, book, tmp_path):
+    process = _start_training(book, tmp_path)
+    try:
+        done = vitrine("resume", "r")
+        assert done.returncode == 2
+        assert f"r is being trained by process {process.pid}" in done.stderr
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_corpus_that_changed_is_refused_on_resume(vitrine, book, tmp_path):
+    process = _start_training(book, tmp_path)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    book.write_text(book.read_text().replace("e", "a", 1))
+    done = vitrine("resume", "r")
+    assert done.returncode == 2
+    assert "book.txt has changed since the run began" in done.stderr
+
+
+def test_gradients_that_are_not_finite_stop_before_the_update(vitrine, book, tmp_path):
+    done = vitrine(
+        "train",
+        book,
+        *TINY,
+        "--steps",
+        50,
+        "--run",
+        "r",
+        "--set",
+        "optimizer.name=sgd",
+        "--set",
+        "optimizer.learning_rate=1e30",
+        "--set",
+        "optimizer.clip=0",
+    )
+    assert done.returncode == 1
+    assert "are not finite. The update was not made." in done.stderr
+    assert "vitrine train --from r@0" in done.stderr
+    assert vitrine("generate", "r", "--step", 0, "--max-new-tokens", 5).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, prose: str) -> Path:
+    from vitrine import train
+
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "book.txt").write_text(prose)
+    settings = dict(pair.split("=") for pair in TINY[1::2])
+    settings = {name: int(value) if value.isdigit() else value for name, value in settings.items()}
+    return train(folder / "book.txt", run=folder / "run", steps=10, settings=settings).path
+
+
+def _seconds(command: list[str]) -> float:
+    start = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def _start_training(book: Path, folder: Path) -> "subprocess.Popen[str]":
+    """A long training in a process of its own, that has made some steps."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vitrine", "train", str(book), *TINY, "--steps", "100000", "--run", "r", "--json"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ,
+    )
+    deadline = time.monotonic() + 60
+    while not (folder / "r/keyframes/step-00000010/manifest.json").is_file():
+        assert process.poll() is None, "the training ended"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
