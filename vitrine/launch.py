@@ -83,6 +83,7 @@ def train(request: Request, reporter: Reporter | None = None, started_s: float =
     if path and path.exists():
         raise RunError(f"{path} exists already. Give --run another name, or go on with it: vitrine resume {path}.")
     with _processes(request) as processes:
+        reporter = reporter if processes.first else Reporter()
         prepared = prepare(request, processes, reporter)
         path = path or _new_path(prepared, processes)
         if processes.first:
@@ -95,7 +96,7 @@ def train(request: Request, reporter: Reporter | None = None, started_s: float =
                 prepared.config,
                 prepared.texts,
                 processes,
-                _only_first(reporter, processes),
+                reporter,
                 started_s,
                 request.for_s,
             )
@@ -117,6 +118,7 @@ def resume(run: str | Path, reporter: Reporter | None = None, started_s: float =
         return Result(**ended)
     machine.check_device(reader.config.machine.device)
     processes = join_processes(reader.config.machine.device)
+    reporter = reporter if processes.first else Reporter()
     try:
         with _locked(reader.path, processes):
             _check_corpus(reader, reporter)
@@ -124,7 +126,7 @@ def resume(run: str | Path, reporter: Reporter | None = None, started_s: float =
             if processes.first:
                 _compare_fingerprints(reader, processes, reporter)
             texts = Texts(tokens.train, tokens.validation, tokens.validation_bytes)
-            trainer = Trainer(reader.path, reader.config, texts, processes, _only_first(reporter, processes), started_s)
+            trainer = Trainer(reader.path, reader.config, texts, processes, reporter, started_s)
             trainer.resume()
             reporter.started(reader.config, reader.path)
             return trainer.run()
@@ -437,7 +439,3 @@ def _locked(path: Path, processes: Processes) -> Iterator[None]:
         return
     with lock(path):
         yield
-
-
-def _only_first(reporter: Reporter, processes: Processes) -> Reporter:
-    return reporter if processes.first else Reporter()
