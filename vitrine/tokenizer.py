@@ -5,7 +5,8 @@ Three kinds are made here: `char` (an id per character of the corpus), `byte` (a
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +19,23 @@ END_OF_TEXT = "<|endoftext|>"
 USUAL_ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>")
 
 Ids = NDArray[np.uint32]
+BulkEncoder = Callable[[Sequence[str]], tuple[Ids, NDArray[np.int64]]]
+
+_ANY_CHARACTER = r"[\s\S]"
 
 
 def char_tokenizer(alphabet: str) -> Tokenizer:
     """A token per character, in code-point order. It has no end-of-text token and knows no other character."""
     vocabulary = {character: index for index, character in enumerate(sorted(set(alphabet)))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_ANY_CHARACTER), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     return tokenizer
 
 
 def byte_tokenizer() -> Tokenizer:
     """A token per byte of UTF-8: the id is the byte, and 256 is the end of text."""
-    vocabulary = {character: byte for byte, character in enumerate(_byte_characters())}
-    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer = Tokenizer(models.BPE(_byte_vocabulary(), []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
@@ -61,16 +64,27 @@ def train_bpe(texts: Iterator[str], vocab_size: int) -> Tokenizer:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a tokenizer.json."""
+    """Read a tokenizer.json. What it says of truncation, padding and dropout is for batches, not for a corpus."""
     if not path.is_file():
         raise ConfigError(
             f"There is no tokenizer at {path}. Give data.tokenizer auto, char, byte, bpe:N, or the path "
             "of a tokenizer.json."
         )
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exceptions
         raise ConfigError(f"{path} is not a tokenizer.json that the tokenizers library can read: {error}.") from None
+    largest, size = max(tokenizer.get_vocab().values(), default=-1), tokenizer.get_vocab_size()
+    if largest + 1 != size:
+        raise ConfigError(
+            f"The ids in {path} have gaps: {size} tokens, and the largest id is {largest}. Give a tokenizer whose ids "
+            f"are 0 to {size - 1}."
+        )
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if isinstance(tokenizer.model, models.BPE):
+        tokenizer.model.dropout = None
+    return tokenizer
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
@@ -79,20 +93,21 @@ def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
 
 
 def kind(tokenizer: Tokenizer) -> str:
-    """char, byte, bpe or other."""
-    described = json.loads(tokenizer.to_str())
-    model, pre = described["model"], described.get("pre_tokenizer") or {}
-    if model["type"] == "WordLevel" and pre.get("type") == "Split" and _knows_only_characters(tokenizer):
-        return "char"
-    if model["type"] == "BPE" and pre.get("type") == "ByteLevel":
-        return "bpe" if model["merges"] or pre.get("use_regex", True) else "byte"
+    """char, byte, bpe or other. «char» and «byte» are those that are made here, or are equal to them."""
+    model, before = tokenizer.model, tokenizer.pre_tokenizer
+    added = tokenizer.get_added_tokens_decoder().values()
+    as_it_stands = tokenizer.normalizer is None and all(token.special for token in added)
+    if isinstance(model, models.WordLevel) and isinstance(before, pre_tokenizers.Split) and as_it_stands:
+        vocabulary = tokenizer.get_vocab(with_added_tokens=False)
+        return "char" if _parts_characters(before) and all(len(token) == 1 for token in vocabulary) else "other"
+    if isinstance(model, models.BPE) and isinstance(before, pre_tokenizers.ByteLevel):
+        whole_text = not before.use_regex and not before.add_prefix_space and as_it_stands
+        return "byte" if whole_text and tokenizer.get_vocab(with_added_tokens=False) == _byte_vocabulary() else "bpe"
     return "other"
 
 
 def end_of_text_id(tokenizer: Tokenizer) -> int | None:
     """The id of the token that ends a document, if the tokenizer has one."""
-    if kind(tokenizer) == "char":
-        return None
     for name in USUAL_ENDS:
         found: int | None = tokenizer.token_to_id(name)
         if found is not None:
@@ -112,8 +127,8 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     unknown = unknown_characters(tokenizer, text)
     if unknown:
         raise PromptError(
-            f"The model has never seen {_names(unknown)}: its tokens are the characters of its corpus. "
-            "Leave such characters out, or train with data.tokenizer = byte or bpe:N."
+            f"The model has never seen {_names(unknown)}: its tokens are those of its corpus alone. "
+            "Leave that out, or train with data.tokenizer = byte or bpe:N."
         )
     tokenizer.encode_special_tokens = True
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
@@ -127,64 +142,91 @@ def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 
 
 def unknown_characters(tokenizer: Tokenizer, text: str) -> list[str]:
-    """Characters of a text that a character tokenizer has no id for, in order; others know them all."""
-    if kind(tokenizer) != "char":
+    """What a text holds that the tokenizer has no id for, in order: characters, or words if its tokens are words.
+
+    Always empty for a tokenizer that can spell anything, or that has a token for the unknown.
+    """
+    model = tokenizer.model
+    if not isinstance(model, models.WordLevel) or tokenizer.token_to_id(model.unk_token) is not None:
         return []
     known = tokenizer.get_vocab(with_added_tokens=False)
-    return sorted({character for character in text if character not in known})
+    parts: Iterable[str] = text
+    if kind(tokenizer) != "char":
+        normalized = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
+        before = tokenizer.pre_tokenizer
+        parts = (part for part, _ in before.pre_tokenize_str(normalized)) if before else [normalized]
+    return sorted({part for part in parts if part and part not in known})
 
 
-def bulk_encoder(tokenizer: Tokenizer) -> Callable[[Sequence[str]], list[Ids]]:
-    """Texts to ids, fast: a NumPy table for char and byte, all cores for the others.
+def bulk_encoder(tokenizer: Tokenizer) -> BulkEncoder:
+    """Many texts to ids, fast: a NumPy table for char and byte, all cores for the others.
 
-    A character that a char tokenizer lacks raises CorpusError.
+    The function that is returned gives the ids of all texts, one after the other, and the place where those of
+    each text end. It raises CorpusError where `encode` raises PromptError.
     """
     what = kind(tokenizer)
     if what == "byte":
-        return lambda texts: [np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.uint32) for text in texts]
+        return _encode_bytes
     if what == "char":
         return _char_encoder(tokenizer)
     tokenizer.encode_special_tokens = True
 
-    def encode_batch(texts: Sequence[str]) -> list[Ids]:
-        encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, np.uint32) for encoding in encodings]
+    def encode_batch(texts: Sequence[str]) -> tuple[Ids, NDArray[np.int64]]:
+        try:
+            encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        except Exception:  # the library raises bare Exceptions
+            if unknown := unknown_characters(tokenizer, "\n".join(texts)):
+                raise _lacking(unknown) from None
+            raise
+        lists = [encoding.ids for encoding in encodings]
+        ends = np.cumsum([len(ids) for ids in lists], dtype=np.int64)
+        return np.fromiter(chain.from_iterable(lists), np.uint32, int(ends[-1]) if lists else 0), ends
 
     return encode_batch
 
 
-def _char_encoder(tokenizer: Tokenizer) -> Callable[[Sequence[str]], list[Ids]]:
+def _encode_bytes(texts: Sequence[str]) -> tuple[Ids, NDArray[np.int64]]:
+    raw = [text.encode("utf-8") for text in texts]
+    return np.frombuffer(b"".join(raw), np.uint8).astype(np.uint32), np.cumsum([*map(len, raw)], dtype=np.int64)
+
+
+def _char_encoder(tokenizer: Tokenizer) -> BulkEncoder:
     vocabulary = tokenizer.get_vocab(with_added_tokens=False)
     lacking = np.uint32(2**32 - 1)
-    table = np.full(max(map(ord, vocabulary)) + 2, lacking, np.uint32)  # the last row: anything beyond
+    table = np.full(max(map(ord, vocabulary), default=0) + 2, lacking, np.uint32)  # the last row: anything beyond
     for character, index in vocabulary.items():
         table[ord(character)] = index
 
-    def encode_text(text: str) -> Ids:
-        points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-        ids: Ids = table[np.minimum(points, len(table) - 1)]
+    def encode_texts(texts: Sequence[str]) -> tuple[Ids, NDArray[np.int64]]:
+        whole = "".join(texts)
+        ids: Ids = table.take(np.frombuffer(whole.encode("utf-32-le"), np.uint32), mode="clip")
         if ids.size and ids.max() == lacking:
-            raise CorpusError(
-                f"The text holds {_names(unknown_characters(tokenizer, text))}, which the tokenizer has "
-                "no token for. Leave such characters out, or use data.tokenizer = byte or bpe:N."
-            )
-        return ids
+            raise _lacking(unknown_characters(tokenizer, whole))
+        return ids, np.cumsum([*map(len, texts)], dtype=np.int64)
 
-    return lambda texts: [encode_text(text) for text in texts]
+    return encode_texts
 
 
-def _knows_only_characters(tokenizer: Tokenizer) -> bool:
-    return all(len(token) == 1 for token in tokenizer.get_vocab(with_added_tokens=False))
+def _lacking(unknown: list[str]) -> CorpusError:
+    return CorpusError(
+        f"The text holds {_names(unknown)}, which the tokenizer has no token for. Leave that out, or use "
+        "data.tokenizer = byte or bpe:N."
+    )
 
 
-def _byte_characters() -> list[str]:
-    """The character that byte-level tokenizers write for each byte: itself where it can be printed."""
+def _parts_characters(before: pre_tokenizers.Split) -> bool:
+    state = json.loads(before.__getstate__())
+    return (state["pattern"], state["behavior"], state["invert"]) == ({"Regex": _ANY_CHARACTER}, "Isolated", False)
+
+
+def _byte_vocabulary() -> dict[str, int]:
+    """An id for the character that byte-level tokenizers write for each byte: itself where it can be printed."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = iter(range(256, 512))
-    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
+    return {chr(byte if byte in printable else next(others)): byte for byte in range(256)}
 
 
-def _names(characters: list[str]) -> str:
-    named = [f"{character!r} (U+{ord(character):04X})" for character in characters[:5]]
-    more = f" and {len(characters) - 5} more" if len(characters) > 5 else ""
+def _names(parts: list[str]) -> str:
+    named = [f"{part!r} (U+{ord(part):04X})" if len(part) == 1 else repr(part) for part in parts[:5]]
+    more = f" and {len(parts) - 5} more" if len(parts) > 5 else ""
     return ", ".join(named) + more
