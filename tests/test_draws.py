@@ -3,6 +3,7 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vitrine.draws import keyed_generator, keyed_hash, permute
 
 

@@ -1,16 +1,19 @@
 """The windows of a step are a pure function of (seed, step)."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vitrine.data.batches import MIXTURE_CYCLE, Batches
 
 
 def batches(*sizes: int, context: int = 8, batch_size: int = 4, seed: int = 1, **options) -> Batches:
     """Sources whose tokens say where they are."""
     ends = np.cumsum([0, *sizes])
-    sources = [np.arange(start, stop, dtype=np.uint32) for start, stop in zip(ends[:-1], ends[1:], strict=True)]
+    sources = [np.arange(start, stop, dtype=np.uint32) for start, stop in itertools.pairwise(ends)]
     options = {"weights": [], "accumulation": 1, **options}
     return Batches(sources, context=context, batch_size=batch_size, seed=seed, **options)
 

@@ -11,12 +11,13 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vitrine.data import text
 from vitrine.data.text import find_sources, pieces, scan
 from vitrine.errors import CorpusError
 from vitrine.tokenizer import train_bpe
 
-DOCUMENTS = ["First document, naïve.\n", "Second:\ttwo \"lines\",\r\nand a comma.", "Dritte 🙂"]
+DOCUMENTS = ["First document, naïve.\n", 'Second:\ttwo "lines",\r\nand a comma.', "Dritte 🙂"]
 
 
 def read(spec: Path | str, field: str = "") -> list[str]:

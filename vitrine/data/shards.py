@@ -33,6 +33,7 @@ SAMPLE_CHARACTERS = 64 * 2**20  # text that BPE is learned from, at most
 CHECKED_BYTES = 64 * 2**20  # token files up to this size are hashed when they are opened
 
 Tokens = NDArray[np.unsignedinteger[Any]]
+Piece = tuple[str, bool, bool]  # text, whether a document ends with it, whether it is validation text
 
 
 @dataclass(frozen=True)
@@ -151,10 +152,10 @@ def copy_prepared(prepared: Prepared, destination: Path) -> None:
 
 def tokens_of(corpus: Sequence[str], tokenizer: Tokenizer, text_field: str = "") -> tuple[Tokens, int]:
     """The ids of a text that is measured once, and its UTF-8 bytes."""
-    ids, size = [], 0
-    for batch in _batches(_all_pieces(find_sources(corpus), text_field)):
-        size += sum(len(text.encode("utf-8")) for text, _ in batch)
-        ids += _encode(batch, tokenizer)
+    ids, size, encoder = [], 0, _Encoder(tokenizer)
+    for batch in _batches((*piece, False) for source in find_sources(corpus) for piece in pieces(source, text_field)):
+        size += _size_bytes(batch)
+        ids.append(encoder.encode(batch)[0])
     found = np.concatenate(ids) if ids else np.zeros(0, np.uint32)
     if len(found) < 2:
         raise CorpusError(f"{', '.join(corpus)} has {len(found)} tokens; measuring a loss needs at least 2.")
@@ -210,8 +211,8 @@ class Split:
         """Characters before the cut."""
         return math.floor(self.facts.characters * (1 - self.fraction) + 1e-9)
 
-    def pieces(self, text_field: str) -> Iterator[tuple[str, bool, bool]]:
-        """(text, whether a document ends with it, whether it is validation text)."""
+    def pieces(self, text_field: str) -> Iterator[Piece]:
+        """All of its text, in order."""
         left = self.train_characters
         for text, ends in pieces(self.source, text_field):
             if left >= len(text):
@@ -285,29 +286,29 @@ def _write(
     """Encode every source and write its token files; returns their part of the manifest."""
     dtype = np.dtype("<u2" if tokenizer.get_vocab_size() <= 2**16 else "<u4")
     total = sum(split.facts.size_bytes for split in splits)
-    sizes, done = {False: 0, True: 0}, 0
+    encoder, train_bytes, validation_bytes = _Encoder(tokenizer), 0, 0
     files: dict[str, dict[str, Any]] = {}
     with open(folder / VALIDATION, "wb") as held_back:
         validation = _TokenFile(held_back, dtype)
         for number, split in enumerate(splits):
             with open(folder / f"train-{number}.bin", "wb") as handle:
                 train = _TokenFile(handle, dtype)
-                marked = ((text, (ends, held)) for text, ends, held in split.pieces(text_field))
-                for batch in _batches(marked):
-                    arrays = _encode([(text, ends) for text, (ends, _) in batch], tokenizer)
-                    for (text, (_, held)), ids in zip(batch, arrays, strict=True):
-                        (validation if held else train).write(ids)
-                        size = len(text.encode("utf-8"))
-                        sizes[held] += size
-                        done += size
+                for batch in _batches(split.pieces(text_field)):
+                    first_held = next((n for n, (_, _, held) in enumerate(batch) if held), len(batch))
+                    ids, ends = encoder.encode(batch)
+                    cut = int(ends[first_held - 1]) if first_held else 0
+                    train.write(ids[:cut])
+                    validation.write(ids[cut:])
+                    train_bytes += _size_bytes(batch[:first_held])
+                    validation_bytes += _size_bytes(batch[first_held:])
                     if progress:
-                        progress("tokens", done, total)
+                        progress("tokens", train_bytes + validation_bytes, total)
             if number < n_train:
                 files[f"train-{number}.bin"] = train.facts()
             else:
                 (folder / f"train-{number}.bin").unlink()
     files[VALIDATION] = validation.facts()
-    return {"dtype": dtype.str, "files": files, "train_bytes": sizes[False], "validation_bytes": sizes[True]}
+    return {"dtype": dtype.str, "files": files, "train_bytes": train_bytes, "validation_bytes": validation_bytes}
 
 
 class _TokenFile:
@@ -327,17 +328,12 @@ class _TokenFile:
         return {"tokens": self.tokens, "sha256": self.hash.hexdigest()}
 
 
-def _all_pieces(sources: Sequence[Source], text_field: str) -> Iterator[tuple[str, bool]]:
-    for source in sources:
-        yield from pieces(source, text_field)
-
-
-def _batches(marked: Iterator[tuple[str, Any]]) -> Iterator[list[tuple[str, Any]]]:
+def _batches(marked: Iterator[Piece]) -> Iterator[list[Piece]]:
     """Pieces in lists of bounded size."""
     batch, size = [], 0
-    for text, mark in marked:
-        batch.append((text, mark))
-        size += len(text) + 64
+    for piece in marked:
+        batch.append(piece)
+        size += len(piece[0]) + 64
         if size >= BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0
@@ -345,14 +341,24 @@ def _batches(marked: Iterator[tuple[str, Any]]) -> Iterator[list[tuple[str, Any]
         yield batch
 
 
-def _encode(batch: Sequence[tuple[str, bool]], tokenizer: Tokenizer) -> list[Tokens]:
-    """The ids of each text of a batch, an end-of-text token after each document."""
-    end_id = end_of_text_id(tokenizer)
-    arrays: list[Tokens] = list(bulk_encoder(tokenizer)([text for text, _ in batch]))
-    if end_id is None:
-        return arrays
-    end = np.array([end_id], np.uint32)
-    return [np.concatenate([ids, end]) if ends else ids for (_, ends), ids in zip(batch, arrays, strict=True)]
+def _size_bytes(batch: Sequence[Piece]) -> int:
+    return len("".join(text for text, _, _ in batch).encode("utf-8"))
+
+
+class _Encoder:
+    """Pieces to ids, with an end-of-text token after each document, where the tokenizer has one."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.end_id = end_of_text_id(tokenizer)
+        self.encode_texts = bulk_encoder(tokenizer)
+
+    def encode(self, batch: Sequence[Piece]) -> tuple[Tokens, NDArray[np.int64]]:
+        """All ids, one piece after the other, and where those of each piece end."""
+        ids, ends = self.encode_texts([text for text, _, _ in batch])
+        if self.end_id is None:
+            return ids, ends
+        closed = np.array([closes for _, closes, _ in batch])
+        return np.insert(ids, ends[closed], self.end_id), ends + np.cumsum(closed)
 
 
 def _open_sound(folder: Path) -> Prepared | None:
