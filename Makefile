@@ -4,7 +4,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo setup dev check format test test-full clean
+.PHONY: help demo setup dev check format test test-full docs clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ test: dev  ## the tests, in minutes
 
 test-full: dev  ## all tests, the long ones too
 	$(BIN)/python -m pytest -n 2
+
+docs: dev  ## docs/hyperparameters.md, from the code
+	$(BIN)/python docs/hyperparameters.py
 
 clean:  ## remove .venv and what the tools leave behind
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vitrine.census import census, flops_per_token, make_plan, memory_of_machine, optimizer_numbers
+from vitrine.census import census, flops_per_token, make_plan, optimizer_numbers
 from vitrine.config import Config
 from vitrine.presets import PRESETS, Facts, resolve
 
@@ -96,7 +96,7 @@ def test_the_optimizer_remembers_as_many_numbers_as_its_rule_needs(optimizer: di
 
 def test_the_plan_adds_up() -> None:
     config = tiny("llama", optimizer={"name": "adamw"}, training={"batch_size": 4, "accumulation": 5})
-    plan = make_plan(config)
+    plan = make_plan(config, 10**9)
     assert (plan.parameters, plan.keyframe_bytes, plan.tokens_per_step) == (728, 12 * 728, 4 * 5 * 6)
     assert {part: plan.memory[part] for part in ("parameters", "gradients", "optimizer")} == {
         "parameters": 4 * 728,
@@ -109,16 +109,17 @@ def test_the_plan_adds_up() -> None:
 
 def test_activations_grow_with_the_micro_batch_and_not_with_their_number() -> None:
     def activations(**training: int) -> int:
-        return make_plan(tiny("qwen3", training=training)).memory["activations"]
+        return make_plan(tiny("qwen3", training=training), 10**9).memory["activations"]
 
     assert activations(batch_size=8) == 2 * activations(batch_size=4)
     assert activations(batch_size=4, accumulation=9) == activations(batch_size=4)
 
 
 def test_a_model_larger_than_the_memory_does_not_fit() -> None:
-    width = int((memory_of_machine() / 16) ** 0.5)  # a single square matrix of that width, with its state
-    plan = make_plan(resolved(model={"architecture": "gpt2", "n_heads": 1, "d_model": width, "n_layers": 1}))
-    assert not plan.fits
+    config = resolved(model={"architecture": "gpt2", "n_heads": 1, "d_model": 1000, "n_layers": 1})
+    needed = make_plan(config, 10**12).memory_bytes
+    assert make_plan(config, int(needed / 0.89)).fits
+    assert not make_plan(config, needed).fits
 
 
 def test_the_plan_needs_no_torch() -> None:

@@ -206,12 +206,12 @@ def test_auto_means_derived(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("training.steps", 0, "training.steps must be greater than or equal to 1: got 0."),
+        ("training.steps", 0, "training.steps must be at least 1: got 0."),
         ("training.steps", 2.5, "training.steps must be a whole number: got 2.5."),
-        ("training.seed", -1, "training.seed must be greater than or equal to 0: got -1."),
+        ("training.seed", -1, "training.seed must be at least 0: got -1."),
         ("model.n_layers", "6", "model.n_layers must be a whole number: got '6'."),
         ("model.n_layers", True, "model.n_layers must be a whole number: got True."),
-        ("model.context", 1, "model.context must be greater than or equal to 2: got 1."),
+        ("model.context", 1, "model.context must be at least 2: got 1."),
         ("model.dropout", 1.0, "model.dropout must be less than 1: got 1.0."),
         ("model.bias", "maybe", "model.bias must be true or false: got 'maybe'."),
         ("model.architecture", "gtp2", "model.architecture must be 'gpt2', 'llama' or 'qwen3': got 'gtp2'."),
@@ -224,9 +224,9 @@ def test_auto_means_derived(name: str) -> None:
         ("optimizer.betas", [0.9, 0.8, 0.7], "optimizer.betas must be two numbers: got [0.9, 0.8, 0.7]."),
         ("optimizer.betas", 0.9, "optimizer.betas must be two numbers: got 0.9."),
         ("optimizer.betas", [0.9, 1.5], "optimizer.betas must be less than 1: got 1.5."),
-        ("sampling.top_p", 2, "sampling.top_p must be less than or equal to 1: got 2."),
+        ("sampling.top_p", 2, "sampling.top_p must be at most 1: got 2."),
         ("sampling.top_p", 0, "sampling.top_p must be greater than 0: got 0."),
-        ("sampling.temperature", -1, "sampling.temperature must be greater than or equal to 0: got -1."),
+        ("sampling.temperature", -1, "sampling.temperature must be at least 0: got -1."),
         ("sampling.repetition_penalty", 0, "sampling.repetition_penalty must be greater than 0: got 0."),
         ("data.validation", 1.5, "data.validation must be less than 1 or a list: got 1.5."),
         ("data.validation", "held.txt", "data.validation must be a number or a list: got 'held.txt'."),
@@ -258,11 +258,11 @@ def test_a_missing_value_is_named() -> None:
     [
         (
             {"d_model": 100, "n_heads": 3},
-            "model.d_model must be divisible by model.n_heads: got 100 and 3. Try model.d_model = 99.",
+            "model.d_model must be divisible by model.n_heads: got 100 and 3. Try model.d_model = 102.",
         ),
         (
             {"d_model": 2, "n_heads": 8},
-            "model.d_model must be divisible by model.n_heads: got 2 and 8. Try model.d_model = 8.",
+            "model.d_model must be divisible by model.n_heads: got 2 and 8. Try model.d_model = 16.",
         ),
         (
             {"d_model": 48, "n_heads": 6, "n_kv_heads": 4},

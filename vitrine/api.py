@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrine import launch
-from vitrine.census import Plan, make_plan
+from vitrine.census import Plan
 from vitrine.config import Settings, check_name
 from vitrine.run import Run
 from vitrine.trainer import Reporter
@@ -57,7 +57,7 @@ def plan(
 ) -> Plan:
     """What a choice of hyperparameters comes to: census, FLOPs, memory."""
     request = _request(corpus, "", preset, config, settings, 0, 0.0, 0.0, "")
-    return make_plan(launch.prepare(request).config)
+    return launch.sums(launch.prepare(request).config)
 
 
 def _request(

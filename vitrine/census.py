@@ -1,7 +1,6 @@
 """What a choice of hyperparameters comes to, before any training: census, FLOPs, memory. Needs no torch."""
 
 import math
-import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -108,8 +107,8 @@ def census(model: ModelConfig) -> tuple[TensorPlan, ...]:
     return tuple(tensors)
 
 
-def make_plan(config: Config) -> Plan:
-    """Add it all up for one process on this machine."""
+def make_plan(config: Config, available_bytes: int) -> Plan:
+    """Add it all up for one process, on a device with so much memory."""
     tensors = census(config.model)
     count = sum(tensor.parameters for tensor in tensors)
     state = optimizer_numbers(config, tensors)
@@ -125,7 +124,7 @@ def make_plan(config: Config) -> Plan:
         memory=memory,
         keyframe_bytes=4 * (count + state),
         tokens_per_step=config.tokens_per_step,
-        available_bytes=memory_of_machine(),
+        available_bytes=available_bytes,
     )
 
 
@@ -163,8 +162,3 @@ def activation_bytes_per_token(config: Config) -> int:
     mlp = (4 if model.gated else 2) * narrow * model.d_ff
     logits = (2 * 4 + 4 + narrow) * model.vocab_size
     return model.n_layers * (stream + heads + scores + mlp) + logits
-
-
-def memory_of_machine() -> int:
-    """Bytes of main memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -248,6 +248,14 @@ def _errors() -> Iterator[None]:
     except DivergedError as error:
         _complain(str(error))
         raise typer.Exit(1) from None
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or re.search("allocate memory|out of memory", str(error))):
+            raise
+        _complain(
+            "There is not enough memory. A smaller training.batch_size with more training.accumulation needs "
+            "less, and so does a shorter model.context; `vitrine plan` adds it up."
+        )
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     except BrokenPipeError:

@@ -30,6 +30,7 @@ def _whole(value: Any) -> Any:
 Whole = Annotated[int, BeforeValidator(_whole), Field(strict=True)]
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[Whole, Field(ge=1)]
+Size = Annotated[Whole, Field(ge=1, le=2**24)]  # of a tensor: far above any model, far below what overflows
 CountOrOff = Annotated[Whole, Field(ge=0)]
 Positive = Annotated[Real, Field(gt=0)]
 NotNegative = Annotated[Real, Field(ge=0)]
@@ -47,13 +48,13 @@ class ModelConfig(Section):
     """[model]: the architecture. Its values alone fix how many parameters there are."""
 
     architecture: Architecture = Field("qwen3", description="the family: gpt2, llama or qwen3")
-    n_layers: Count = Field(4, description="blocks, one after the other")
-    n_heads: Count = Field(4, description="attention heads in each block")
-    n_kv_heads: Count = Field(description="heads that keys and values have; fewer than n_heads: grouped-query")
-    d_model: Count = Field(128, description="width: numbers that describe one token between the blocks")
-    d_ff: Count = Field(description="width of the hidden layer inside each MLP")
-    context: Annotated[Whole, Field(ge=2)] = Field(64, description="tokens that the model sees at once")
-    vocab_size: Count = Field(description="different tokens; given by the tokenizer")
+    n_layers: Annotated[Whole, Field(ge=1, le=10_000)] = Field(4, description="blocks, one after the other")
+    n_heads: Size = Field(4, description="attention heads in each block")
+    n_kv_heads: Size = Field(description="heads that keys and values have; fewer than n_heads: grouped-query")
+    d_model: Size = Field(128, description="width: numbers that describe one token between the blocks")
+    d_ff: Size = Field(description="width of the hidden layer inside each MLP")
+    context: Annotated[Whole, Field(ge=2, le=2**24)] = Field(64, description="tokens that the model sees at once")
+    vocab_size: Size = Field(description="different tokens; given by the tokenizer")
     bias: bool = Field(description="whether the linear layers of the blocks add a learned number per output")
     tie_embeddings: bool = Field(description="whether the output head reuses the embedding's weights")
     dropout: Fraction = Field(0.0, description="share of activations set to zero while training")
@@ -92,7 +93,7 @@ class OptimizerConfig(Section):
     weight_decay: NotNegative = Field(description="pull of matrices (muon: of the hidden ones) towards zero")
     clip: NotNegative = Field(1.0, description="largest norm of the whole gradient; 0: no clipping")
     betas: tuple[Fraction, Fraction] = Field(description="adamw: memory of past gradients and their squares")
-    epsilon: Positive = Field(1e-8, description="adamw: keeps the division finite")
+    epsilon: Positive = Field(description="adamw: keeps the division finite")
     momentum: Fraction = Field(description="sgd and muon: memory of past gradients")
 
 
@@ -300,6 +301,10 @@ def _reason(error: ErrorDetails) -> str:
         "missing": "two numbers",  # of which one is missing
         "too_long": "two numbers",
     }
+    bounds = {"ge": "at least", "le": "at most", "gt": "greater than", "lt": "less than"}
+    for bound, word in bounds.items():
+        if bound in error.get("ctx", {}):
+            return f"{word} {error['ctx'][bound]:,.10g}"
     return plain.get(error["type"], error["msg"].removeprefix("Input should be "))
 
 
@@ -307,7 +312,7 @@ def _check_model(model: ModelConfig) -> None:
     if model.d_model % model.n_heads:
         raise ConfigError(
             f"model.d_model must be divisible by model.n_heads: got {model.d_model} and {model.n_heads}. "
-            f"Try model.d_model = {model.n_heads * max(1, round(model.d_model / model.n_heads))}."
+            f"Try model.d_model = {2 * model.n_heads * max(1, round(model.d_model / model.n_heads / 2))}."
         )
     if model.n_heads % model.n_kv_heads:
         raise ConfigError(

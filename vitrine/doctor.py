@@ -9,7 +9,6 @@ from vitrine import machine  # before torch: it sets what torch's libraries read
 
 import torch  # isort: skip
 
-from vitrine.census import memory_of_machine
 from vitrine.config import merge
 from vitrine.data.shards import cache_folder
 from vitrine.parameters import digest
@@ -31,7 +30,7 @@ def examine() -> dict[str, Any]:
         "device": str(device),
         "device_name": machine.device_name(device),
         "threads": threads,
-        "memory_bytes": memory_of_machine(),
+        "memory_bytes": machine.memory_bytes(device),
         "disk_free_bytes": shutil.disk_usage(".").free,
         "cache": str(cache_folder()),
         "bfloat16": narrow,

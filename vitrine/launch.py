@@ -13,6 +13,7 @@ from vitrine import machine  # before torch: it sets what torch's libraries read
 
 import torch  # isort: skip
 
+from vitrine.census import Plan, make_plan
 from vitrine.checkpoint import (
     Snapshot,
     flush,
@@ -85,6 +86,7 @@ def train(request: Request, reporter: Reporter | None = None, started_s: float =
     with _processes(request) as processes:
         reporter = reporter if processes.first else Reporter()
         prepared = prepare(request, processes, reporter)
+        _check_memory(prepared.config, reporter)
         path = path or _new_path(prepared, processes)
         if processes.first:
             _create(path, prepared, processes)
@@ -179,6 +181,7 @@ def prepare(request: Request, processes: Processes | None = None, reporter: Repo
 
 def steps_for(prepared: Prepared, duration_s: float, processes: Processes) -> int:
     """How many steps fit into a time, evaluations included, by the time that a few take."""
+    _check_memory(prepared.config, Reporter())
     step_s = processes.agree(seconds_per_step(prepared, processes))
     training, held_back = prepared.config.training, len(prepared.tokens.validation)
     token_s = step_s / (3 * prepared.config.tokens_per_step)  # an evaluation is a forward pass alone
@@ -197,6 +200,11 @@ def seconds_per_step(prepared: Prepared, processes: Processes | None = None, ste
         step(state, micro_batches(batches, number, decoder, processes))
         times.append(time.perf_counter() - start)
     return sorted(times[1:])[len(times[1:]) // 2]
+
+
+def sums(config: Config) -> Plan:
+    """Parameters, compute and memory, against the memory of the device that the run trains on."""
+    return make_plan(config, machine.memory_bytes(machine.check_device(config.machine.device)))
 
 
 def open_tokens(reader: RunReader) -> shards.Prepared:
@@ -316,6 +324,23 @@ def _check_length(config: Config, tokens: shards.Prepared) -> None:
                 f"{spec} has {len(source)} training tokens; the model's context of {context} needs at least "
                 f"{context + 1}. Give more text, or try --set model.context={max(2, len(source) // 2)}."
             )
+
+
+def _check_memory(config: Config, reporter: Reporter) -> None:
+    """Refuse what certainly does not fit; say so where it hangs on the activations, which are an estimate."""
+    plan = sums(config)
+    memory, has = plan.memory, plan.available_bytes / 1e9
+    certain = memory["parameters"] + memory["gradients"] + memory["optimizer"]
+    if certain > plan.available_bytes:
+        raise ConfigError(
+            f"{plan.parameters:,} parameters with their gradients and optimizer state need {certain / 1e9:,.1f} GB "
+            f"of memory; {config.machine.device} has {has:,.1f} GB. Try a smaller preset, or fewer layers."
+        )
+    if not plan.fits:
+        reporter.note(
+            f"This may not fit into memory: about {plan.memory_bytes / 1e9:,.1f} GB of {has:,.1f} GB. "
+            "A smaller training.batch_size with more training.accumulation needs less."
+        )
 
 
 def _check_processes(config: Config, processes: Processes) -> None:

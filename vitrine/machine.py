@@ -80,6 +80,13 @@ def device_name(device: torch.device) -> str:
     return str(capabilities.get("cpu_name") or platform.processor() or platform.machine())
 
 
+def memory_bytes(device: torch.device) -> int:
+    """All the memory of the device: a GPU's own, or the machine's."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def fingerprint(machine: MachineConfig, precision: str, world_size: int, corpus_digest: str) -> dict[str, str]:
     """What the bits of a step depend on besides the hyperparameters. Equal fingerprints, equal bits."""
     device = check_device(machine.device)

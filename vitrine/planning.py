@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitrine import launch
-from vitrine.census import Plan, make_plan
+from vitrine.census import Plan
 from vitrine.config import Config
 from vitrine.trainer import Reporter
 
@@ -85,7 +85,7 @@ class TimedPlan:
 def plan(request: launch.Request, reporter: Reporter) -> TimedPlan:
     """Resolve a request, add it up, and time a few steps of it if it fits."""
     prepared = launch.prepare(request, reporter=reporter)
-    sums = make_plan(prepared.config)
+    sums = launch.sums(prepared.config)
     step_s = launch.seconds_per_step(prepared) if sums.fits else None
     return TimedPlan(prepared.config, sums, step_s)
 

@@ -161,7 +161,7 @@ def _derive_optimizer(given: Settings, width: int) -> None:
         )
     else:
         _derive(given, "optimizer", learning_rate=0.1, weight_decay=0.0, betas=[0.9, 0.95], momentum=0.0)
-    _derive(given, "optimizer", adamw_learning_rate=optimizer["learning_rate"])
+    _derive(given, "optimizer", adamw_learning_rate=optimizer["learning_rate"], epsilon=1e-8)
 
 
 def _derive(given: Settings, section: str, **values: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from vitrine.census import make_plan
+from vitrine.census import census
 from vitrine.config import Config
 from vitrine.runs.records import EvaluationRecord, StepRecord
 from vitrine.trainer import Reporter
@@ -37,15 +37,15 @@ class TerminalReporter(Reporter):
 
     def started(self, config: Config, path: Path) -> None:
         """The run in a few lines: what was chosen, and what it comes to."""
-        plan = make_plan(config)
+        parameters = sum(tensor.parameters for tensor in census(config.model))
         model, training, data = config.model, config.training, config.data
         self.steps = training.steps
         lines = [
             f"run         {path}",
             f"model       {model.architecture}, {model.n_layers} layers, width {model.d_model}, {model.n_heads} heads, "
-            f"context {model.context}: {plan.parameters:,} parameters",
+            f"context {model.context}: {parameters:,} parameters",
             f"data        {data.tokenizer} tokenizer, vocabulary of {model.vocab_size:,}",
-            f"training    {training.steps:,} steps of {plan.tokens_per_step:,} tokens, {config.optimizer.name} at "
+            f"training    {training.steps:,} steps of {config.tokens_per_step:,} tokens, {config.optimizer.name} at "
             f"{config.optimizer.learning_rate:g}, {training.precision}, {config.machine.device} with "
             f"{config.machine.threads} threads",
             f"every hyperparameter: {path}/config.toml",

@@ -1,0 +1,81 @@
+"""Writes docs/hyperparameters.md from the code: `make docs`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import tomli_w
+
+from vitrine.config import SECTIONS
+from vitrine.presets import PRESETS
+
+PAGE = Path(__file__).with_suffix(".md")
+
+# What `presets.resolve` derives when neither the user nor the preset says it.
+DERIVED = {
+    "model.n_kv_heads": "n_heads",
+    "model.d_ff": "4 d_model for gpt2, else 8/3 d_model, in steps of 32",
+    "model.vocab_size": "of the tokenizer",
+    "model.bias": "true for gpt2, else false",
+    "model.tie_embeddings": "true for gpt2, else false",
+    "optimizer.learning_rate": "muon 0.03, sgd 0.1, adamw 0.002 at width 128, less by the root of a larger width",
+    "optimizer.adamw_learning_rate": "0.01 at width 128, less by the root of a larger width",
+    "optimizer.weight_decay": "adamw 0.1, else 0",
+    "optimizer.betas": "muon [0.8, 0.95], adamw [0.9, 0.95]",
+    "optimizer.epsilon": "muon 1e-10, else 1e-8",
+    "optimizer.momentum": "muon 0.95, else 0",
+    "schedule.warmup_steps": "adamw: a twentieth of the steps, at most 100 (700 from width 512), else 0",
+    "training.steps": "of the preset; with --for, what fits",
+    "training.batch_size": "of the preset",
+    "training.precision": "bfloat16 where the hardware multiplies it, else float32",
+    "training.evaluate_every": "a tenth of the steps (with a target a twentieth), from 10 to 500",
+    "machine.device": "cuda, mps, cpu: the first that is there",
+    "machine.threads": "one for each core, or OMP_NUM_THREADS",
+    "recording.keyframe_every": "a tenth of the steps, from 10 to 1000",
+}
+
+
+def page() -> str:
+    """The whole page, as Markdown."""
+    return "\n".join([*_head(), *_sections(), *_presets(), ""])
+
+
+def _head() -> Iterator[str]:
+    yield "# Hyperparameters"
+    yield ""
+    yield "<!-- Made by `make docs` from vitrine/config.py and vitrine/presets.py. -->"
+    yield ""
+    yield "All that a person chooses. Give one with `--set section.key=value`, or several in a TOML file with `--config`:"
+    yield ""
+    yield "```toml"
+    yield "[model]"
+    yield "n_layers = 6"
+    yield "d_model = 192"
+    yield "```"
+    yield ""
+    yield "Later ones win: preset, then file, then `--set`. `auto` takes a setting away again. The resolved set of a run,"
+    yield "derived values included, is its `config.toml`."
+
+
+def _sections() -> Iterator[str]:
+    for section, fields in SECTIONS.items():
+        said = (fields.__doc__ or "").partition(": ")[2]
+        yield from ("", f"## [{section}]", "", said[0].upper() + said[1:], "")
+        yield from ("| key | default | what it is |", "|---|---|---|")
+        for key, field in fields.model_fields.items():
+            derived = DERIVED.get(f"{section}.{key}")
+            default = derived or f"`{_toml(field.default)}`"
+            yield f"| `{key}` | {default} | {field.description} |"
+
+
+def _presets() -> Iterator[str]:
+    yield from ("", "## Presets", "", "What `--preset` sets; the rest is derived.")
+    for name, settings in PRESETS.items():
+        yield from ("", f"### {name}", "", "```toml", tomli_w.dumps(settings).strip(), "```")
+
+
+def _toml(value: object) -> str:
+    return tomli_w.dumps({"value": value}).partition("= ")[2].strip()
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
