@@ -137,6 +137,10 @@ WRONG = {
     "a time that is not one": (["train", "book.txt", "--for", "soon"], "90s, 10m or 2h"),
     "a run that is not one": (["generate", "nowhere"], "nowhere does not exist"),
     "a setting without a value": (["train", "book.txt", "--set", "model.n_layers"], "section.key=value"),
+    "a model that no memory holds": (
+        ["train", "book.txt", *["--preset", "micro", "--set", "model.d_model=1048576"]],
+        "GB",
+    ),
     "a small BPE": (["train", "book.txt", "--set", "data.tokenizer=bpe:100"], "bpe:100 is too small"),
 }
 

@@ -13,7 +13,7 @@ from vitrine import machine  # before torch: it sets what torch's libraries read
 
 import torch  # isort: skip
 
-from vitrine.census import Plan, make_plan
+from vitrine.census import Plan, flops_per_token, make_plan
 from vitrine.checkpoint import (
     Snapshot,
     flush,
@@ -36,6 +36,7 @@ from vitrine.trainer import Reporter, Result, Texts, Trainer, build_state, lock,
 
 KEPT_TOKENS_BYTES = 64 * 2**20  # a corpus up to this size is kept in the run; a larger one is pointed at
 POINTER = "pointer.json"
+SAMPLE_S = 0.5  # how long one timed step may take, by the machine's rate
 
 
 @dataclass(frozen=True)
@@ -189,17 +190,33 @@ def steps_for(prepared: Prepared, duration_s: float, processes: Processes) -> in
     return max(10, int((0.95 * duration_s - evaluations_s) / step_s))
 
 
-def seconds_per_step(prepared: Prepared, processes: Processes | None = None, steps: int = 4) -> float:
-    """The time of one training step, measured on a state of its own that is thrown away."""
+def seconds_per_step(prepared: Prepared, processes: Processes | None = None) -> float:
+    """The time of one training step, measured on a state of its own that is thrown away.
+
+    Where a step is too long to wait for, it comes from two shorter ones: what a step costs once, and a token.
+    """
     processes = processes or Processes()
-    decoder, state = build_state(prepared.config, processes)
-    batches = make_batches(prepared.config, prepared.texts)
-    times = []
-    for number in range(steps + 1):
-        start = time.perf_counter()
-        step(state, micro_batches(batches, number, decoder, processes))
-        times.append(time.perf_counter() - start)
-    return sorted(times[1:])[len(times[1:]) // 2]
+    config = prepared.config
+    decoder, state = build_state(config, processes)
+    rate = machine.matrix_rate(decoder.embedding.weight.device, getattr(torch, config.training.precision))
+    affordable = int(SAMPLE_S * rate / flops_per_token(config.model) / config.model.context)  # sequences
+    sequences = config.training.batch_size * config.training.accumulation
+
+    def duration_s(batch_size: int, accumulation: int) -> float:
+        training = {"batch_size": batch_size, "accumulation": accumulation}
+        sample = config.model_copy(update={"training": config.training.model_copy(update=training)})
+        batches, times = make_batches(sample, prepared.texts), []
+        for number in range(5):
+            start = time.perf_counter()
+            step(state, micro_batches(batches, number, decoder, processes))
+            times.append(time.perf_counter() - start)
+        return sorted(times[1:])[1]  # the first warms up; of the others, one that nothing disturbed
+
+    if processes.agree(affordable) >= sequences:
+        return duration_s(config.training.batch_size, config.training.accumulation)
+    few = max(1, min(config.training.batch_size, int(processes.agree(affordable))) // processes.size) * processes.size
+    once, twice = duration_s(few, 1), duration_s(few, 2)
+    return once + max(0.0, twice - once) * (sequences / few - 1)
 
 
 def sums(config: Config) -> Plan:
@@ -275,6 +292,8 @@ def _parent(request: Request) -> tuple[Snapshot | None, Settings]:
     # What was derived from the number of steps, or meant for that run alone.
     del settings["schedule"]["warmup_steps"], settings["training"]["evaluate_every"]
     del settings["training"]["target_loss"]
+    if request.corpus:
+        settings["data"] = {}  # its weights and validation files belong to the text of then
     settings["data"]["tokenizer"] = str((reader.path / TOKENIZER).resolve())
     return snapshot, settings
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import time
 
 # Before torch starts its libraries: as many threads as asked, never fewer at the library's own choice.
@@ -65,6 +66,12 @@ def physical_cores() -> int:
 def prepare(machine: MachineConfig) -> torch.device:
     """Set threads and determinism for this process, and return the device."""
     device = check_device(machine.device)
+    if (
+        machine.compile
+        and device.type == "cpu"
+        and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
+    ):
+        raise ConfigError("machine.compile needs a C++ compiler (g++ or clang++), and there is none here.")
     torch.set_num_threads(machine.threads)
     if device.type == "cuda" or machine.compile:
         torch.use_deterministic_algorithms(True)

@@ -76,8 +76,8 @@ class TimedPlan:
             )
         else:
             lines.append(
-                f"time        {_time_text(self.duration_s or 0)} ({self.step_s * 1e3:,.0f} ms a step, by a few "
-                "timed steps; evaluations come on top)"
+                f"time        {_time_text(self.duration_s or 0)} ({_time_text(self.step_s)} a step, by a few "
+                "timed ones; evaluations come on top)"
             )
         return "\n".join(lines)
 
@@ -100,6 +100,10 @@ def size_text(size: float) -> str:
 
 
 def _time_text(seconds: float) -> str:
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms"
     if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+        return f"{seconds:.3g} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86400:,.0f} days"
