@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -160,6 +161,27 @@ def test_wrong_input_is_one_sentence_and_leaves_nothing_behind(name, vitrine, bo
     assert expected in done.stderr
     assert done.stderr.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("limit_bytes", "begins"), [(30_000, False), (200_000, True)])
+def test_a_disk_that_takes_no_more_is_one_sentence_and_breaks_nothing(limit_bytes, begins, vitrine, book, tmp_path):
+    command = [sys.executable, "-m", "vitrine", "train", "book.txt", *TINY, "--steps", "400", "--run", "r"]
+
+    def limit() -> None:  # of every file: those of a keyframe are smaller than 200 kB, but the history grows beyond
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+
+    book.write_text(book.read_text()[:10_000])
+    done = subprocess.run(
+        command, cwd=tmp_path, preexec_fn=limit, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    left = [path.name for path in tmp_path.glob("r/keyframes/*")]
+    assert ("step-00000000" in left) == begins
+    assert not [name for name in left if name.startswith(".")]
+    assert not list(tmp_path.glob(".r*"))
+    if begins:
+        assert vitrine("resume", "r").returncode == 0
 
 
 @pytest.mark.parametrize(("option", "value"), [("--top-p", "2"), ("--temperature", "-1"), ("--top-k", "-1")])

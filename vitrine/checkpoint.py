@@ -56,13 +56,16 @@ def restore(state: State, snapshot: Snapshot) -> None:
 
 
 def save_keyframe(folder: Path, snapshot: Snapshot) -> Path:
-    """Write a snapshot as `folder`/step-NNNNNNNN, durably and atomically."""
+    """Write a snapshot as `folder`/step-NNNNNNNN, durably and atomically. Raises OSError if the disk refuses."""
     destination = keyframe_path(folder, snapshot.step)
     temporary = folder / f".{destination.name}.partial"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_file(snapshot.parameters, temporary / MODEL, metadata={"format": "pt"})
-    save_file(snapshot.optimizer, temporary / OPTIMIZER, metadata={"format": "pt"})
+    for name, tensors in ((MODEL, snapshot.parameters), (OPTIMIZER, snapshot.optimizer)):
+        try:
+            save_file(tensors, temporary / name, metadata={"format": "pt"})
+        except SafetensorError as error:  # its name for a full disk
+            raise OSError(f"{name}: {error}") from None
     files = {name: _describe(temporary / name) for name in (MODEL, OPTIMIZER)}
     manifest = {"version": FORMAT_VERSION, "step": snapshot.step, "digest": snapshot.digest, "files": files}
     (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
@@ -167,6 +170,7 @@ class KeyframeWriter:
             thin(self.folder, self.budget_bytes, {self.best_step})
         except OSError as error:
             self.failure = error
+            remove_partial(self.folder)
 
 
 def remove_partial(folder: Path) -> None:

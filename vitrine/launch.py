@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -408,7 +409,7 @@ def _create(path: Path, prepared: Prepared, processes: Processes) -> None:
         save_keyframe(temporary / KEYFRAMES, birth)
         temporary.rename(path)
         flush(path.parent)
-    except OSError as error:
+    except (OSError, sqlite3.Error) as error:
         raise RunError(f"The run folder {path} cannot be made: {error}.") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -143,7 +144,7 @@ class Trainer:
     def run(self) -> Result:
         """Train to the end, and leave the run safe whatever happens."""
         self.began_s = time.monotonic()
-        with self._signals():
+        with self._signals(), self._disk():
             try:
                 stopped = self._loop()
             except DivergedError as error:
@@ -283,6 +284,17 @@ class Trainer:
         if self.history:
             self.history.store.event(self.state.step, "diverged", text)
         return DivergedError(text)
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        """A disk that takes no more ends the training in a sentence; what was made safe before stays safe."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise RunError(
+                f"The history in {self.path} could not be written: {error}. What came before is safe. "
+                "Free some space, then: vitrine resume."
+            ) from None
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
