@@ -120,7 +120,7 @@ class Witness(Observer):
         self.calls: list[str] = []
         self.losses: list[Tensor] = []
 
-    def micro_batch(self, micro: MicroBatch, loss: Tensor) -> None:
+    def micro_batch(self, micro: MicroBatch, logits: Tensor, loss: Tensor) -> None:
         self.calls.append("micro_batch")
         self.losses.append(loss)
 

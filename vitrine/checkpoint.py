@@ -21,6 +21,7 @@ from torch import Tensor
 
 from vitrine.errors import RunError
 from vitrine.parameters import digest
+from vitrine.runs.keyframes import keyframe_path, keyframe_steps, victim
 from vitrine.step import State
 
 FORMAT_VERSION = 1
@@ -29,11 +30,15 @@ MODEL, OPTIMIZER, MANIFEST = "model.safetensors", "optimizer.safetensors", "mani
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A copy of what a step starts from, by name, on the CPU."""
+    """A copy of what a step starts from, by name, on the CPU.
+
+    written_digest: what a keyframe's manifest says of the parameters; empty if it comes from no keyframe.
+    """
 
     step: int
     parameters: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    written_digest: str = ""
 
     @property
     def digest(self) -> str:
@@ -91,7 +96,7 @@ def load_keyframe(path: Path) -> Snapshot:
         if _sha256(file) != facts["sha256"]:
             raise RunError(f"{file} is not as it was written: its SHA-256 differs. The keyframe is damaged.")
     try:
-        return Snapshot(manifest["step"], load_file(path / MODEL), load_file(path / OPTIMIZER))
+        return Snapshot(manifest["step"], load_file(path / MODEL), load_file(path / OPTIMIZER), manifest["digest"])
     except SafetensorError as error:
         raise RunError(f"{path} cannot be read: {error}. The keyframe is damaged.") from None
 
@@ -106,30 +111,13 @@ def load_newest(folder: Path, warn: Callable[[str], None]) -> Snapshot:
     raise RunError(f"{folder} holds no sound keyframe: the run cannot be resumed. Start it anew with vitrine train.")
 
 
-def keyframe_steps(folder: Path) -> list[int]:
-    """The steps that have keyframes, in order."""
-    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
-
-
-def keyframe_path(folder: Path, step: int) -> Path:
-    """Where the keyframe of a step lies."""
-    return folder / f"step-{step:08d}"
-
-
 def thin(folder: Path, budget_bytes: int, keep: set[int]) -> None:
-    """Remove keyframes until they fit the budget: the newest stay dense, the old become sparse.
-
-    Birth, the newest, and the steps in `keep` always stay.
-    """
+    """Remove keyframes until they fit the budget; see `runs.keyframes.victim`."""
     steps = keyframe_steps(folder)
     sizes = {step: sum(f.stat().st_size for f in keyframe_path(folder, step).iterdir()) for step in steps}
-    while sum(sizes[step] for step in steps) > budget_bytes:
-        removable = [i for i in range(1, len(steps) - 1) if steps[i] not in keep]
-        if not removable:
-            return
-        # The gap that its going would leave, against how far back it lies.
-        victim = min(removable, key=lambda i: (steps[i + 1] - steps[i - 1]) / (steps[-1] - steps[i]))
-        shutil.rmtree(keyframe_path(folder, steps.pop(victim)))
+    while sum(sizes[step] for step in steps) > budget_bytes and (out := victim(steps, keep)) is not None:
+        shutil.rmtree(keyframe_path(folder, out))
+        steps.remove(out)
 
 
 class KeyframeWriter:
@@ -146,12 +134,19 @@ class KeyframeWriter:
         self.thread: threading.Thread | None = None
         self.failure: OSError | None = None
 
-    def save(self, state: State) -> None:
-        """Copy the state now; write it soon. Waits if the keyframe before is still being written."""
+    def save(self, state: State, must: bool = False) -> bool:
+        """Copy the state now; write it soon.
+
+        While the keyframe before is still being written, this one is left out, and False is returned: training
+        does not wait for a slow disk. One that `must` be kept does.
+        """
+        if self.thread and self.thread.is_alive() and not must:
+            return False
         self.flush()
         snapshot = take_snapshot(state)
         self.thread = threading.Thread(target=self._write, args=(snapshot,), name="keyframe")
         self.thread.start()
+        return True
 
     def flush(self) -> None:
         """Wait until everything is safe on disk. Raises RunError if it could not be written."""

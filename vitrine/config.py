@@ -149,6 +149,10 @@ class RecordingConfig(Section):
     enabled: bool = Field(True, description="whether history is recorded")
     disk_budget: Count = Field(2_000_000_000, description="bytes that keyframes may take")
     keyframe_every: Count = Field(description="steps between keyframes")
+    statistics_every: Count = Field(description="steps between two looks at every tensor: norms, sampled parameters")
+    histograms: CountOrOff = Field(description="steps with histograms of every tensor; dense at the start")
+    film_frames: CountOrOff = Field(description="frames of the film; dense at the start")
+    text_samples: CountOrOff = Field(description="times that the model writes a little: at birth, spaced, at the end")
 
 
 class Config(Section):

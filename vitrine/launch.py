@@ -15,20 +15,13 @@ from vitrine import machine  # before torch: it sets what torch's libraries read
 import torch  # isort: skip
 
 from vitrine.census import Plan, flops_per_token, make_plan
-from vitrine.checkpoint import (
-    Snapshot,
-    flush,
-    keyframe_path,
-    keyframe_steps,
-    load_keyframe,
-    save_keyframe,
-    take_snapshot,
-)
+from vitrine.checkpoint import Snapshot, flush, load_keyframe, save_keyframe, take_snapshot
 from vitrine.config import Config, Settings, load_toml, merge
 from vitrine.data import shards
 from vitrine.errors import ConfigError, CorpusError, RunError
 from vitrine.presets import Facts, choose_size, preset_settings, resolve
 from vitrine.processes import Processes, join_processes, leave_processes
+from vitrine.runs.keyframes import keyframe_path, keyframe_steps
 from vitrine.runs.reader import CONFIG, HISTORY, KEYFRAMES, TOKENIZER, TOKENS, RunReader
 from vitrine.runs.store import Store
 from vitrine.step import step

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import resource
 import shutil
 import time
 
@@ -92,6 +93,17 @@ def memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Bytes that this process holds: of the GPU's memory, or of the machine's (at most so far, where only that is known)."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:  # no Linux: macOS counts the largest so far, in bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def fingerprint(machine: MachineConfig, precision: str, world_size: int, corpus_digest: str) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 Three families of Hugging Face models are this one class with other data: `gpt2` (LayerNorm, learned
 positions, GELU), `llama` (RMSNorm, rotary positions, SwiGLU), `qwen3` (llama with normalised queries and
-keys). The residual stream is float32; matrix products run in `Decoder.compute_dtype`.
+keys). The residual stream and the norms have the parameters' own number format, float32 (float64 after
+`.double()`); matrix products run in `Decoder.compute_dtype`.
 
 Shapes: batch, seq (tokens), d_model, n_heads, n_kv_heads, head_dim, d_ff, vocab_size.
 """
@@ -65,9 +66,8 @@ class Decoder(nn.Module):
         if cache:
             cache.length += seq
         x = self.final_norm(x).to(self.compute_dtype)
-        if self.config.tie_embeddings:
-            return F.linear(x, self.embedding.weight.to(x.dtype)).float()
-        return self.head(x).float()  # (batch, seq, vocab_size)
+        logits = F.linear(x, self.embedding.weight.to(x.dtype)) if self.config.tie_embeddings else self.head(x)
+        return logits.to(self.embedding.weight.dtype)  # (batch, seq, vocab_size)
 
 
 class Block(nn.Module):
@@ -189,7 +189,7 @@ class Linear(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Divide by the root mean square, multiply by a learned gain; in float32.
+    """Divide by the root mean square, multiply by a learned gain.
 
     Source: Zhang and Sennrich 2019, arXiv:1910.07467.
     """
@@ -201,7 +201,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape whose last axis is `width`."""
-        return RootMeanSquare.apply(x.float(), self.epsilon) * self.gain  # type: ignore[no-untyped-call]
+        return RootMeanSquare.apply(x.to(self.gain.dtype), self.epsilon) * self.gain  # type: ignore[no-untyped-call]
 
 
 class RootMeanSquare(torch.autograd.Function):
@@ -228,7 +228,7 @@ class RootMeanSquare(torch.autograd.Function):
 
 
 class LayerNorm(nn.Module):
-    """Subtract the mean, divide by the standard deviation; learned gain and bias; in float32.
+    """Subtract the mean, divide by the standard deviation; learned gain and bias.
 
     Source: Ba et al. 2016, arXiv:1607.06450.
     """
@@ -241,7 +241,7 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape whose last axis is `width`."""
-        return F.layer_norm(x.float(), self.gain.shape, self.gain, self.bias, self.epsilon)
+        return F.layer_norm(x.to(self.gain.dtype), self.gain.shape, self.gain, self.bias, self.epsilon)
 
 
 class Cache:

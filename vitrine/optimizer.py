@@ -90,13 +90,16 @@ class SGD(Optimizer):
 
     def rule(self, step: int, scale: float) -> None:
         """One step of SGD."""
-        parameters, lr = self.parameters, self.config.learning_rate * scale
-        direction = parameters.gradients
+        values, lr, decay = self.parameters.values, self.config.learning_rate * scale, self.config.weight_decay
+        direction = self.parameters.gradients
         if self.config.momentum:
             direction = self.state["momentum"].mul_(self.config.momentum).add_(direction)
-        if self.config.weight_decay:
-            parameters.values[: parameters.matrices].mul_(1 - lr * self.config.weight_decay)
-        parameters.values.add_(direction, alpha=-lr)
+        if not decay:
+            values.add_(direction, alpha=-lr)
+            return
+        change, matrices = direction * lr, slice(self.parameters.matrices)
+        change[matrices].add_(values[matrices], alpha=lr * decay)
+        values.sub_(change)
 
 
 class AdamW(Optimizer):
@@ -114,18 +117,13 @@ class AdamW(Optimizer):
 
     def rule(self, step: int, scale: float) -> None:
         """One step of AdamW."""
-        parameters, lr = self.parameters, self.config.learning_rate * scale
-        parameters.values[: parameters.matrices].mul_(1 - lr * self.config.weight_decay)
-        adam_step(
-            parameters.values,
-            parameters.gradients,
-            self.state["first_moment"],
-            self.state["second_moment"],
-            step,
-            lr,
-            self.config.betas,
-            self.config.epsilon,
-        )
+        values, lr, decay = self.parameters.values, self.config.learning_rate * scale, self.config.weight_decay
+        first, second = self.state["first_moment"], self.state["second_moment"]
+        change = adam_change(self.parameters.gradients, first, second, step, lr, self.config)
+        if decay:
+            matrices = slice(self.parameters.matrices)
+            change[matrices].add_(values[matrices], alpha=lr * decay)
+        values.sub_(change)
 
 
 class Muon(Optimizer):
@@ -147,23 +145,27 @@ class Muon(Optimizer):
         """One step of Muon, and of AdamW for the rest."""
         parameters, config, hidden = self.parameters, self.config, self.parameters.hidden
         lr = config.learning_rate * scale
-        fresh = parameters.gradients[:hidden].mul(1 - config.momentum)
-        momentum = self.state["momentum"].mul_(config.momentum).add_(fresh)
-        nesterov = fresh.add_(momentum, alpha=config.momentum)
-        parameters.values[:hidden].mul_(1 - lr * config.weight_decay)
-        for values, direction in zip(parameters.stacks(parameters.values), parameters.stacks(nesterov), strict=True):
-            rows, columns = values.shape[1:]
-            values.sub_(orthogonalise(direction, self.dtype), alpha=lr * max(1.0, rows / columns) ** 0.5)
-        adam_step(
-            parameters.values[hidden:],
-            parameters.gradients[hidden:],
-            self.state["first_moment"],
-            self.state["second_moment"],
-            step,
-            config.adamw_learning_rate * scale,
-            config.betas,
-            config.epsilon,
-        )
+        momentum, first, second = (self.state[name] for name in ("momentum", "first_moment", "second_moment"))
+        momentum.mul_(config.momentum).add_(parameters.gradients[:hidden], alpha=1 - config.momentum)
+        directions = self.directions(parameters.gradients[:hidden], momentum)
+        for values, direction in zip(parameters.stacks(parameters.values), directions, strict=True):
+            factor = matrix_scale(*values.shape[1:])
+            if config.weight_decay:
+                direction = direction.float().mul_(factor).add_(values, alpha=config.weight_decay)
+                factor = 1.0
+            values.sub_(direction, alpha=lr * factor)
+        lr = config.adamw_learning_rate * scale
+        change = adam_change(parameters.gradients[hidden:], first, second, step, lr, config)
+        parameters.values[hidden:].sub_(change)
+
+    def directions(self, gradients: Tensor, momentum: Tensor) -> list[Tensor]:
+        """The stacks of hidden matrices, orthogonalised: along the momentum as it will be with one more such gradient.
+
+        Args:
+            gradients, momentum: flat, of the hidden matrices; the momentum after this step's gradient.
+        """
+        nesterov = gradients.mul(1 - self.config.momentum).add_(momentum, alpha=self.config.momentum)
+        return [orthogonalise(stack, self.dtype) for stack in self.parameters.stacks(nesterov)]
 
 
 def make_optimizer(
@@ -181,21 +183,24 @@ def make_optimizer(
     return optimizer
 
 
-def adam_step(
-    values: Tensor,
-    gradients: Tensor,
-    first: Tensor,
-    second: Tensor,
-    step: int,
-    lr: float,
-    betas: tuple[float, float],
-    epsilon: float,
-) -> None:
-    """values -= lr * m / (sqrt(v) + epsilon), with the moments m and v corrected for their start at zero."""
-    first.mul_(betas[0]).add_(gradients, alpha=1 - betas[0])
-    second.mul_(betas[1]).addcmul_(gradients, gradients, value=1 - betas[1])
-    root = second.sqrt().mul_((1 - betas[1] ** (step + 1)) ** -0.5).add_(epsilon)
-    values.addcdiv_(first, root, value=-lr / (1 - betas[0] ** (step + 1)))
+def adam_change(
+    gradients: Tensor, first: Tensor, second: Tensor, step: int, lr: float, config: OptimizerConfig
+) -> Tensor:
+    """lr * m / (sqrt(v) + epsilon), with the moments m and v corrected for their start at zero.
+
+    The moments, `first` and `second`, take the new gradients in. What is returned is still to be subtracted: so
+    that a parameter is rounded once, whatever the update is made of.
+    """
+    beta1, beta2 = config.betas
+    first.mul_(beta1).add_(gradients, alpha=1 - beta1)
+    second.mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
+    root = second.sqrt().mul_((1 - beta2 ** (step + 1)) ** -0.5).add_(config.epsilon)
+    return torch.div(first, root, out=root).mul_(lr / (1 - beta1 ** (step + 1)))
+
+
+def matrix_scale(rows: int, columns: int) -> float:
+    """Muon's factor on the learning rate of a matrix: tall ones take larger steps."""
+    return math.sqrt(max(1.0, rows / columns))
 
 
 def orthogonalise(stack: Tensor, dtype: torch.dtype, iterations: int = 5) -> Tensor:

@@ -5,6 +5,7 @@ one shape lie side by side, so that Muon can turn a whole stack of them at once.
 """
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ class Place:
     @property
     def stop(self) -> int:
         """One past the last number."""
-        return self.start + int(np.prod(self.shape))
+        return self.start + math.prod(self.shape)
 
     def view(self, flat: Tensor) -> Tensor:
         """This tensor's numbers in a flat buffer, in its own shape."""
@@ -43,15 +44,20 @@ class FlatParameters:
 
     def __init__(self, model: nn.Module) -> None:
         parameters = dict(model.named_parameters())
-        ordered = sorted(parameters, key=lambda name: (_rank(name, parameters[name]), tuple(parameters[name].shape)))
+        shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+        ordered = sorted(parameters, key=lambda name: (_rank(name, shapes[name]), shapes[name]))
         places, size, ends = [], 0, [0, 0, 0]
         for name in ordered:
-            place = Place(name, size, tuple(parameters[name].shape))
+            place = Place(name, size, shapes[name])
             places.append(place)
-            size = -(-place.stop // ALIGNMENT) * ALIGNMENT
-            ends[_rank(name, parameters[name])] = size
+            size = _aligned(place.stop)
+            ends[_rank(name, place.shape)] = size
         self.places = tuple(places)
         self.by_name = {place.name: place for place in places}
+        alike: dict[tuple[int, tuple[int, ...]], list[Place]] = {}
+        for place in places:
+            alike.setdefault((_rank(place.name, place.shape), place.shape), []).append(place)
+        self._groups = [(members, _aligned(math.prod(shape))) for (_, shape), members in alike.items()]
         self.hidden = ends[0]
         self.matrices = max(ends[0], ends[1])
         device = next(iter(parameters.values())).device
@@ -67,18 +73,24 @@ class FlatParameters:
         """How many parameters there are (the gaps left out)."""
         return sum(place.stop - place.start for place in self.places)
 
+    def regions(self, flat: Tensor) -> list[Tensor]:
+        """A flat buffer as (n, size) views, one for each shape: a row is a tensor and the zeros of its gap.
+
+        All the rows, one region after the other, are in the order of `places`. A buffer that ends with the hidden
+        matrices has their regions alone.
+        """
+        return [
+            flat[members[0].start : members[0].start + size * len(members)].view(len(members), size)
+            for members, size in self._groups
+            if members[-1].stop <= len(flat)
+        ]
+
     def stacks(self, flat: Tensor) -> list[Tensor]:
         """The hidden matrices of a flat buffer, those of one shape as one (n, rows, columns) view."""
-        groups: dict[tuple[int, ...], list[Place]] = {}
-        for place in self.places:
-            if place.start < self.hidden:
-                groups.setdefault(place.shape, []).append(place)
-        stacks = []
-        for (rows, columns), members in groups.items():
-            stride = -(-rows * columns // ALIGNMENT) * ALIGNMENT
-            region = flat[members[0].start : members[0].start + stride * len(members)]
-            stacks.append(region.view(len(members), stride)[:, : rows * columns].unflatten(1, (rows, columns)))
-        return stacks
+        return [
+            region[:, : math.prod(members[0].shape)].unflatten(1, members[0].shape)
+            for region, (members, _) in zip(self.regions(flat[: self.hidden]), self._groups, strict=False)
+        ]
 
     def named(self, flat: Tensor) -> dict[str, Tensor]:
         """Views of a flat buffer by parameter name."""
@@ -100,7 +112,11 @@ def is_hidden_matrix(name: str, shape: tuple[int, ...]) -> bool:
     return name.startswith("blocks.") and len(shape) == 2
 
 
-def _rank(name: str, tensor: Tensor) -> int:
-    if is_hidden_matrix(name, tuple(tensor.shape)):
+def _rank(name: str, shape: tuple[int, ...]) -> int:
+    if is_hidden_matrix(name, shape):
         return 0
-    return 1 if tensor.ndim == 2 else 2
+    return 1 if len(shape) == 2 else 2
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT

@@ -1,9 +1,10 @@
 """`vitrine plan`: the sums of `plan`, and the time, which is measured on this machine."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from vitrine import launch
+from vitrine import budget, launch
 from vitrine.census import Plan
 from vitrine.config import Config
 from vitrine.trainer import Reporter
@@ -44,6 +45,7 @@ class TimedPlan:
             "available_bytes": plan.available_bytes,
             "fits": plan.fits,
             "keyframe_bytes": plan.keyframe_bytes,
+            "recording": dataclasses.asdict(budget.recording(self.config)),
             "tokens_per_step": plan.tokens_per_step,
             "step_s": self.step_s,
             "duration_s": self.duration_s,
@@ -67,7 +69,7 @@ class TimedPlan:
             f"compute     {plan.flops_per_token:,} floating-point operations a token",
             f"memory      {size_text(plan.memory_bytes)} ({memory}; activations are an estimate), of "
             f"{size_text(plan.available_bytes)}",
-            f"keyframe    {size_text(plan.keyframe_bytes)}",
+            *self._recording_lines(),
         ]
         if self.step_s is None:
             lines.append(
@@ -80,6 +82,18 @@ class TimedPlan:
                 "timed ones; evaluations come on top)"
             )
         return "\n".join(lines)
+
+    def _recording_lines(self) -> list[str]:
+        """What the run will leave on disk, by the formulas of `budget`, and how long a re-entry takes."""
+        kept, config = budget.recording(self.config), self.config.recording
+        seconds = "" if self.step_s is None else f", about {_time_text(kept.reentry_steps * self.step_s)}"
+        return [
+            f"keyframes   {kept.keyframes} of {size_text(kept.keyframe_bytes)}, every {config.keyframe_every} steps, "
+            f"within {size_text(config.disk_budget)}",
+            f"re-entry    of any step: {kept.reentry_steps} steps at most{seconds}",
+            f"history     {size_text(kept.statistics_bytes)} of statistics every {config.statistics_every} steps, "
+            f"{size_text(kept.histogram_bytes)} of histograms; {size_text(kept.film_bytes)} of film, at most",
+        ]
 
 
 def plan(request: launch.Request, reporter: Reporter) -> TimedPlan:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from vitrine.budget import recording_settings
 from vitrine.census import flops_per_token
 from vitrine.config import Config, Settings, merge, validate
 from vitrine.errors import ConfigError, nearest
@@ -66,6 +67,7 @@ PRESETS: dict[str, Settings] = {
         "training": {"batch_size": 16, "steps": 800},
     },
 }
+DERIVED_RECORDING = ("keyframe_every", "statistics_every", "histograms", "film_frames", "text_samples")
 SIZES = ("nano", "micro", "mini", "small", "medium")
 
 # Share of the matrix rate that a training step of each size was measured to reach; used by `auto` alone.
@@ -131,8 +133,11 @@ def resolve(settings: Settings, facts: Facts) -> Config:
     _derive(given, "data")
     _derive(given, "sampling")
     _derive(given, "machine", device=facts.device, threads=facts.threads)
-    _derive(given, "recording", keyframe_every=max(10, min(1000, steps // 10)))
-    return validate(given)
+    own = given.get("recording", {})
+    _derive(given, "recording", **dict.fromkeys(DERIVED_RECORDING, 1))
+    config = validate(given)
+    derived = {name: value for name, value in recording_settings(config).items() if name not in own}
+    return config.model_copy(update={"recording": config.recording.model_copy(update=derived)})
 
 
 def _derive_optimizer(given: Settings, width: int) -> None:

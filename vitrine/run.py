@@ -17,6 +17,7 @@ from vitrine.evaluate import Evaluation, evaluate
 from vitrine.generate import Generation, generate
 from vitrine.launch import load_step, open_tokens
 from vitrine.model import Decoder
+from vitrine.replay import OpenedStep, Replayer
 from vitrine.runs.reader import TOKENIZER, RunReader
 from vitrine.tokenizer import encode, load_tokenizer
 
@@ -32,6 +33,7 @@ class Run(RunReader):
         super().__init__(path)
         self._models: dict[int, Decoder] = {}
         self._tokenizer: Tokenizer | None = None
+        self._replayer: Replayer | None = None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -69,6 +71,15 @@ class Run(RunReader):
         return generate(
             self.model(step), self.tokenizer, prompt, max_new_tokens, self.sampling(**sampling), seed, on_text
         )
+
+    def step(self, number: int) -> OpenedStep:
+        """Re-enter a past step, and lay it open: `run.step(120).tensors[name].gradient` is a NumPy array.
+
+        The replayer is kept: a step that comes soon after the one before is there at once.
+        """
+        if self._replayer is None:
+            self._replayer = Replayer(self)
+        return self._replayer.open(number)
 
     def check_prompt(self, prompt: str) -> None:
         """Raise PromptError if the prompt cannot be encoded."""

@@ -49,7 +49,7 @@ class State:
 class Observer:
     """May look between the phases of a step, and must change nothing. This one looks at nothing."""
 
-    def micro_batch(self, micro: MicroBatch, loss: Tensor) -> None:
+    def micro_batch(self, micro: MicroBatch, logits: Tensor, loss: Tensor) -> None:
         """After the backward pass of each micro-batch."""
 
     def gradients(self, state: State) -> None:
@@ -70,7 +70,7 @@ def step(state: State, micro_batches: Iterable[MicroBatch], observe: Observer = 
             logits = state.model(micro.inputs, micro.draws)  # forward
             loss = next_token_loss(logits, micro.targets)  # loss
             (loss * micro.share).backward()  # backward
-        observe.micro_batch(micro, loss.detach())
+        observe.micro_batch(micro, logits.detach(), loss.detach())
     observe.gradients(state)
     state.optimizer.update(state.step)  # update
     observe.update(state)

@@ -21,19 +21,26 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vitrine import machine
-from vitrine.checkpoint import KeyframeWriter, keyframe_steps, load_newest, remove_partial, restore
+from vitrine.checkpoint import KeyframeWriter, load_keyframe, load_newest, remove_partial, restore
 from vitrine.config import Config
 from vitrine.data.batches import Batches
 from vitrine.errors import DivergedError, RunError
 from vitrine.evaluate import Evaluation, evaluate
+from vitrine.generate import generate
 from vitrine.model import Decoder, newborn
 from vitrine.optimizer import make_optimizer
 from vitrine.parameters import FlatParameters, digest
 from vitrine.processes import Processes
-from vitrine.runs.reader import HISTORY, KEYFRAMES
-from vitrine.runs.records import EvaluationRecord, StepRecord
-from vitrine.runs.store import Store
-from vitrine.step import MicroBatch, Observer, State, step
+from vitrine.recording.history import History
+from vitrine.recording.recorder import Recorder, StepLoss
+from vitrine.runs.keyframes import keyframe_path, keyframe_steps
+from vitrine.runs.reader import HISTORY, KEYFRAMES, TOKENIZER
+from vitrine.runs.records import EvaluationRecord, SampleRecord, StepRecord
+from vitrine.runs.statistics import spaced
+from vitrine.step import MicroBatch, State, step
+from vitrine.tokenizer import load_tokenizer
+
+SAMPLE_TOKENS = 64  # that the model writes, now and then
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,9 @@ class Reporter:
     def evaluated(self, record: EvaluationRecord) -> None:
         """The validation loss was measured."""
 
+    def sampled(self, record: SampleRecord) -> None:
+        """The model wrote a little."""
+
 
 @dataclass(frozen=True)
 class Texts:
@@ -113,10 +123,11 @@ class Trainer:
         self.began_s = time.monotonic()
         self.decoder, self.state = build_state(config, processes)
         self.batches = make_batches(config, texts)
-        self.observer = StepLoss()
+        self.observer: StepLoss | Recorder = StepLoss()
         self.history = History(path / HISTORY, config.recording.enabled) if processes.first else None
         self.keyframes = KeyframeWriter(path / KEYFRAMES, config.recording.disk_budget) if processes.first else None
         self.pace = Pace(config)
+        self.sample_steps = spaced(config.training.steps + 1, config.recording.text_samples)
         self.signal = 0
         self.best_loss, self.evaluations_without_best = math.inf, 0
         self.last_sample_loss = math.inf
@@ -131,6 +142,10 @@ class Trainer:
             remove_partial(self.path / KEYFRAMES)
         restore(self.state, load_newest(self.path / KEYFRAMES, self.reporter.note))
         self.entered_at = self.state.step
+        if self.history and self.history.enabled:
+            self.observer = Recorder(
+                self.path, self.config, self.state.parameters, self._birth(), self.history, self.entered_at
+            )
 
     def resume(self) -> None:
         """Enter, and remember what the history knows of the steps before."""
@@ -169,10 +184,12 @@ class Trainer:
         """Evaluate and keep a keyframe where they are due; the reason to stop, or nothing."""
         number, config = self.state.step, self.config
         at_end = number == config.training.steps
+        if number in self.sample_steps:
+            self._write_sample()
         stopped = self._evaluate() if number and (number % config.training.evaluate_every == 0 or at_end) else ""
         best_here = self.keyframes and self.keyframes.best_step == number
         if number != self.entered_at and (number % config.recording.keyframe_every == 0 or best_here):
-            self._keep()
+            self._keep(must=bool(best_here))
         too_late = self.for_s and time.monotonic() - self.began_s > 1.2 * self.for_s
         reason = self.processes.agree(2 if self.signal else 1 if too_late else 0)
         return "interrupted" if reason == 2 else stopped or ("time" if reason == 1 else "")
@@ -192,6 +209,8 @@ class Trainer:
         return "early" if patience and self.evaluations_without_best >= patience else ""
 
     def _measure(self, at_most: int) -> EvaluationRecord:
+        if self.history:
+            self.history.store.commit()  # an evaluation may take longer than a commit may wait
         start, tokens = time.perf_counter(), self.texts.validation
         share = (self.processes.rank, self.processes.size)
         result = evaluate(self.decoder, tokens, self.texts.validation_bytes, at_most, share)
@@ -228,24 +247,50 @@ class Trainer:
             learning_rate=optimizer.learning_rate,
             tokens=(number + 1) * self.config.tokens_per_step,
             duration_s=duration_s,
+            memory_bytes=machine.memory_in_use(self.decoder.embedding.weight.device),
         )
         self.pace.stepped(duration_s)
         if self.history:
-            self.history.record(record, self.reporter.note)
+            self.history.record(record, self.observer.take_statistics(), self.reporter.note)
         left = self.pace.left_s(number + 1, len(self.texts.validation))
         self.reporter.stepped(record, self.pace.tokens_per_s, left)
 
-    def _keep(self) -> None:
+    def _birth(self) -> Tensor:
+        """The parameters that step 0 started from, as a flat buffer."""
+        parameters = self.state.parameters
+        if self.state.step == 0:
+            return parameters.values
+        born = load_keyframe(keyframe_path(self.path / KEYFRAMES, 0)).parameters
+        flat = torch.zeros_like(parameters.values)
+        for name, view in parameters.named(flat).items():
+            view.copy_(born[name])
+        return flat
+
+    def _write_sample(self) -> None:
+        """Let the model write a little, from the parameters that this step starts from."""
+        if not (self.history and self.history.enabled):
+            return
+        self.history.store.commit()
+        sampling, seed = self.config.sampling, self.config.training.seed
+        tokenizer = load_tokenizer(self.path / TOKENIZER)
+        written = generate(self.decoder, tokenizer, "", SAMPLE_TOKENS, sampling, seed)
+        record = SampleRecord(self.state.step, "", written.text, sampling.temperature, seed)
+        self.history.store.write(record)
+        self.reporter.sampled(record)
+
+    def _keep(self, must: bool = False) -> None:
         """Save a keyframe of this step; the history up to it is made safe first."""
         if self.history and self.keyframes:
             self.history.store.commit()
-            self.keyframes.save(self.state)
-            self.kept_at = self.state.step
+            if self.keyframes.save(self.state, must):
+                self.kept_at = self.state.step
 
     def _finish(self, stopped: str) -> Result:
         """The last keyframe, the whole validation split, the result."""
         if self.state.step not in (self.entered_at, self.kept_at):
-            self._keep()
+            self._keep(must=True)
+        if isinstance(self.observer, Recorder):
+            self.observer.end(self.state)
         measured = None
         if stopped != "interrupted" and len(self.texts.validation) >= 2:
             if not self.whole or self.whole[0] != self.state.step:
@@ -315,64 +360,6 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-class StepLoss(Observer):
-    """The loss of a step: the mean over its micro-batches, in float64."""
-
-    def __init__(self) -> None:
-        self.losses: list[Tensor] = []
-        self.last: float | None = None
-
-    def micro_batch(self, micro: MicroBatch, loss: Tensor) -> None:
-        """Keep the loss where it is; it is read after the step."""
-        self.losses.append(loss)
-
-    def take(self, processes: Processes) -> float:
-        """The loss of the step that was just made, over all processes."""
-        losses = processes.mean(torch.stack(self.losses)).tolist()
-        self.losses.clear()
-        self.last = sum(losses) / len(losses)
-        return self.last
-
-
-class History:
-    """The run's history, and the free proof: steps that were recorded before are compared when made again."""
-
-    def __init__(self, path: Path, enabled: bool) -> None:
-        self.store, self.enabled = Store(path), enabled
-        self.overlap_end, self.equal, self.different = -1, 0, 0
-
-    def resumed(self, number: int) -> None:
-        """Training goes on from this step; what lies beyond it was recorded before."""
-        last = self.store.connection.execute("SELECT max(step) FROM steps").fetchone()[0]
-        self.overlap_end = -1 if last is None else last
-        self.store.event(number, "resumed")
-
-    def evaluations_before(self, number: int) -> list[EvaluationRecord]:
-        """The measurements that were made before this step."""
-        rows = self.store.connection.execute("SELECT * FROM evaluations WHERE step < ? ORDER BY step, whole", (number,))
-        return [EvaluationRecord(step, loss, tokens, bool(whole), s) for step, loss, tokens, whole, s in rows]
-
-    def record(self, record: StepRecord, note: Callable[[str], None]) -> None:
-        """Write a step down; if it was written before, compare."""
-        if not self.enabled:
-            return
-        if record.step <= self.overlap_end:
-            self._compare(record, note)
-        self.store.write(record)
-
-    def _compare(self, record: StepRecord, note: Callable[[str], None]) -> None:
-        old = self.store.step_record(record.step)
-        if old:
-            same = (old.loss, old.gradient_norm) == (record.loss, record.gradient_norm)
-            self.equal, self.different = self.equal + same, self.different + (not same)
-        if record.step == self.overlap_end:
-            text = f"{self.equal} steps made again: equal to the bit"
-            if self.different:
-                text = f"{self.different} of {self.equal + self.different} steps made again differ from before"
-            self.store.event(record.step, "recomputed", text)
-            note(text + ".")
 
 
 class Pace:

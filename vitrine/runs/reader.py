@@ -7,17 +7,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vitrine.config import Config, load_toml, validate
-from vitrine.errors import RunError
-from vitrine.runs.records import EvaluationRecord, EventRecord, SampleRecord, StepRecord
-from vitrine.runs.store import SCHEMA_VERSION
+import numpy as np
+from numpy.typing import NDArray
 
-CONFIG, HISTORY, TOKENIZER, TOKENS, KEYFRAMES = (
+from vitrine.config import Config, load_toml, validate
+from vitrine.errors import RunError, nearest
+from vitrine.runs.records import EvaluationRecord, EventRecord, HistogramRecord, SampleRecord, StepRecord
+from vitrine.runs.statistics import BLOCK, STATISTICS, Layout, Numbers
+from vitrine.runs.store import check_version
+
+CONFIG, HISTORY, TOKENIZER, TOKENS, KEYFRAMES, FILM, LIVE = (
     "config.toml",
     "run.sqlite",
     "tokenizer.json",
     "tokens",
     "keyframes",
+    "film",
+    "live",
 )
 
 
@@ -38,6 +44,74 @@ class RunReader:
     def steps(self) -> list[StepRecord]:
         """Every recorded step, in order."""
         return [StepRecord(*row) for row in self._rows("SELECT * FROM steps ORDER BY step")]
+
+    def step_record(self, step: int) -> StepRecord | None:
+        """What was recorded of one step, if anything."""
+        rows = self._rows("SELECT * FROM steps WHERE step = ?", step)
+        return StepRecord(*rows[0]) if rows else None
+
+    def steps_made(self) -> int:
+        """How many steps the history knows of."""
+        found = self._rows("SELECT max(step) FROM steps")[0][0]
+        return 0 if found is None else int(found) + 1
+
+    def layout(self) -> Layout | None:
+        """How the statistics of the tensors are laid out; None if none are recorded."""
+        rows = self._rows("SELECT value FROM facts WHERE name = 'statistics'")
+        return Layout.of(json.loads(rows[0][0])) if rows else None
+
+    def series(self, number: int) -> tuple[NDArray[np.int64], Numbers]:
+        """One series of the statistics, by its place in the layout: the steps, and its numbers."""
+        layout = self.layout()
+        if layout is None:
+            raise RunError(f"{self.path} has no statistics: recording.enabled was false, or no step was made yet.")
+        with self._connection() as connection, _transaction(connection):
+            query = "SELECT block, numbers FROM columns WHERE series = ? ORDER BY block"
+            blocks = connection.execute(query, (number,)).fetchall()
+            query = "SELECT step, substr(numbers, ?, 4) FROM statistics ORDER BY step"
+            rows = connection.execute(query, (4 * number + 1,)).fetchall()
+        steps = [np.arange(block * BLOCK, (block + 1) * BLOCK) * layout.every for block, _ in blocks]
+        steps.append(np.array([step for step, _ in rows], np.int64))
+        numbers = b"".join([*(column for _, column in blocks), *(number for _, number in rows)])
+        every_step = np.concatenate(steps)
+        order = np.argsort(every_step, kind="stable")
+        return every_step[order], np.frombuffer(numbers, "<f4")[order]
+
+    def statistics(self, tensor: str) -> NDArray[Any]:
+        """A table of one tensor over the run: a row for each recorded step.
+
+        Fields: step (int64), and of float32: weight_norm, weight_max, gradient_norm, gradient_max (before clipping),
+        update_norm, update_max. A max is the largest magnitude.
+        """
+        layout = self._layout_with(tensor)
+        steps, _ = self.series(0)
+        columns = {name: self.series(layout.statistic(tensor, name))[1] for name in STATISTICS}
+        length = min(len(steps), *map(len, columns.values()))  # it may grow while it is read
+        table = np.empty(length, [("step", np.int64), *((name, np.float32) for name in STATISTICS)])
+        table["step"] = steps[:length]
+        for name, column in columns.items():
+            table[name] = column[:length]
+        return table
+
+    def statistics_at(self, step: int) -> Numbers | None:
+        """The whole row of one step, as the layout says; None if it was not recorded."""
+        layout = self.layout()
+        if layout is None or step % layout.every:
+            return None
+        rows = self._rows("SELECT numbers FROM statistics WHERE step = ?", step)
+        if rows:
+            return np.frombuffer(rows[0][0], "<f4")
+        block, place = divmod(step // layout.every, BLOCK)
+        query = "SELECT substr(numbers, ?, 4) FROM columns WHERE block = ? ORDER BY series"
+        numbers = b"".join(number for (number,) in self._rows(query, 4 * place + 1, block))
+        return np.frombuffer(numbers, "<f4") if numbers else None
+
+    def histograms(self, tensor: str, kind: str, step: int | None = None) -> list[HistogramRecord]:
+        """Counts of the weights, gradients or updates of a tensor, at the steps that have them."""
+        query = "SELECT step, tensor, kind, bins, counts FROM histograms WHERE tensor = ? AND kind = ?"
+        if step is None:
+            return [HistogramRecord(*row) for row in self._rows(query + " ORDER BY step", tensor, kind)]
+        return [HistogramRecord(*row) for row in self._rows(query + " AND step = ?", tensor, kind, step)]
 
     def evaluations(self) -> list[EvaluationRecord]:
         """Every measurement of the validation loss, in order."""
@@ -67,9 +141,17 @@ class RunReader:
         found: dict[str, Any] = json.loads(self.facts().get("result", "{}"))
         return found
 
-    def _rows(self, query: str) -> list[Any]:
+    def _layout_with(self, tensor: str) -> Layout:
+        layout = self.layout()
+        if layout is None:
+            raise RunError(f"{self.path} has no statistics: recording.enabled was false, or no step was made yet.")
+        if tensor not in layout.tensors:
+            raise RunError(f"{self.path} has no tensor {tensor!r}. {nearest(tensor, list(layout.tensors))}")
+        return layout
+
+    def _rows(self, query: str, *values: object) -> list[Any]:
         with self._connection() as connection:
-            return connection.execute(query).fetchall()
+            return connection.execute(query, values).fetchall()
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
@@ -79,16 +161,22 @@ class RunReader:
         connection = sqlite3.connect(f"{history.resolve().as_uri()}?mode=ro", uri=True)
         try:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > SCHEMA_VERSION:
-                raise RunError(
-                    f"{history} has schema version {version}; this Vitrine reads up to version "
-                    f"{SCHEMA_VERSION}. Use a newer Vitrine."
-                )
+            check_version(history, version)
             yield connection
         except sqlite3.DatabaseError as error:
             raise RunError(f"{history} cannot be read: {error}.") from None
         finally:
             connection.close()
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Several reads of one moment."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
 
 
 def _runs_beside(path: Path) -> str:

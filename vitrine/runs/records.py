@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One training step. loss and gradient_norm are the bits of float32 numbers, held as float64."""
+    """One training step. loss and gradient_norm are the bits of float32 numbers, held as float64.
+
+    tokens: learned from so far, this step included; memory_bytes: that the process holds in memory.
+    """
 
     step: int
     loss: float
@@ -13,6 +16,7 @@ class StepRecord:
     learning_rate: float
     tokens: int
     duration_s: float
+    memory_bytes: int
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,20 @@ class SampleRecord:
     text: str
     temperature: float
     seed: int
+
+
+@dataclass(frozen=True)
+class HistogramRecord:
+    """How many numbers of a tensor fall into each bin (see `runs.statistics.bin_edges`); empty bins left out.
+
+    kind: weight, gradient or update. bins: little-endian uint16; counts: little-endian uint32.
+    """
+
+    step: int
+    tensor: str
+    kind: str
+    bins: bytes
+    counts: bytes
 
 
 @dataclass(frozen=True)

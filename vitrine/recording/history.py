@@ -1,0 +1,68 @@
+"""The run's history, and the free proof: what was recorded before is compared when it is made again."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from vitrine.runs.records import EvaluationRecord, StepRecord
+from vitrine.runs.statistics import Layout, Numbers
+from vitrine.runs.store import Store
+
+
+class History:
+    """The history of a run while it trains.
+
+    Args:
+        path: of the database.
+        enabled: whether steps are written down; events and facts always are.
+    """
+
+    def __init__(self, path: Path, enabled: bool) -> None:
+        self.store, self.enabled = Store(path), enabled
+        self.layout = self.store.layout()
+        self.overlap_end, self.equal, self.different = -1, 0, 0
+
+    def begin(self, layout: Layout) -> None:
+        """Statistics will be laid out like this; a run that goes on keeps the layout that it has."""
+        if self.layout is None:
+            self.layout = layout
+            self.store.set_fact("statistics", json.dumps(layout.facts()))
+
+    def resumed(self, number: int) -> None:
+        """Training goes on from this step; what lies beyond it was recorded before."""
+        last = self.store.connection.execute("SELECT max(step) FROM steps").fetchone()[0]
+        self.overlap_end = -1 if last is None else last
+        if self.layout:
+            self.store.open_blocks(number, self.layout)
+        self.store.event(number, "resumed")
+
+    def evaluations_before(self, number: int) -> list[EvaluationRecord]:
+        """The measurements that were made before this step."""
+        rows = self.store.connection.execute("SELECT * FROM evaluations WHERE step < ? ORDER BY step, whole", (number,))
+        return [EvaluationRecord(step, loss, tokens, bool(whole), s) for step, loss, tokens, whole, s in rows]
+
+    def record(self, record: StepRecord, statistics: Numbers | None, note: Callable[[str], None]) -> None:
+        """Write a step down; if it was written before, compare."""
+        if not self.enabled:
+            return
+        if record.step <= self.overlap_end:
+            self._compare(record, statistics, note)
+        self.store.write(record)
+        if statistics is not None and self.layout:
+            self.store.write_statistics(record.step, statistics, self.layout)
+
+    def _compare(self, record: StepRecord, statistics: Numbers | None, note: Callable[[str], None]) -> None:
+        old, old_statistics = self.store.step_record(record.step), self.store.statistics_row(record.step)
+        if old:
+            same = (old.loss, old.gradient_norm) == (record.loss, record.gradient_norm)
+            if statistics is not None and old_statistics is not None:
+                same &= np.array_equal(statistics.view(np.uint32), old_statistics.view(np.uint32))
+            self.equal, self.different = self.equal + same, self.different + (not same)
+        if record.step == self.overlap_end:
+            text = f"{self.equal} steps made again: equal to the bit"
+            if self.different:
+                text = f"{self.different} of {self.equal + self.different} steps made again differ from before"
+            self.store.event(record.step, "recomputed", text)
+            note(text + ".")

@@ -1,0 +1,164 @@
+"""When to look, and where to write what was seen: the observer of a training."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitrine.config import Config
+from vitrine.parameters import FlatParameters
+from vitrine.processes import Processes
+from vitrine.recording import statistics
+from vitrine.recording.history import History
+from vitrine.runs.film import FilmWriter, Floats
+from vitrine.runs.live import LiveWriter, Picture
+from vitrine.runs.reader import FILM, LIVE
+from vitrine.runs.records import HistogramRecord
+from vitrine.runs.statistics import HISTOGRAM_KINDS, Numbers, spaced
+from vitrine.step import MicroBatch, Observer, State
+
+
+@dataclass(frozen=True)
+class Due:
+    """What is to be looked at in one step."""
+
+    statistics: bool = False
+    histograms: bool = False
+    frame: bool = False
+    live: bool = False
+
+    @property
+    def picture(self) -> bool:
+        """Whether the picks are needed."""
+        return self.frame or self.live
+
+    @property
+    def anything(self) -> bool:
+        """Whether there is anything to look at."""
+        return self.statistics or self.histograms or self.picture
+
+
+class StepLoss(Observer):
+    """The loss of a step: the mean over its micro-batches, in float64."""
+
+    def __init__(self) -> None:
+        self.losses: list[Tensor] = []
+        self.last: float | None = None
+
+    def micro_batch(self, micro: MicroBatch, logits: Tensor, loss: Tensor) -> None:
+        """Keep the loss where it is; it is read after the step."""
+        self.losses.append(loss)
+
+    def take(self, processes: Processes) -> float:
+        """The loss of the step that was just made, over all processes."""
+        losses = processes.mean(torch.stack(self.losses)).tolist()
+        self.losses.clear()
+        self.last = sum(losses) / len(losses)
+        return self.last
+
+    def take_statistics(self) -> Numbers | None:
+        """The row of statistics of the step that was just made, if there is one."""
+        return None
+
+
+class Recorder(StepLoss):
+    """Statistics at every `recording.statistics_every` steps; histograms and frames of the film at spaced ones.
+
+    Args:
+        path: the run folder.
+        parameters: what is looked at.
+        birth: the flat buffer of the parameters that step 0 started from.
+        start: the step that training starts, or goes on, from.
+    """
+
+    def __init__(
+        self, path: Path, config: Config, parameters: FlatParameters, birth: Tensor, history: History, start: int
+    ) -> None:
+        super().__init__()
+        self.parameters, self.history = parameters, history
+        seed, steps, recording = config.training.seed, config.training.steps, config.recording
+        history.begin(statistics.make_layout(parameters, recording.statistics_every, seed))
+        assert history.layout is not None
+        self.layout = history.layout
+        self.sampled = statistics.sample_places(parameters, self.layout)
+        self.histogram_steps = spaced(steps, recording.histograms)
+        self.frame_steps = spaced(steps, recording.film_frames)
+        shapes = {place.name: place.shape for place in parameters.places}
+        starts = {place.name: place.start for place in parameters.places}
+        self.film = FilmWriter(path / FILM, shapes, seed, start)
+        self.live = LiveWriter(path / LIVE)
+        device = parameters.values.device
+        self.value_picks = torch.from_numpy(self.film.values.places(starts)).to(device)
+        self.change_picks = torch.from_numpy(self.film.changes.places(starts)).to(device)
+        self.birth = to_numpy(birth[self.value_picks])
+        self.before = torch.empty_like(parameters.values)
+        self.columns: list[Tensor] = []
+        self.sample: tuple[Tensor, Tensor]  # values and gradients, of the step that is being made
+        self.picture: tuple[Floats, Floats]
+        self.row: Tensor | None = None
+        self.due = Due()
+
+    def gradients(self, state: State) -> None:
+        """Before clipping: values and gradients as the step has them."""
+        step, values, gradients = state.step, self.parameters.values, self.parameters.gradients
+        self.due = Due(
+            statistics=step % self.layout.every == 0,
+            histograms=step in self.histogram_steps,
+            frame=step in self.frame_steps,
+            live=self.live.due(),
+        )
+        if not self.due.anything:
+            return
+        self.before.copy_(values)
+        if self.due.statistics:
+            self.columns = [*self._measure(values), *self._measure(gradients)]
+            self.sample = values[self.sampled], gradients[self.sampled]
+        if self.due.picture:
+            self.picture = to_numpy(values[self.value_picks]), to_numpy(gradients[self.change_picks])
+        if self.due.histograms:
+            self._write_histograms(step, HISTOGRAM_KINDS[0], values)
+            self._write_histograms(step, HISTOGRAM_KINDS[1], gradients)
+
+    def update(self, state: State) -> None:
+        """After the update: how far each parameter moved."""
+        if not self.due.anything:
+            return
+        step, update = state.step, torch.sub(self.parameters.values, self.before, out=self.before)
+        if self.due.statistics:
+            self.row = statistics.join([*self.columns, *self._measure(update)], *self.sample)
+        if self.due.picture:
+            values, gradients = self.picture
+            picture = Picture(step, values, gradients, to_numpy(update[self.change_picks]))
+            if self.due.frame:
+                self.film.write(step, values - self.birth, gradients, picture.updates)
+            if self.due.live:
+                self.live.write(picture)
+        if self.due.histograms:
+            self._write_histograms(step, HISTOGRAM_KINDS[2], update)
+
+    def take_statistics(self) -> Numbers | None:
+        """The row of the step that was just made, if its statistics were due."""
+        row, self.row = self.row, None
+        return None if row is None else to_numpy(row)
+
+    def end(self, state: State) -> None:
+        """The last frame: the parameters that training ended with, and no change of them."""
+        if self.film.last_step < state.step:
+            nothing = np.zeros(len(self.change_picks), np.float32)
+            values = to_numpy(self.parameters.values[self.value_picks])
+            self.film.write(state.step, values - self.birth, nothing, nothing)
+
+    def _measure(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        return statistics.measure(self.parameters, flat)
+
+    def _write_histograms(self, step: int, kind: str, flat: Tensor) -> None:
+        for name, numbers in self.parameters.named(flat).items():
+            bins, counts = statistics.histogram(numbers)
+            self.history.store.write(HistogramRecord(step, name, kind, bins.tobytes(), counts.tobytes()))
+
+
+def to_numpy(tensor: Tensor) -> Floats:
+    """The numbers of a tensor, on the CPU."""
+    return tensor.detach().cpu().numpy()

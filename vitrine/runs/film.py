@@ -1,0 +1,264 @@
+"""The film: the same few parameters of every tensor, step after step, as bytes. Needs no torch.
+
+Each pick is one real parameter, never a mean. A matrix is cut into squares of side 2^level; each square shows
+one parameter of its own. The pick of a square is the pick of one of its four quarters, chosen by a hash, so a
+coarse picture holds only parameters that every finer one holds too.
+
+A frame has, for the picks: how far each value has come since birth, its gradient, and its update. Each is a byte
+times a scale of its tensor: rounded, so never exact.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitrine.draws import keyed_hash
+from vitrine.errors import RunError
+
+FORMAT_VERSION = 1
+MANIFEST, PICKS, FRAMES = "manifest.json", "picks.bin", "frames.bin"
+VALUE_CELLS, CHANGE_CELLS = 262_144, 65_536  # at most: values in a frame; gradients in it, and updates
+MAX_FRAMES = 200
+HEADER = np.dtype([("step", "<i8"), ("crc", "<u4"), ("size", "<u4")])
+
+Shapes = Mapping[str, tuple[int, ...]]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Picks:
+    """Which parameters a picture shows, at one level.
+
+    indices: by tensor, (rows, columns) of the grid of squares: the place of the pick in the flattened tensor.
+    """
+
+    level: int
+    indices: dict[str, NDArray[np.int64]]
+
+    @property
+    def count(self) -> int:
+        """How many parameters are shown."""
+        return sum(grid.size for grid in self.indices.values())
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many of each tensor."""
+        return [grid.size for grid in self.indices.values()]
+
+    def places(self, starts: Mapping[str, int]) -> NDArray[np.int64]:
+        """All picks as places in one flat buffer, in which each tensor starts where it is said."""
+        return np.concatenate([starts[name] + grid.ravel() for name, grid in self.indices.items()])
+
+
+def grid_shape(shape: tuple[int, ...], level: int) -> tuple[int, int]:
+    """How many squares of side 2^level cover a tensor, down and across; a vector is one row."""
+    rows, columns = (1, shape[0]) if len(shape) == 1 else shape
+    side = 1 << level
+    return -(-rows // side), -(-columns // side)
+
+
+def choose_picks(shapes: Shapes, cells: int, seed: int) -> Picks:
+    """The finest picks that are not more than so many; one level for all tensors, so that they stay to scale."""
+    level = 0
+    while sum(rows * columns for rows, columns in (grid_shape(shape, level) for shape in shapes.values())) > cells:
+        if all(grid_shape(shape, level) == (1, 1) for shape in shapes.values()):
+            break
+        level += 1
+    return picks_at(shapes, level, seed)
+
+
+def picks_at(shapes: Shapes, level: int, seed: int) -> Picks:
+    """One parameter for each square of every tensor; see the module."""
+    return Picks(level, {name: _pick(name, shape, level, seed) for name, shape in shapes.items()})
+
+
+def film_bytes(shapes: Shapes, frames: int) -> int:
+    """How large a film grows: of so many frames."""
+    values, changes = (choose_picks(shapes, cells, 0).count for cells in (VALUE_CELLS, CHANGE_CELLS))
+    return frames * _frame_bytes(len(shapes), values, changes)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture, at the picks of a film, in their order.
+
+    learned: how far the parameters that the step starts from have come since birth; gradients: before clipping;
+    updates: that were made. errors: how far each may be off, by tensor: half of what a byte's last bit stands for.
+    """
+
+    step: int
+    learned: Floats
+    gradients: Floats
+    updates: Floats
+    errors: dict[str, Floats]
+
+
+class Film:
+    """A film, open for reading, also while it grows. Raises RunError where a run has none."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.facts = _read_manifest(folder)
+        shapes = {tensor["name"]: tuple(tensor["shape"]) for tensor in self.facts["tensors"]}
+        numbers = np.fromfile(folder / PICKS, "<u4").astype(np.int64)
+        self.values, numbers = _read_picks(numbers, shapes, self.facts["levels"]["values"])
+        self.changes, _ = _read_picks(numbers, shapes, self.facts["levels"]["changes"])
+        self.frame_bytes = int(self.facts["frame_bytes"])
+
+    def steps(self) -> NDArray[np.int64]:
+        """The steps that have frames, in order."""
+        return _frame_steps(self.folder / FRAMES, self.frame_bytes)
+
+    def raw(self, number: int) -> bytes:
+        """The number-th frame as it stands in the file."""
+        with open(self.folder / FRAMES, "rb") as file:
+            file.seek(number * self.frame_bytes)
+            return file.read(self.frame_bytes)
+
+    def frame(self, number: int) -> Frame:
+        """The number-th frame."""
+        raw = self.raw(number)
+        header = np.frombuffer(raw[: HEADER.itemsize], HEADER)[0]
+        body = raw[HEADER.itemsize :]
+        if len(raw) < self.frame_bytes or zlib.crc32(body) != header["crc"]:
+            raise RunError(f"Frame {number} of {self.folder / FRAMES} is damaged: its checksum differs.")
+        tensors = len(self.values.indices)
+        scales = np.frombuffer(body[: 12 * tensors], "<f4").reshape(3, tensors)
+        cells = np.frombuffer(body[12 * tensors :], np.int8)
+        parts = np.split(cells, [self.values.count, self.values.count + self.changes.count])
+        sizes = (self.values.sizes, self.changes.sizes, self.changes.sizes)
+        learned, gradients, updates = (
+            part.astype(np.float32) * np.repeat(scale, size)
+            for part, scale, size in zip(parts, scales, sizes, strict=True)
+        )
+        errors = dict(zip(("learned", "gradients", "updates"), scales * np.float32(0.5), strict=True))
+        return Frame(int(header["step"]), learned, gradients, updates, errors)
+
+
+class FilmWriter:
+    """A film, open for writing. Frames go to the end of one file; a half-written one is ignored and overwritten.
+
+    Args:
+        folder: of the film; made if it does not exist yet.
+        shapes: of the tensors, in the order in which a frame has them.
+        seed: of the run; the picks follow from it.
+        resumed_at: frames of this step and later ones will be made again: they are dropped.
+    """
+
+    def __init__(self, folder: Path, shapes: Shapes, seed: int, resumed_at: int) -> None:
+        self.values, self.changes = (choose_picks(shapes, cells, seed) for cells in (VALUE_CELLS, CHANGE_CELLS))
+        self.frame_bytes = _frame_bytes(len(shapes), self.values.count, self.changes.count)
+        if not (folder / MANIFEST).is_file():
+            self._begin(folder, shapes)
+        self.frames = folder / FRAMES
+        self.frames.touch()
+        kept = [int(step) for step in _frame_steps(self.frames, self.frame_bytes) if step < resumed_at]
+        os.truncate(self.frames, len(kept) * self.frame_bytes)
+        self.last_step = kept[-1] if kept else -1
+
+    def write(self, step: int, learned: Floats, gradients: Floats, updates: Floats) -> None:
+        """Add a frame; see `Frame`."""
+        frame = encode(step, (learned, gradients, updates), (self.values, self.changes))
+        with open(self.frames, "ab") as file:
+            file.write(frame)
+        self.last_step = step
+
+    def _begin(self, folder: Path, shapes: Shapes) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / PICKS, "wb") as file:
+            for picks in (self.values, self.changes):
+                for grid in picks.indices.values():
+                    file.write(grid.astype("<u4").tobytes())
+        facts = {
+            "version": FORMAT_VERSION,
+            "frame_bytes": self.frame_bytes,
+            "levels": {"values": self.values.level, "changes": self.changes.level},
+            "tensors": [
+                {"name": name, "shape": shape, "values": v.size, "changes": c.size}
+                for (name, shape), v, c in zip(
+                    shapes.items(), self.values.indices.values(), self.changes.indices.values(), strict=True
+                )
+            ],
+        }
+        temporary = folder / f".{MANIFEST}.partial"
+        temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        temporary.rename(folder / MANIFEST)
+
+
+def encode(step: int, numbers: tuple[Floats, Floats, Floats], picks: tuple[Picks, Picks]) -> bytes:
+    """A frame as it stands in the file: learned, gradients and updates, at the picks of values and of changes."""
+    scaled = [
+        _to_bytes(part, sizes)
+        for part, sizes in zip(numbers, (picks[0].sizes, picks[1].sizes, picks[1].sizes), strict=True)
+    ]
+    body = b"".join(scale.tobytes() for scale, _ in scaled) + b"".join(cells.tobytes() for _, cells in scaled)
+    return np.array((step, zlib.crc32(body), HEADER.itemsize + len(body)), HEADER).tobytes() + body
+
+
+def _pick(name: str, shape: tuple[int, ...], level: int, seed: int) -> NDArray[np.int64]:
+    rows, columns = (1, shape[0]) if len(shape) == 1 else shape
+    i, j = (axis.astype(np.uint64) for axis in np.indices(grid_shape(shape, level)))
+    key, one = np.uint64(keyed_hash(seed, "film", name)), np.uint64(1)
+    for finer in reversed(range(level)):  # from each square to one of its quarters, down to a single parameter
+        bits = _mix(_mix((i << np.uint64(32)) + j + np.uint64(finer << 26)) ^ key)
+        i = np.minimum(2 * i + (bits & one), np.uint64((rows - 1) >> finer))
+        j = np.minimum(2 * j + (bits >> one & one), np.uint64((columns - 1) >> finer))
+    return (i * np.uint64(columns) + j).astype(np.int64)
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return x ^ x >> np.uint64(31)
+
+
+def _frame_bytes(tensors: int, values: int, changes: int) -> int:
+    return HEADER.itemsize + 12 * tensors + values + 2 * changes
+
+
+def _frame_steps(frames: Path, frame_bytes: int) -> NDArray[np.int64]:
+    """The steps of the whole frames of a file; what a kill left half-written does not count."""
+    count = frames.stat().st_size // frame_bytes if frames.is_file() else 0
+    if not count:
+        return np.empty(0, np.int64)
+    raw = np.memmap(frames, np.uint8, "r", shape=(count, frame_bytes))
+    return np.ascontiguousarray(raw[:, : HEADER.itemsize]).view(HEADER)["step"].ravel().astype(np.int64)
+
+
+def _to_bytes(numbers: Floats, sizes: list[int]) -> tuple[Floats, NDArray[np.int8]]:
+    """Bytes from -127 to 127, and the scale of each tensor that turns them back."""
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    scales = (np.maximum.reduceat(np.abs(numbers), starts) / 127).astype("<f4")
+    with np.errstate(divide="ignore"):
+        factors = np.where(scales > np.finfo(np.float32).tiny, 1 / scales, 0).astype(np.float32)
+    return scales, np.rint(numbers * np.repeat(factors, sizes)).clip(-127, 127).astype(np.int8)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{folder} holds no film: recording.enabled was false, or no step was made yet.") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder / MANIFEST} cannot be read: {error}.") from None
+    if facts["version"] > FORMAT_VERSION:
+        raise RunError(
+            f"{folder} has format version {facts['version']}; this Vitrine reads up to version {FORMAT_VERSION}. "
+            "Use a newer Vitrine."
+        )
+    return facts
+
+
+def _read_picks(numbers: NDArray[np.int64], shapes: Shapes, level: int) -> tuple[Picks, NDArray[np.int64]]:
+    indices = {}
+    for name, shape in shapes.items():
+        height, width = grid_shape(shape, level)
+        indices[name], numbers = numbers[: height * width].reshape(height, width), numbers[height * width :]
+    return Picks(level, indices), numbers

@@ -1,0 +1,37 @@
+"""Which keyframes a run has, and which of them stay when the disk budget is full. Needs no torch."""
+
+import itertools
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+
+def keyframe_steps(folder: Path) -> list[int]:
+    """The steps that have keyframes, in order."""
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+
+
+def keyframe_path(folder: Path, step: int) -> Path:
+    """Where the keyframe of a step lies."""
+    return folder / f"step-{step:08d}"
+
+
+def victim(steps: Sequence[int], keep: Collection[int]) -> int | None:
+    """The keyframe that goes first: so the newest stay dense, and the old become sparse.
+
+    Birth, the newest, and the steps in `keep` always stay. None if there is no other.
+    """
+    removable = [i for i in range(1, len(steps) - 1) if steps[i] not in keep]
+    if not removable:
+        return None
+    # The gap that its going would leave, against how far back it lies.
+    return steps[min(removable, key=lambda i: (steps[i + 1] - steps[i - 1]) / (steps[-1] - steps[i]))]
+
+
+def longest_gap(steps: int, every: int, room: int) -> int:
+    """Steps between two keyframes at most, once a run of so many steps has ended with room for so many keyframes."""
+    kept: list[int] = []
+    for step in (*range(0, steps, every), steps):
+        kept.append(step)
+        if len(kept) > max(room, 2) and (out := victim(kept, ())) is not None:
+            kept.remove(out)
+    return max((b - a for a, b in itertools.pairwise(kept)), default=0)

@@ -1,0 +1,103 @@
+"""The live picture: the picks of the film as they are now, for whoever looks at a run while it trains. No torch.
+
+`live/picture.bin` holds two pictures and the number of the newest. The trainer writes into the other one, then
+raises the number: a reader that finds the number moved on by two while it copied starts again. Nothing is written
+unless someone asks: `live/wanted` is touched by who looks, and forgotten after some seconds.
+"""
+
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vitrine.runs.film import Floats
+
+PICTURE, WANTED = "picture.bin", "wanted"
+WANTED_FOR_S, EVERY_S, LOOK_EVERY_S = 5.0, 0.5, 0.1
+HEAD = np.dtype([("magic", "S8"), ("version", "<u4"), ("slot_bytes", "<u4"), ("newest", "<u8")])
+SLOT = np.dtype([("step", "<i8"), ("crc", "<u4"), ("values", "<u4"), ("changes", "<u4"), ("unused", "<u4")])
+MAGIC, FORMAT_VERSION = b"vitrine", 1
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The picks of the film at one step, exact: values that it starts from, gradients, updates. float32."""
+
+    step: int
+    values: Floats
+    gradients: Floats
+    updates: Floats
+
+
+class LiveWriter:
+    """The trainer's side."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.looked_s = self.wrote_s = -1e9
+        self.is_wanted = False
+        self.newest = 0
+
+    def due(self) -> bool:
+        """Whether someone looks, and the last picture is old enough: at most two a second."""
+        now = time.monotonic()
+        if now - self.looked_s > LOOK_EVERY_S:
+            self.looked_s = now
+            try:
+                self.is_wanted = time.time() - (self.folder / WANTED).stat().st_mtime < WANTED_FOR_S
+            except OSError:
+                self.is_wanted = False
+        return self.is_wanted and now - self.wrote_s > EVERY_S
+
+    def write(self, picture: Picture) -> None:
+        """Put a picture into the older of the two places, then say that it is the newest."""
+        body = b"".join(part.astype("<f4").tobytes() for part in (picture.values, picture.gradients, picture.updates))
+        counts = len(picture.values), len(picture.gradients)
+        slot = np.array((picture.step, zlib.crc32(body), *counts, 0), SLOT).tobytes() + body
+        path = self.folder / PICTURE
+        if self.newest == 0:
+            temporary = path.with_name(f".{PICTURE}.partial")
+            temporary.write_bytes(
+                np.array((MAGIC, FORMAT_VERSION, len(slot), 0), HEAD).tobytes() + bytes(2 * len(slot))
+            )
+            temporary.rename(path)
+        self.newest += 1
+        file = np.memmap(path, np.uint8, "r+")
+        place = HEAD.itemsize + (self.newest % 2) * len(slot)
+        file[place : place + len(slot)] = np.frombuffer(slot, np.uint8)
+        file[HEAD.itemsize - 8 : HEAD.itemsize] = np.frombuffer(np.uint64(self.newest).tobytes(), np.uint8)
+        self.wrote_s = time.monotonic()
+
+
+class LiveReader:
+    """The side of who looks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def ask(self) -> None:
+        """Say that someone looks; to be said again every few seconds."""
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / WANTED).touch()
+
+    def read(self) -> Picture | None:
+        """The newest picture; None while there is none."""
+        for _ in range(10):
+            try:
+                file = np.memmap(self.folder / PICTURE, np.uint8, "r")
+            except (FileNotFoundError, ValueError):
+                return None
+            head = file[: HEAD.itemsize].tobytes()
+            facts = np.frombuffer(head, HEAD)[0]
+            if not facts["newest"]:
+                return None
+            size = int(facts["slot_bytes"])
+            place = HEAD.itemsize + int(facts["newest"] % 2) * size
+            raw = file[place : place + size].tobytes()
+            slot, body = np.frombuffer(raw[: SLOT.itemsize], SLOT)[0], raw[SLOT.itemsize :]
+            if zlib.crc32(body) == slot["crc"]:
+                ends = np.cumsum([slot["values"], slot["changes"]])
+                return Picture(int(slot["step"]), *np.split(np.frombuffer(body, "<f4"), ends))
+        return None

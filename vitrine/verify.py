@@ -1,0 +1,132 @@
+"""`vitrine verify`: is a run what it says it is? Every check can fail, and is made on the run's own numbers."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vitrine.census import census
+from vitrine.checkpoint import load_keyframe
+from vitrine.draws import keyed_generator
+from vitrine.errors import RunError
+from vitrine.nudge import Float64
+from vitrine.parameters import digest
+from vitrine.replay import OpenedStep, Replayer
+from vitrine.runs.keyframes import keyframe_path, keyframe_steps
+from vitrine.runs.reader import KEYFRAMES, RunReader
+
+STEP_SIZE = 1e-4  # of the central differences: their error is about its square
+FINITE_DIFFERENCE = 1e-5  # relative to the largest gradient of the tensor
+# The run's own gradient against float64, relative to the norm of the tensor's gradient.
+PRECISION = {"float32": 1e-3, "bfloat16": 0.1}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: what was looked at, and whether it held."""
+
+    what: str
+    held: bool
+    detail: str = ""
+
+    def to_text(self) -> str:
+        """One line."""
+        return f"{'ok' if self.held else 'FAILED':<8}{self.what}{f': {self.detail}' if self.detail else ''}"
+
+
+def verify(reader: RunReader, count: int, seed: int, note: Callable[[str], None]) -> Iterator[Check]:
+    """Check a run.
+
+    Args:
+        count: how many steps are replayed, and how many parameters are differentiated.
+        seed: of the choice of both.
+    """
+    yield from check_keyframes(reader)
+    made = reader.steps_made()
+    if not made:
+        yield Check("steps", True, "none is recorded, so none can be replayed")
+        return
+    draws = keyed_generator(seed, "verify")
+    steps = sorted(int(step) for step in draws.choice(made, min(count, made), replace=False))
+    replayer, opened = Replayer(reader, note), None
+    for step in steps:
+        try:
+            opened = replayer.open(step)
+        except RunError as error:
+            yield Check(f"step {step} replayed", False, str(error))
+            continue
+        kinds, differs = opened.comparisons.kinds.values(), opened.comparisons.differs
+        made_text = f"{sum(kind.made for kind in kinds)} comparisons equal to the bit"
+        yield Check(f"step {step} replayed", opened.exact, "; ".join(differs) or made_text)
+    if opened:
+        yield from check_gradients(opened, count, draws)
+
+
+def check_keyframes(reader: RunReader) -> Iterator[Check]:
+    """Digests of every keyframe, and its tensors against the census."""
+    planned = {tensor.name: tensor.shape for tensor in census(reader.config.model)}
+    folder = reader.path / KEYFRAMES
+    steps = keyframe_steps(folder)
+    if not steps or steps[0] != 0:
+        yield Check("keyframes", False, "birth is missing")
+    for step in steps:
+        path, what = keyframe_path(folder, step), f"keyframe {step}"
+        try:
+            kept = load_keyframe(path)
+        except RunError as error:
+            yield Check(what, False, str(error))
+            continue
+        shapes = {name: tuple(tensor.shape) for name, tensor in kept.parameters.items()}
+        odd = sorted(name for name in shapes.keys() | planned.keys() if shapes.get(name) != planned.get(name))
+        if odd:
+            detail = f"{odd[0]} has shape {shapes.get(odd[0])}, the census says {planned.get(odd[0])}"
+        elif kept.step != step:
+            detail = f"its manifest says step {kept.step}"
+        elif digest(kept.parameters) != kept.written_digest:
+            detail = "the digest of its parameters is not the one that was written down"
+        else:
+            yield Check(what, True, f"{len(shapes)} tensors as in the census, digest {kept.written_digest[:12]}")
+            continue
+        yield Check(what, False, detail)
+
+
+def check_gradients(opened: OpenedStep, count: int, draws: np.random.Generator) -> Iterator[Check]:
+    """Autograd in float64 against central differences, and the run's own gradient against that."""
+    exact, plans = Float64(opened), census(opened.config.model)
+    chances = np.array([plan.parameters for plan in plans], np.float64)
+    chosen = [plans[i] for i in draws.choice(len(plans), count, p=chances / chances.sum())]
+    names = list(dict.fromkeys(plan.name for plan in chosen))
+    gradients = dict(
+        zip(names, torch.autograd.grad(exact.loss(), [exact.parameter(name) for name in names]), strict=True)
+    )
+    worst, where = 0.0, ""
+    with torch.no_grad():
+        for plan in chosen:
+            flat, place = exact.parameter(plan.name).view(-1), int(draws.integers(plan.parameters))
+            before, losses = flat[place].clone(), []
+            for size in (STEP_SIZE, -STEP_SIZE):
+                flat[place] = before + size
+                losses.append(float(exact.loss()))
+            flat[place] = before
+            slope = (losses[0] - losses[1]) / (2 * STEP_SIZE)
+            gradient = gradients[plan.name]
+            error = abs(slope - float(gradient.view(-1)[place])) / max(float(gradient.abs().max()), 1e-12)
+            if error >= worst:
+                worst, where = error, f"{plan.name}, flattened place {place}"
+    yield Check(
+        f"gradients of {count} parameters by finite differences",
+        worst <= FINITE_DIFFERENCE,
+        f"off by {worst:.1e} of the largest at most ({where}); {FINITE_DIFFERENCE:.0e} allowed",
+    )
+    allowed, worst, where = PRECISION[opened.config.training.precision], 0.0, ""
+    for name, gradient in gradients.items():
+        theirs = torch.from_numpy(opened.tensor(name).gradient).double()
+        error = float((theirs - gradient.cpu()).norm() / gradient.norm().clamp_min(1e-12))
+        if error >= worst:
+            worst, where = error, name
+    yield Check(
+        f"gradients of step {opened.step} in {opened.config.training.precision} against float64",
+        worst <= allowed,
+        f"off by {worst:.1e} of their norm at most ({where}); {allowed:g} allowed",
+    )
