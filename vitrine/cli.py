@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
@@ -45,6 +45,7 @@ Steps = Annotated[int | None, typer.Option(help="updates in all")]
 For = Annotated[str, typer.Option("--for", metavar="TIME", help="about how long to train: 90s, 10m, 2h")]
 Target = Annotated[float | None, typer.Option(help="stop at this validation loss, in nats a token")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")]
+Row = Annotated[int, typer.Option(help="a row of the step's first micro-batch")]
 Step = Annotated[str, typer.Option(help="last, best (by validation loss), or a step that has a keyframe")]
 
 
@@ -217,6 +218,92 @@ def evaluate(
 
 
 @app.command()
+def replay(
+    run: RunFolder,
+    step: Annotated[int | None, typer.Option(help="the step to re-enter; default: the last one made")] = None,
+    row: Row = 0,
+    token: Annotated[int, typer.Option(help="whose prediction is shown, by its place in the row; -1: the last")] = -1,
+    prove: Annotated[bool, typer.Option("--prove", help="run on to the next keyframe, and compare it whole")] = False,
+    as_json: Json = False,
+) -> None:
+    """Re-enter a past step on the bits that training had, and lay it open: forward, loss, backward, update."""
+    with _errors():
+        _give_way(run)
+        from vitrine.phases import lay_open
+        from vitrine.replay import Replayer
+        from vitrine.runs.reader import RunReader
+
+        reader = RunReader(run)
+        replayer = Replayer(reader, _complain)
+        opened = replayer.open(max(0, reader.steps_made() - 1) if step is None else step)
+        phases = lay_open(opened, row, token)
+        if prove:
+            replayer.prove()
+        _show(phases, as_json)
+
+
+@app.command()
+def inspect(
+    run: RunFolder,
+    what: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="a tensor, a parameter NAME[3,7], or a neuron LAYER[12]")
+    ] = "",
+    step: Annotated[int | None, typer.Option(help="the step to look at; default: the last one made")] = None,
+    nudge: Annotated[
+        list[float] | None, typer.Option(help="move the parameter so far, and measure the loss; may be repeated")
+    ] = None,
+    row: Row = 0,
+    token: Annotated[int, typer.Option(help="for a neuron: which token of the row")] = 0,
+    as_json: Json = False,
+) -> None:
+    """What a parameter is and how it came to its value; a neuron, a tensor, or the census."""
+    with _errors():
+        _give_way(run)
+        from vitrine.inspection import inspect as look
+        from vitrine.runs.reader import RunReader
+
+        _show(look(RunReader(run), what, step, nudge or (), row, token, _complain), as_json)
+
+
+@app.command()
+def health(run: RunFolder, as_json: Json = False) -> None:
+    """Is this run well? Verdicts with their evidence, their usual cause, and the step to open."""
+    with _errors():
+        _give_way(run)
+        from vitrine.health import examine
+        from vitrine.runs.reader import RunReader
+
+        _show(examine(RunReader(run)), as_json)
+
+
+@app.command()
+def verify(
+    run: RunFolder,
+    count: Annotated[int, typer.Option(help="steps to replay, and parameters to differentiate")] = 3,
+    seed: Annotated[int, typer.Option(help="of the choice of both")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Is this run what it says it is? Keyframes, random steps bit for bit, gradients against finite differences."""
+    with _errors():
+        if count < 1:
+            raise ConfigError(f"--count must be at least 1: got {count}. Try --count 3.")
+        _give_way(run)
+        from vitrine.runs.reader import RunReader
+        from vitrine.verify import verify as check
+
+        checks = []
+        for result in check(RunReader(run), count, seed, _complain):
+            checks.append(result)
+            if not as_json:
+                _print(result.to_text())
+        held = all(result.held for result in checks)
+        if as_json:
+            _print_json({"held": held, "checks": [dataclasses.asdict(result) for result in checks]})
+        if not held:
+            raise typer.Exit(1)
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Look at this machine: what training will use, how fast it is, whether it repeats itself to the bit."""
     with _errors():
@@ -262,6 +349,32 @@ def _errors() -> Iterator[None]:
         # Whoever read our output has gone; nothing more can be said to them.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(141) from None
+
+
+class _Showable(Protocol):
+    def to_json(self) -> dict[str, Any]: ...
+
+    def to_text(self) -> str: ...
+
+
+def _show(found: _Showable, as_json: bool) -> None:
+    """A finding, as JSON or as text."""
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        _print(found.to_text())
+
+
+def _give_way(run: str) -> None:
+    """Beside a training that goes on: take the processor only when it is free, and never wait by spinning.
+
+    It must come before torch is imported, whose threads read this when they start.
+    """
+    from vitrine.runs.reader import is_training
+
+    if is_training(run):
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        os.nice(19)
 
 
 def _complain(text: str) -> None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vitrine.census import census
 from vitrine.checkpoint import Snapshot, load_keyframe, restore
 from vitrine.config import Config
 from vitrine.errors import ConfigError, RunError
@@ -21,7 +22,7 @@ from vitrine.launch import open_tokens
 from vitrine.parameters import digest
 from vitrine.processes import Processes
 from vitrine.recording import statistics
-from vitrine.recording.probes import Probe, probe
+from vitrine.recording.probes import Probe, lens, probe
 from vitrine.recording.recorder import StepLoss, to_numpy
 from vitrine.runs.film import Film, encode
 from vitrine.runs.keyframes import keyframe_path, keyframe_steps
@@ -324,8 +325,9 @@ class Replayer:
             return
         parameters, optimizer = self.state.parameters, self.state.optimizer
         now = digest(parameters.named(parameters.values))
-        then = kept.written_digest
-        self.comparisons.add("keyframe", number, now == then, f"digest {now[:12]} now, {then[:12]} written")
+        held, then = digest(kept.parameters), kept.written_digest
+        difference = f"digest {now[:12]} now, {held[:12]} in the file, {then[:12]} written down"
+        self.comparisons.add("keyframe", number, now == held == then, difference)
         memory = optimizer.named_state(optimizer.state)
         equal = memory.keys() == kept.optimizer.keys() and all(
             same_bits(to_numpy(memory[name]), to_numpy(kept.optimizer[name])) for name in memory
@@ -357,16 +359,17 @@ class OpenedStep:
         row = reader.statistics_at(number)
         names = [place.name for place in self.parameters.places]
         flats = {"weight": witness.values, "gradient": witness.gradient, "update": witness.after - witness.values}
-        self.norms = {
-            kind: dict(zip(names, to_numpy(statistics.norms(self.parameters, flat)).tolist(), strict=True))
-            for kind, flat in flats.items()
-        }
+        in_order = [plan.name for plan in census(self.config.model)]
+        self.norms = {}
+        for kind, flat in flats.items():
+            norms = dict(zip(names, to_numpy(statistics.norms(self.parameters, flat)).tolist(), strict=True))
+            self.norms[kind] = {name: norms[name] for name in in_order}
         self.recorded_norms = {
             kind: {
                 name: None
                 if row is None or not self.layout
                 else float(row[self.layout.statistic(name, f"{kind}_norm")])
-                for name in names
+                for name in in_order
             }
             for kind in flats
         }
@@ -390,7 +393,7 @@ class OpenedStep:
     @property
     def tensors(self) -> Mapping[str, OpenedTensor]:
         """Every tensor's numbers, by name."""
-        return {place.name: self.tensor(place.name) for place in self.parameters.places}
+        return {plan.name: self.tensor(plan.name) for plan in census(self.config.model)}
 
     def tensor(self, name: str) -> OpenedTensor:
         """One tensor's numbers."""
@@ -416,6 +419,11 @@ class OpenedStep:
         if row < len(batch.logits):
             seen.difference = float(np.abs(seen.logits - batch.logits[row]).max())
         return seen
+
+    def lens(self, seen: Probe, token: int) -> Floats:
+        """What each layer's stream at a token would predict. (n_layers + 1, vocab_size) logits."""
+        with self.with_values(self.witness.values):
+            return lens(self.replayer.decoder, seen.streams[:, token])
 
     @contextmanager
     def with_values(self, flat: Tensor) -> Iterator[None]:

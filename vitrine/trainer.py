@@ -34,7 +34,7 @@ from vitrine.processes import Processes
 from vitrine.recording.history import History
 from vitrine.recording.recorder import Recorder, StepLoss
 from vitrine.runs.keyframes import keyframe_path, keyframe_steps
-from vitrine.runs.reader import HISTORY, KEYFRAMES, TOKENIZER
+from vitrine.runs.reader import HISTORY, KEYFRAMES, LOCK, TOKENIZER
 from vitrine.runs.records import EvaluationRecord, SampleRecord, StepRecord
 from vitrine.runs.statistics import spaced
 from vitrine.step import MicroBatch, State, step
@@ -442,7 +442,7 @@ def micro_batches(batches: Batches, number: int, decoder: Decoder, processes: Pr
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
     """Hold a run folder against a second trainer."""
-    with open(path / "lock", "a+", encoding="utf-8") as handle:
+    with open(path / LOCK, "a+", encoding="utf-8") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

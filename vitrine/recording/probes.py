@@ -45,15 +45,6 @@ class Probe:
     attention_difference: float
     difference: float = math.nan
 
-    def lens(self, decoder: Decoder) -> Floats:
-        """The logit lens: each layer's stream read as if it were the last. (n_layers + 1, seq, vocab_size)."""
-        with torch.no_grad():
-            streams = torch.from_numpy(self.streams).to(decoder.embedding.weight.device)
-            x = decoder.final_norm(streams)
-            head = decoder.embedding if decoder.config.tie_embeddings else decoder.head
-            logits: Floats = torch.nn.functional.linear(x, head.weight).float().cpu().numpy()
-            return logits
-
 
 @torch.no_grad()
 def probe(decoder: Decoder, inputs: Tensor, draws: Tensor | None, row: int = 0) -> Probe:
@@ -86,6 +77,14 @@ def probe(decoder: Decoder, inputs: Tensor, draws: Tensor | None, row: int = 0) 
         logits=_floats(logits[row]),
         attention_difference=difference,
     )
+
+
+@torch.no_grad()
+def lens(decoder: Decoder, streams: Floats) -> Floats:
+    """The logit lens: streams (..., d_model) read as if they were the last. (..., vocab_size)."""
+    x = decoder.final_norm(torch.from_numpy(streams).to(decoder.embedding.weight.device)).to(decoder.compute_dtype)
+    head = decoder.embedding if decoder.config.tie_embeddings else decoder.head
+    return _floats(torch.nn.functional.linear(x, head.weight.to(x.dtype)))
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Reading a run's folder, also while it grows. Needs no torch."""
 
+import fcntl
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from vitrine.runs.records import EvaluationRecord, EventRecord, HistogramRecord,
 from vitrine.runs.statistics import BLOCK, STATISTICS, Layout, Numbers
 from vitrine.runs.store import check_version
 
-CONFIG, HISTORY, TOKENIZER, TOKENS, KEYFRAMES, FILM, LIVE = (
+CONFIG, HISTORY, TOKENIZER, TOKENS, KEYFRAMES, FILM, LIVE, LOCK = (
     "config.toml",
     "run.sqlite",
     "tokenizer.json",
@@ -24,6 +25,7 @@ CONFIG, HISTORY, TOKENIZER, TOKENS, KEYFRAMES, FILM, LIVE = (
     "keyframes",
     "film",
     "live",
+    "lock",
 )
 
 
@@ -167,6 +169,18 @@ class RunReader:
             raise RunError(f"{history} cannot be read: {error}.") from None
         finally:
             connection.close()
+
+
+def is_training(run: str | Path) -> bool:
+    """Whether a process trains this run right now: it holds the lock."""
+    try:
+        with open(Path(run) / LOCK, encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 @contextmanager
