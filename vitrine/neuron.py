@@ -105,6 +105,7 @@ def open_neuron(opened: OpenedStep, address: Address, row: int, token: int) -> N
         inputs, outputs = inputs_of(decoder, module, batch.micro.inputs, batch.micro.draws)
         weights = module.weight[address.unit].to(inputs.dtype)
         bias = 0.0 if module.bias is None else float(module.bias[address.unit].to(inputs.dtype))
-        seen = to_numpy(inputs[row, token].float()), to_numpy(weights.float()), float(outputs[row, token, address.unit])
+        kept = weights.float().clone()  # the model goes back to later parameters
+        seen = to_numpy(inputs[row, token].float()), to_numpy(kept), float(outputs[row, token, address.unit])
     text = decode(load_tokenizer(opened.replayer.reader.path / TOKENIZER), [int(batch.inputs[row, token])])
     return Neuron(f"{layer}[{address.unit}]", opened.step, row, token, text, seen[0], seen[1], bias, seen[2])

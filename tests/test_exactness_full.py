@@ -1,0 +1,132 @@
+"""The promise at the size of the laptop model, for every rule, family and number format. Long: `make test-full`."""
+
+import json
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vitrine.biography import Address, rule_of
+from vitrine.census import census
+from vitrine.replay import Replayer
+from vitrine.runs.reader import RunReader
+from vitrine.runs.store import COMMIT_EVERY_S
+
+pytestmark = pytest.mark.full
+
+STEPS, ENTERED, PAIRS = 500, 50, 1000
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def precision(request):
+    return request.param
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+def test_fifty_random_steps_are_exact_and_a_thousand_updates_follow_the_rule(
+    optimizer, architecture, precision, tmp_path, prose
+):
+    run = _train(tmp_path, prose, optimizer, architecture, precision)
+    replayer, draws = Replayer(RunReader(run)), np.random.default_rng(11)
+    steps = sorted(int(step) for step in draws.choice(STEPS - 1, ENTERED, replace=False))
+    plans = census(replayer.config.model)
+    sizes = np.array([plan.parameters for plan in plans], float)
+    checked = 0
+    for number in steps:
+        opened = replayer.open(number)
+        assert opened.exact, (number, opened.comparisons.differs)
+        cells = [
+            Address(plans[i], tuple(int(draws.integers(n)) for n in plans[i].shape))
+            for i in draws.choice(len(plans), PAIRS // ENTERED, p=sizes / sizes.sum())
+        ]
+        for cell in cells:
+            tensor = opened.tensor(cell.tensor.name)
+            before, update = tensor.before[cell.index], float(tensor.update[cell.index])
+            total = rule_of(opened, cell).total
+            assert abs(total - update) <= np.spacing(np.abs(before)) + 1e-5 * abs(update), (number, cell.text)
+        following = replayer.open(number + 1)
+        for cell in cells:
+            after = opened.tensor(cell.tensor.name).after[cell.index]
+            assert after.tobytes() == following.tensor(cell.tensor.name).before[cell.index].tobytes()
+            checked += 1
+    assert checked == PAIRS
+
+
+def test_killed_at_twenty_random_moments_nothing_older_than_a_second_is_missing(tmp_path, prose):
+    (tmp_path / "book.txt").write_text(prose)
+    command = ["train", "book.txt", *_settings("muon", "qwen3", "bfloat16"), "--steps", "2000", "--run", "r"]
+    moments, run = random.Random(5), tmp_path / "r"
+    seen: dict[int, bytes] = {}
+    for attempt in range(20):
+        process = _start(command if attempt == 0 else ["resume", "r"], tmp_path)
+        reached = max(seen, default=0)
+        while not (run / "run.sqlite").is_file() or RunReader(run).steps_made() <= reached // 2:
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(moments.uniform(0.5, 3.0))
+        before_kill = _rows(run)
+        time.sleep(2 * COMMIT_EVERY_S - 0.1)  # all that was recorded before has had its time to be committed
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+        rows = _rows(run)
+        assert before_kill.keys() <= rows.keys()
+        for step, row in rows.items():
+            assert seen.get(step, row) == row, f"step {step} was made again, and differs"
+        seen |= rows
+        made = max(rows)
+        opened = Replayer(RunReader(run)).open(moments.randrange(max(0, made - 40), made))
+        assert opened.exact, opened.comparisons.differs
+    with sqlite3.connect(run / "run.sqlite") as history:
+        proofs = [text for (text,) in history.execute("SELECT text FROM events WHERE kind = 'recomputed'")]
+    assert proofs
+    assert all("equal to the bit" in text for text in proofs)
+
+
+def _settings(optimizer: str, architecture: str, precision: str) -> list[str]:
+    given = {
+        "optimizer.name": optimizer,
+        "model.architecture": architecture,
+        "training.precision": precision,
+        "model.dropout": 0.1,
+        "training.accumulation": 2,
+        "training.batch_size": 4,
+        "data.tokenizer": "char",
+        "recording.statistics_every": 1,
+    }
+    if optimizer == "sgd":
+        given["optimizer.momentum"] = 0.9
+    return ["--preset", "micro", *(part for key, value in given.items() for part in ("--set", f"{key}={value}"))]
+
+
+def _train(folder: Path, prose: str, optimizer: str, architecture: str, precision: str) -> Path:
+    (folder / "book.txt").write_text(prose)
+    command = ["train", "book.txt", *_settings(optimizer, architecture, precision), "--steps", str(STEPS), "--run", "r"]
+    done = subprocess.run(
+        [sys.executable, "-m", "vitrine", *command, "--json"], cwd=folder, check=True, capture_output=True, text=True
+    )
+    assert json.loads(done.stdout)["parameters"] > 750_000
+    return folder / "r"
+
+
+def _rows(run: Path) -> dict[int, bytes]:
+    """Each recorded step, as its numbers without its duration and memory."""
+    reader = RunReader(run)
+    rows = {}
+    for record in reader.steps():
+        statistics = reader.statistics_at(record.step)
+        assert statistics is not None
+        rows[record.step] = repr((record.loss, record.gradient_norm)).encode() + statistics.tobytes()
+    return rows
+
+
+def _start(arguments: list[str], folder: Path) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "vitrine", *arguments], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
