@@ -125,3 +125,9 @@ def test_a_small_corpus_bounds_the_size_whatever_the_time() -> None:
 
 def test_a_laptop_minute_on_a_million_tokens_is_a_small_model() -> None:
     assert choose_size(1_000_000, 1e11, 60) in ("nano", "micro")
+
+
+def test_a_cadence_that_is_given_leaves_the_others_derived():
+    derived = resolve(preset_settings("micro"), FACTS).recording
+    given = resolve(preset_settings("micro") | {"recording": {"keyframe_every": 7}}, FACTS)
+    assert given.recording == derived.model_copy(update={"keyframe_every": 7})

@@ -133,7 +133,7 @@ def resolve(settings: Settings, facts: Facts) -> Config:
     _derive(given, "data")
     _derive(given, "sampling")
     _derive(given, "machine", device=facts.device, threads=facts.threads)
-    own = given.get("recording", {})
+    own = set(given.get("recording", {}))
     _derive(given, "recording", **dict.fromkeys(DERIVED_RECORDING, 1))
     config = validate(given)
     derived = {name: value for name, value in recording_settings(config).items() if name not in own}

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from vitrine.budget import recording
 from vitrine.census import census
 from vitrine.config import Config
 from vitrine.runs.records import EvaluationRecord, StepRecord
@@ -48,6 +49,7 @@ class TerminalReporter(Reporter):
             f"training    {training.steps:,} steps of {config.tokens_per_step:,} tokens, {config.optimizer.name} at "
             f"{config.optimizer.learning_rate:g}, {training.precision}, {config.machine.device} with "
             f"{config.machine.threads} threads",
+            f"recording   {_recording_text(config)}",
             f"every hyperparameter: {path}/config.toml",
         ]
         for line in lines:
@@ -91,6 +93,18 @@ class TerminalReporter(Reporter):
         if time.monotonic() - self.printed_s > 0.1:
             self.printed_s = time.monotonic()
             self.progress.refresh()
+
+
+def _recording_text(config: Config) -> str:
+    """What the run will leave on disk at most, by the formulas of `budget`."""
+    kept = recording(config)
+    if not config.recording.enabled:
+        return f"off; a keyframe every {config.recording.keyframe_every} steps"
+    history = kept.statistics_bytes + kept.histogram_bytes + kept.film_bytes
+    return (
+        f"up to {history / 1e6:,.0f} MB of history and film, {kept.keyframes * kept.keyframe_bytes / 1e6:,.0f} MB of "
+        f"keyframes; any step is re-entered within {kept.reentry_steps} steps"
+    )
 
 
 def _duration(seconds: float) -> str:
