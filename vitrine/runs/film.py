@@ -236,7 +236,7 @@ def _to_bytes(numbers: Floats, sizes: list[int]) -> tuple[Floats, NDArray[np.int
     """Bytes from -127 to 127, and the scale of each tensor that turns them back."""
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     scales = (np.maximum.reduceat(np.abs(numbers), starts) / 127).astype("<f4")
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         factors = np.where(scales > np.finfo(np.float32).tiny, 1 / scales, 0).astype(np.float32)
     return scales, np.rint(numbers * np.repeat(factors, sizes)).clip(-127, 127).astype(np.int8)
 
