@@ -304,6 +304,21 @@ def verify(
 
 
 @app.command()
+def studio(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUNS...]", help="run folders, or folders of them; default: runs")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="on this machine; 0: the first that is free")] = 0,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="print the address, and open nothing")] = False,
+) -> None:
+    """Open the page on which runs are seen, entered and steered. It answers on this machine alone."""
+    with _errors():
+        from vitrine.studio.serve import serve
+
+        serve(runs or ["runs"], port, not no_browser, _print)
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Look at this machine: what training will use, how fast it is, whether it repeats itself to the bit."""
     with _errors():
