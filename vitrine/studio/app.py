@@ -14,10 +14,11 @@ from starlette.staticfiles import StaticFiles
 
 from vitrine import __version__
 from vitrine.errors import VitrineError
-from vitrine.studio import api, inside
+from vitrine.studio import api, inside, playground
 from vitrine.studio.answers import RefusalError, error
 from vitrine.studio.guard import Guard
 from vitrine.studio.listing import Listing
+from vitrine.studio.workers import Workers
 
 PAGE = Path(__file__).parent / "page"
 NO_PAGE = (
@@ -34,11 +35,12 @@ def make_app(folders: list[Path], token: str, port: int) -> FastAPI:
         token: that the page's address must carry once; see `guard`.
         port: that it will listen on, on the loopback address.
     """
-    listing = Listing(folders)
+    listing, workers = Listing(folders), Workers.make()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
+        await workers.close()
 
     app = FastAPI(
         title="Vitrine studio",
@@ -49,7 +51,8 @@ def make_app(folders: list[Path], token: str, port: int) -> FastAPI:
         lifespan=lifespan,
     )
     app.include_router(api.make_router(listing))
-    app.include_router(inside.make_router(listing))
+    app.include_router(inside.make_router(listing, workers))
+    app.include_router(playground.make_router(listing, workers))
     _add_errors(app)
     _add_page(app)
     app.add_middleware(Guard, token=token, port=port)
