@@ -14,7 +14,7 @@ from starlette.staticfiles import StaticFiles
 
 from vitrine import __version__
 from vitrine.errors import VitrineError
-from vitrine.studio import api, inside, playground
+from vitrine.studio import api, inside, playground, starting
 from vitrine.studio.answers import RefusalError, error
 from vitrine.studio.guard import Guard
 from vitrine.studio.listing import Listing
@@ -53,6 +53,7 @@ def make_app(folders: list[Path], token: str, port: int) -> FastAPI:
     app.include_router(api.make_router(listing))
     app.include_router(inside.make_router(listing, workers))
     app.include_router(playground.make_router(listing, workers))
+    app.include_router(starting.make_router(listing, workers))
     _add_errors(app)
     _add_page(app)
     app.add_middleware(Guard, token=token, port=port)

@@ -148,10 +148,10 @@ class Bench:
             return generate(model, opened.tokenizer, prompt, max_new_tokens, chosen, seed, on_text).text
 
     def plan(
-        self, corpus: str, preset: str, settings: Settings, steps: int, for_s: float, parent: str
+        self, corpus: list[str], preset: str, settings: Settings, steps: int, for_s: float, parent: str
     ) -> dict[str, Any]:
         """What a choice of hyperparameters comes to, with its time."""
-        request = Request((corpus,), preset=preset, settings=settings, steps=steps, for_s=for_s, parent=parent)
+        request = Request(tuple(corpus), preset=preset, settings=settings, steps=steps, for_s=for_s, parent=parent)
         return plan(request, Reporter()).to_json()
 
     def ready(self) -> None:
