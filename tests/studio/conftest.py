@@ -56,7 +56,9 @@ class Studio:
 
     def workers(self) -> list[int]:
         """The process numbers of the workers."""
-        listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
+        listed = subprocess.run(
+            ["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+        )
         rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
         return [int(pid) for pid, parent, what in rows if int(parent) == self.process.pid and "spawn_main" in what]
 

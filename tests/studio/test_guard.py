@@ -103,7 +103,19 @@ def test_every_answer_says_what_the_page_may_load(studio: Studio, stranger: http
         assert answer.headers["referrer-policy"] == "no-referrer"
 
 
-TRAVERSALS = ["..", "../small", "%2e%2e", "..%2fsmall", "small%2f..", "%2fetc", "small%00", ".", "~", "small~2", "..\\small"]
+TRAVERSALS = [
+    "..",
+    "../small",
+    "%2e%2e",
+    "..%2fsmall",
+    "small%2f..",
+    "%2fetc",
+    "small%00",
+    ".",
+    "~",
+    "small~2",
+    "..\\small",
+]
 
 
 @pytest.mark.parametrize("name", TRAVERSALS)
@@ -125,7 +137,10 @@ def test_a_path_for_the_name_of_a_tensor_leads_nowhere(studio: Studio, name: str
     assert studio.get("runs/small/tile", **query).status_code == 404
     assert studio.get("runs/small/series", name=f"{name}/weight_norm").status_code == 404
     assert studio.get("runs/small/tensor", name=name, step=1).status_code == 404
-    assert studio.get("runs/small/tile", tensor="embedding.weight", step=1, mode=f"memory:{name}").status_code in (400, 404)
+    assert studio.get("runs/small/tile", tensor="embedding.weight", step=1, mode=f"memory:{name}").status_code in (
+        400,
+        404,
+    )
 
 
 def test_files_beside_the_page_are_not_served(studio: Studio):

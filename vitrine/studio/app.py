@@ -1,6 +1,5 @@
 """The studio as one ASGI application: its guard, its errors, its page, and the routes of `api`."""
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -89,7 +88,6 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def mistake(request: Request, problem: Exception) -> Response:
-        logging.getLogger("vitrine.studio").exception("while answering %s", request.scope["path"])
         return error(500, "The studio made a mistake; its terminal says more. Please report it.")
 
 
