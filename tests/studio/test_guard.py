@@ -19,7 +19,7 @@ METHODS = ["GET", "POST", "DELETE", "PUT", "OPTIONS", "HEAD"]
 
 @pytest.fixture
 def stranger(studio: Studio):
-    with httpx.Client(base_url=studio.url, timeout=20) as client:
+    with httpx.Client(base_url=studio.url, timeout=20, verify=False) as client:
         yield client
 
 
