@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -83,8 +85,6 @@ def test_every_cell_of_a_step_is_the_library_s_to_the_bit(
 def test_a_damaged_keyframe_is_not_shown_and_the_step_is_entered_from_the_one_before(
     studio: Studio, runs: Path, tmp_path: Path, reader: RunReader
 ):
-    import shutil
-
     true = load_file(reader.path / "keyframes/step-00000150/model.safetensors")["final_norm.gain"]
     shutil.copytree(runs / "small", runs / "damaged")
     try:
@@ -96,6 +96,21 @@ def test_a_damaged_keyframe_is_not_shown_and_the_step_is_entered_from_the_one_be
         assert cells.tobytes() == true.tobytes()
     finally:
         shutil.rmtree(runs / "damaged")
+
+
+def test_what_differs_from_the_record_is_never_called_exact(studio: Studio, runs: Path):
+    shutil.copytree(runs / "small", runs / "altered")
+    try:
+        with contextlib.closing(sqlite3.connect(runs / "altered/run.sqlite")) as history:
+            history.execute("UPDATE steps SET loss = loss + 1e-6 WHERE step = 152")
+            history.commit()
+        answer = studio.get("runs/altered/tile", tensor="final_norm.gain", step=STEP, mode="gradient")
+        assert (answer.headers["x-exact"], answer.headers["cache-control"]) == ("false", "no-store")
+        found = studio.json(f"runs/altered/step/{STEP}")
+        assert found["exact"] is False
+        assert "loss of step 152" in found["differs"][0]
+    finally:
+        shutil.rmtree(runs / "altered")
 
 
 def test_a_step_in_its_four_phases_is_what_replay_prints(studio: Studio, opened: OpenedStep):
