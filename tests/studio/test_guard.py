@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.studio.conftest import Studio, serve
+from studio.conftest import Studio, serve
 from vitrine.studio import guard
 
 PATHS = ["/", "/api/runs", "/api/runs/small", "/api/runs/small/stream", "/assets/x.js", "/api/openapi.json", "/nothing"]
