@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
@@ -223,6 +224,7 @@ def replay(
     step: Annotated[int | None, typer.Option(help="the step to re-enter; default: the last one made")] = None,
     row: Row = 0,
     token: Annotated[int, typer.Option(help="whose prediction is shown, by its place in the row; -1: the last")] = -1,
+    save: Annotated[str, typer.Option(help="write every tensor of the step into this .safetensors file")] = "",
     prove: Annotated[bool, typer.Option("--prove", help="run on to the next keyframe, and compare it whole")] = False,
     as_json: Json = False,
 ) -> None:
@@ -237,6 +239,8 @@ def replay(
         replayer = Replayer(reader, _complain)
         opened = replayer.open(max(0, reader.steps_made() - 1) if step is None else step)
         phases = lay_open(opened, row, token)
+        if save:
+            opened.save(Path(save))
         if prove:
             replayer.prove()
         _show(phases, as_json)

@@ -132,6 +132,7 @@ class Trainer:
         self.best_loss, self.evaluations_without_best = math.inf, 0
         self.last_sample_loss = math.inf
         self.entered_at = self.kept_at = 0
+        self.sampled_at = -1
         # Before it is known: a little optimism, so that a target is not missed for long.
         self.whole_minus_sample = -0.01 * config.training.target_loss
         self.whole: tuple[int, Evaluation] | None = None
@@ -184,7 +185,7 @@ class Trainer:
         """Evaluate and keep a keyframe where they are due; the reason to stop, or nothing."""
         number, config = self.state.step, self.config
         at_end = number == config.training.steps
-        if number in self.sample_steps:
+        if number in self.sample_steps and number != self.sampled_at:
             self._write_sample()
         stopped = self._evaluate() if number and (number % config.training.evaluate_every == 0 or at_end) else ""
         best_here = self.keyframes and self.keyframes.best_step == number
@@ -268,8 +269,9 @@ class Trainer:
 
     def _write_sample(self) -> None:
         """Let the model write a little, from the parameters that this step starts from."""
-        if not (self.history and self.history.enabled):
+        if not (self.history and self.history.enabled and self.sample_steps):
             return
+        self.sampled_at = self.state.step
         self.history.store.commit()
         sampling, seed = self.config.sampling, self.config.training.seed
         tokenizer = load_tokenizer(self.path / TOKENIZER)
@@ -291,6 +293,8 @@ class Trainer:
             self._keep(must=True)
         if isinstance(self.observer, Recorder):
             self.observer.end(self.state)
+        if stopped != "interrupted" and self.sampled_at != self.state.step:
+            self._write_sample()
         measured = None
         if stopped != "interrupted" and len(self.texts.validation) >= 2:
             if not self.whole or self.whole[0] != self.state.step:

@@ -5,7 +5,6 @@ import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-
 SHOWN = 500  # keyframes that `longest_gap` works with at most
 
 
