@@ -222,6 +222,7 @@ class Trainer:
             self.whole = (self.state.step, result)
         if self.history:
             self.history.store.write(record)
+            self.history.store.commit()
         self.pace.evaluated(duration, result.tokens)
         self.reporter.evaluated(record)
         return record
@@ -278,6 +279,7 @@ class Trainer:
         written = generate(self.decoder, tokenizer, "", SAMPLE_TOKENS, sampling, seed)
         record = SampleRecord(self.state.step, "", written.text, sampling.temperature, seed)
         self.history.store.write(record)
+        self.history.store.commit()
         self.reporter.sampled(record)
 
     def _keep(self, must: bool = False) -> None:
@@ -447,13 +449,17 @@ def micro_batches(batches: Batches, number: int, decoder: Decoder, processes: Pr
 def lock(path: Path) -> Iterator[None]:
     """Hold a run folder against a second trainer."""
     with open(path / LOCK, "a+", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            handle.seek(0)
-            raise RunError(
-                f"{path} is being trained by process {handle.read().strip()}. Wait for it, or stop it first."
-            ) from None
+        for attempt in range(5):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:  # perhaps by someone who only looks whether it is held
+                if attempt == 4:
+                    handle.seek(0)
+                    raise RunError(
+                        f"{path} is being trained by process {handle.read().strip()}. Wait for it, or stop it first."
+                    ) from None
+                time.sleep(0.05)
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()
