@@ -245,9 +245,13 @@ def _to_bytes(numbers: Floats, sizes: list[int]) -> tuple[Floats, NDArray[np.int
     """Bytes from -127 to 127, and the scale of each tensor that turns them back."""
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     scales = (np.maximum.reduceat(np.abs(numbers), starts) / 127).astype("<f4")
-    # In float64, where the inverse of the smallest scale is finite. A tensor with an odd number: scale odd, bytes 0.
+    # A tensor with an odd number in it: scale odd, bytes 0.
     odd = ~np.isfinite(scales)
     factors = 1 / np.where((scales > 0) & ~odd, scales, 1).astype(np.float64)
+    if (
+        factors.max() < np.finfo(np.float32).max
+    ):  # else stay in float64, where the inverse of the smallest scale is finite
+        factors = factors.astype(np.float32)
     if odd.any():
         numbers = np.where(np.repeat(odd, sizes), np.float32(0), numbers)
     return scales, np.rint(numbers * np.repeat(factors, sizes)).clip(-127, 127).astype(np.int8)
