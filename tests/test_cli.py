@@ -216,6 +216,45 @@ def test_a_signal_saves_and_exits(number, status, vitrine, book, tmp_path):
     assert (tmp_path / f"r/keyframes/step-{result['steps']:08d}/manifest.json").is_file()
 
 
+def test_a_signal_while_the_corpus_is_prepared_leaves_no_half_written_tokens(book, tmp_path):
+    book.write_text(book.read_text() * 100)
+    command = [sys.executable, "-m", "vitrine", "train", "book.txt", "--set", "data.tokenizer=bpe:4096", "--run", "r"]
+    own = os.environ | {"VITRINE_CACHE": str(tmp_path / "cache")}
+    process = subprocess.Popen(command, cwd=tmp_path, env=own, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob("cache/tokens/.*.partial-*")):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    assert not list(tmp_path.glob("cache/tokens/.*"))
+    assert not (tmp_path / "r").exists()
+
+
+def test_one_of_several_processes_ends_before_python_takes_it_apart():
+    program = """
+import atexit, sys
+from vitrine.cli import main
+atexit.register(print, "taken apart")
+sys.argv = ["vitrine", "resume", "nowhere"]
+main()
+"""
+    for size, expected in (("1", "taken apart\n"), ("2", "")):
+        own = os.environ | {"WORLD_SIZE": size}
+        done = subprocess.run([sys.executable, "-c", program], env=own, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, expected)
+        assert "nowhere does not exist" in done.stderr
+
+
+def test_wrong_input_is_a_sentence_of_each_process(book, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command += ["-m", "vitrine", "train", "boook.txt", "--run-dir", "r"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert "There is no file or folder" in done.stderr
+    assert "Another process of this training has ended." in done.stderr
+    assert "[rank" not in done.stderr  # how torch marks a traceback of a process
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_second_trainer_on_a_run_is_refused(vitrine, book, tmp_path):
     process = _start_training(book, tmp_path)
     try:

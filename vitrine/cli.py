@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -325,7 +326,17 @@ def doctor(as_json: Json = False) -> None:
 
 def main() -> None:
     """The entry point of the `vitrine` command."""
-    app()
+    # Until a trainer has something to save: leave as an error does, which takes half-written files away.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        app()
+    except SystemExit as end:
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            raise
+        # gloo's threads outlive their group, and now and then abort a process that Python takes apart under them.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else 0)
 
 
 @contextlib.contextmanager
