@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -184,11 +185,34 @@ def test_a_disk_that_takes_no_more_is_one_sentence_and_breaks_nothing(limit_byte
         assert vitrine("resume", "r").returncode == 0
 
 
-@pytest.mark.parametrize(("option", "value"), [("--top-p", "2"), ("--temperature", "-1"), ("--top-k", "-1")])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--top-p", "2"),
+        ("--temperature", "-1"),
+        ("--top-k", "-1"),
+        ("--repetition-penalty", "1e-40"),
+        ("--max-new-tokens", "-1"),
+        ("--seed", str(2**63)),
+        ("--step", "'newest'"),
+    ],
+)
 def test_wrong_decoding_is_refused(option, value, vitrine, tiny_run):
-    done = vitrine("generate", tiny_run, option, value)
+    done = vitrine("generate", tiny_run, "--prompt", "The", option, value.strip("'"))
     assert done.returncode == 2
     assert f"got {value}" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_damaged_keyframe_is_named_and_others_are_offered(vitrine, tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "r")
+    steps = sorted(int(path.name.removeprefix("step-")) for path in (tmp_path / "r/keyframes").iterdir())
+    (tmp_path / f"r/keyframes/step-{steps[-1]:08d}/model.safetensors").write_bytes(b"")
+    done = vitrine("generate", "r", "--prompt", "The")
+    assert done.returncode == 2
+    assert f"step-{steps[-1]:08d}/model.safetensors has 0 bytes" in done.stderr
+    assert f"r has keyframes of the steps {', '.join(map(str, steps[:-1]))}." in done.stderr
+    assert done.stdout == ""
 
 
 def test_a_character_that_the_corpus_lacks_is_a_clear_sentence(vitrine, tiny_run):

@@ -164,19 +164,14 @@ def generate(
             "repetition_penalty": repetition_penalty,
         }
         chosen = {name: value for name, value in given.items() if value is not None}
-        opened = Run(run)
-        opened.sampling(**chosen)  # a mistake shows before the prompt does
-        if not as_json:
-            opened.check_prompt(prompt)
-            _print(prompt, end="")
-        written = opened.generate(
-            prompt,
-            max_new_tokens,
-            seed,
-            step,
-            on_text=None if as_json else lambda text: _print(text, end=""),
-            **chosen,
-        )
+        unsaid = prompt  # until the model writes: a mistake shows before the prompt does
+
+        def say(text: str) -> None:
+            nonlocal unsaid
+            _print(unsaid + text, end="")
+            unsaid = ""
+
+        written = Run(run).generate(prompt, max_new_tokens, seed, step, on_text=None if as_json else say, **chosen)
         if as_json:
             _print_json(
                 {
@@ -188,7 +183,7 @@ def generate(
                 }
             )
         else:
-            _print()
+            _print(unsaid)
 
 
 @app.command()

@@ -132,7 +132,10 @@ class SamplingConfig(Section):
         1.0, description="keep the likeliest tokens that together have this probability; 1: all"
     )
     min_p: Share = Field(0.0, description="keep tokens at least this likely, relative to the likeliest; 0: all")
-    repetition_penalty: Positive = Field(1.0, description="above 1: tokens already there become less likely")
+    # Bounded: beyond, a logit that is divided by it overflows.
+    repetition_penalty: Annotated[Real, Field(ge=0.01, le=100)] = Field(
+        1.0, description="above 1: tokens already there become less likely"
+    )
 
 
 class MachineConfig(Section):
