@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,16 @@ def test_a_target_stops_the_training_at_or_below_it(vitrine, book):
     assert result["stopped"] == "target"
     assert result["val_loss"] <= 3.2
     assert result["steps"] < 400
+
+
+def test_validation_text_may_be_a_file_of_its_own_found_again_from_anywhere(vitrine, book, tmp_path):
+    (tmp_path / "other.txt").write_text(book.read_text()[:5000])
+    settings = [*TINY, "--steps", 10, "--set", "data.validation=other.txt"]
+    assert vitrine("train", book, *settings, "--run", "r").returncode == 0
+    validation = tomllib.loads((tmp_path / "r/config.toml").read_text())["data"]["validation"]
+    assert validation == [str(tmp_path / "other.txt")]
+    measured = json.loads(vitrine("evaluate", "r", "--json").stdout)
+    assert measured["tokens"] == 4999
 
 
 def test_training_from_a_keyframe_remembers_its_parent(vitrine, book, tmp_path):

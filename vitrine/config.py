@@ -38,6 +38,11 @@ Fraction = Annotated[Real, Field(ge=0, lt=1)]
 Share = Annotated[Real, Field(ge=0, le=1)]
 
 
+def _listed(value: Any) -> Any:
+    """One file is a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
 class Section(BaseModel):
     """One table of the TOML file: frozen, and strict about names."""
 
@@ -78,7 +83,9 @@ class DataConfig(Section):
 
     corpus: list[str] = Field([], description="files, folders, globs or hf:owner/name")
     tokenizer: str = Field("auto", description="auto, char, byte, bpe:N, or a path to a tokenizer.json")
-    validation: Fraction | list[str] = Field(0.1, description="share of the end held back, or files of its own")
+    validation: Annotated[Fraction | list[str], BeforeValidator(_listed)] = Field(
+        0.1, description="share of the end held back, or files of its own"
+    )
     weights: list[Positive] = Field([], description="a mixture: how often each source is drawn; empty: by size")
     max_tokens: CountOrOff = Field(0, description="use at most this many training tokens; 0: all")
     text_field: str = Field("", description="the field that holds the text in .jsonl, .csv and .parquet")

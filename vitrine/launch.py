@@ -139,6 +139,10 @@ def prepare(request: Request, processes: Processes | None = None, reporter: Repo
     own = merge(file, request.settings or {})
     if request.corpus:
         own.setdefault("data", {})["corpus"] = [_absolute(spec) for spec in request.corpus]
+    held_back = own.get("data", {}).get("validation")
+    if isinstance(held_back, str | list):
+        files = [held_back] if isinstance(held_back, str) else held_back
+        own["data"]["validation"] = [_absolute(spec) if isinstance(spec, str) else spec for spec in files]
     training = own.setdefault("training", {})
     if request.steps:
         training["steps"] = request.steps
