@@ -1,6 +1,7 @@
 """The commands as a user types them: what they print, and how they end."""
 
 import json
+import math
 import os
 import resource
 import shutil
@@ -13,6 +14,9 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY
+
+from vitrine import api
+from vitrine.errors import ConfigError
 
 
 def test_help_answers_at_once():
@@ -88,6 +92,13 @@ def test_for_ends_in_about_that_time(vitrine, book):
     result = json.loads(vitrine("train", book, "--preset", "nano", "--for", "6s", "--json").stdout)
     assert result["stopped"] in ("steps", "time")
     assert 2 < result["training_s"] < 9
+
+
+@pytest.mark.parametrize("seconds", [-1.0, math.nan, math.inf])
+def test_a_time_from_python_must_be_a_positive_number(seconds, book):
+    with pytest.raises(ConfigError, match="--for must be positive"):
+        api.train(book, for_s=seconds, run=book.parent / "r")
+    assert not (book.parent / "r").exists()
 
 
 def test_a_target_stops_the_training_at_or_below_it(vitrine, book):

@@ -155,7 +155,7 @@ def prepare(request: Request, processes: Processes | None = None, reporter: Repo
     settings = merge(_without_other_rule(layers, own), _without_other_rule(early, own), own)
     config = resolve(settings, replace(facts, vocab_size=256))  # a mistake shows before the corpus is read
     _check_processes(config, processes)
-    if request.for_s < 0:
+    if not 0 <= request.for_s < float("inf"):
         raise ConfigError(f"--for must be positive: got {request.for_s} seconds. Try --for 2m.")
     tokens = _read_corpus(config, parent, processes, reporter)
     facts = replace(facts, vocab_size=tokens.tokenizer.get_vocab_size(), train_tokens=sum(map(len, tokens.train)))
