@@ -144,9 +144,10 @@ class Trainer:
         restore(self.state, load_newest(self.path / KEYFRAMES, self.reporter.note))
         self.entered_at = self.state.step
         if self.history and self.history.enabled:
-            self.observer = Recorder(
-                self.path, self.config, self.state.parameters, self._birth(), self.history, self.entered_at
-            )
+            with self._disk():
+                self.observer = Recorder(
+                    self.path, self.config, self.state.parameters, self._birth(), self.history, self.entered_at
+                )
 
     def resume(self) -> None:
         """Enter, and remember what the history knows of the steps before."""
@@ -344,7 +345,7 @@ class Trainer:
         except (sqlite3.Error, OSError) as error:
             raise RunError(
                 f"The history in {self.path} could not be written: {error}. What came before is safe. "
-                "Free some space, then: vitrine resume."
+                f"Free some space, then: vitrine resume {self.path}."
             ) from None
 
     @contextmanager
