@@ -35,7 +35,7 @@ def test_the_recording_of_100_000_steps_of_100_tensors_stays_under_500_mb(archit
 
 def test_statistics_are_taken_more_seldom_when_the_disk_demands_it():
     cadences = [config_of(steps).recording.statistics_every for steps in (10_000, 1_000_000, 10_000_000)]
-    assert cadences[0] == 1
+    assert cadences[0] == 4  # for want of time, not of disk
     assert cadences[0] < cadences[1] < cadences[2]
     for steps, every in zip((1_000_000, 10_000_000), cadences[1:], strict=True):
         assert steps / every * budget.row_bytes(config_of(1)) <= budget.STATISTICS_BYTES
@@ -43,7 +43,7 @@ def test_statistics_are_taken_more_seldom_when_the_disk_demands_it():
 
 def test_statistics_are_taken_more_seldom_when_a_step_is_short():
     short = {"model": PRESETS["micro"]["model"], "training": {"batch_size": 1, "steps": 500}}
-    assert resolve(short, FACTS).recording.statistics_every == 16  # 64 tokens a step, a look costs as many as 1,000
+    assert resolve(short, FACTS).recording.statistics_every == 63  # 64 tokens a step, where 4,000 are wanted for a look
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
