@@ -29,6 +29,7 @@ from vitrine.evaluate import Evaluation, evaluate
 from vitrine.generate import generate
 from vitrine.model import Decoder, newborn
 from vitrine.optimizer import make_optimizer
+from vitrine.pace import Pace
 from vitrine.parameters import FlatParameters, digest
 from vitrine.processes import Processes
 from vitrine.recording.history import History
@@ -367,38 +368,6 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-class Pace:
-    """How fast it goes, and how long the rest will take."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.training_s, self.steps, self.step_s, self.token_s = 0.0, 0, 0.0, 0.0
-
-    def stepped(self, duration_s: float) -> None:
-        """A step took so long."""
-        self.training_s, self.steps = self.training_s + duration_s, self.steps + 1
-        # The first steps are slow; later ones count alike, over about the last fifty.
-        weight = 1.0 if self.steps <= 3 else max(1 / 50, 1 / self.steps)
-        self.step_s += weight * (duration_s - self.step_s)
-
-    def evaluated(self, duration_s: float, tokens: int) -> None:
-        """An evaluation took so long."""
-        self.token_s = duration_s / tokens
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Tokens learned from in each second of training, of late."""
-        return self.config.tokens_per_step / self.step_s if self.step_s else 0.0
-
-    def left_s(self, number: int, validation_tokens: int) -> float:
-        """Seconds to the end: steps, the evaluations between them, and the whole split at last."""
-        training = self.config.training
-        token_s = self.token_s or self.step_s / (3 * self.config.tokens_per_step)
-        steps = training.steps - number
-        between = steps // training.evaluate_every * min(training.evaluation_tokens, validation_tokens)
-        return steps * self.step_s + (between + validation_tokens) * token_s
 
 
 def build_state(config: Config, processes: Processes) -> tuple[Decoder, State]:
