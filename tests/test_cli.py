@@ -1,16 +1,22 @@
 """The commands as a user types them: what they print, and how they end."""
 
 import json
+import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
 from conftest import TINY
+
+from vitrine import api
+from vitrine.errors import ConfigError
 
 
 def test_help_answers_at_once():
@@ -88,12 +94,29 @@ def test_for_ends_in_about_that_time(vitrine, book):
     assert 2 < result["training_s"] < 9
 
 
+@pytest.mark.parametrize("seconds", [-1.0, math.nan, math.inf])
+def test_a_time_from_python_must_be_a_positive_number(seconds, book):
+    with pytest.raises(ConfigError, match="--for must be positive"):
+        api.train(book, for_s=seconds, run=book.parent / "r")
+    assert not (book.parent / "r").exists()
+
+
 def test_a_target_stops_the_training_at_or_below_it(vitrine, book):
     done = vitrine("train", book, *TINY, "--steps", 400, "--target-loss", 3.2, "--json")
     result = json.loads(done.stdout)
     assert result["stopped"] == "target"
     assert result["val_loss"] <= 3.2
     assert result["steps"] < 400
+
+
+def test_validation_text_may_be_a_file_of_its_own_found_again_from_anywhere(vitrine, book, tmp_path):
+    (tmp_path / "other.txt").write_text(book.read_text()[:5000])
+    settings = [*TINY, "--steps", 10, "--set", "data.validation=other.txt"]
+    assert vitrine("train", book, *settings, "--run", "r").returncode == 0
+    validation = tomllib.loads((tmp_path / "r/config.toml").read_text())["data"]["validation"]
+    assert validation == [str(tmp_path / "other.txt")]
+    measured = json.loads(vitrine("evaluate", "r", "--json").stdout)
+    assert measured["tokens"] == 4999
 
 
 def test_training_from_a_keyframe_remembers_its_parent(vitrine, book, tmp_path):
@@ -184,11 +207,34 @@ def test_a_disk_that_takes_no_more_is_one_sentence_and_breaks_nothing(limit_byte
         assert vitrine("resume", "r").returncode == 0
 
 
-@pytest.mark.parametrize(("option", "value"), [("--top-p", "2"), ("--temperature", "-1"), ("--top-k", "-1")])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--top-p", "2"),
+        ("--temperature", "-1"),
+        ("--top-k", "-1"),
+        ("--repetition-penalty", "1e-40"),
+        ("--max-new-tokens", "-1"),
+        ("--seed", str(2**63)),
+        ("--step", "'newest'"),
+    ],
+)
 def test_wrong_decoding_is_refused(option, value, vitrine, tiny_run):
-    done = vitrine("generate", tiny_run, option, value)
+    done = vitrine("generate", tiny_run, "--prompt", "The", option, value.strip("'"))
     assert done.returncode == 2
     assert f"got {value}" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_damaged_keyframe_is_named_and_others_are_offered(vitrine, tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "r")
+    steps = sorted(int(path.name.removeprefix("step-")) for path in (tmp_path / "r/keyframes").iterdir())
+    (tmp_path / f"r/keyframes/step-{steps[-1]:08d}/model.safetensors").write_bytes(b"")
+    done = vitrine("generate", "r", "--prompt", "The")
+    assert done.returncode == 2
+    assert f"step-{steps[-1]:08d}/model.safetensors has 0 bytes" in done.stderr
+    assert f"r has keyframes of the steps {', '.join(map(str, steps[:-1]))}." in done.stderr
+    assert done.stdout == ""
 
 
 def test_a_character_that_the_corpus_lacks_is_a_clear_sentence(vitrine, tiny_run):
@@ -214,6 +260,45 @@ def test_a_signal_saves_and_exits(number, status, vitrine, book, tmp_path):
     result = json.loads(output)
     assert result["stopped"] == "interrupted"
     assert (tmp_path / f"r/keyframes/step-{result['steps']:08d}/manifest.json").is_file()
+
+
+def test_a_signal_while_the_corpus_is_prepared_leaves_no_half_written_tokens(book, tmp_path):
+    book.write_text(book.read_text() * 100)
+    command = [sys.executable, "-m", "vitrine", "train", "book.txt", "--set", "data.tokenizer=bpe:4096", "--run", "r"]
+    own = os.environ | {"VITRINE_CACHE": str(tmp_path / "cache")}
+    process = subprocess.Popen(command, cwd=tmp_path, env=own, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob("cache/tokens/.*.partial-*")):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    assert not list(tmp_path.glob("cache/tokens/.*"))
+    assert not (tmp_path / "r").exists()
+
+
+def test_one_of_several_processes_ends_before_python_takes_it_apart():
+    program = """
+import atexit, sys
+from vitrine.cli import main
+atexit.register(print, "taken apart")
+sys.argv = ["vitrine", "resume", "nowhere"]
+main()
+"""
+    for size, expected in (("1", "taken apart\n"), ("2", "")):
+        own = os.environ | {"WORLD_SIZE": size}
+        done = subprocess.run([sys.executable, "-c", program], env=own, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, expected)
+        assert "nowhere does not exist" in done.stderr
+
+
+def test_wrong_input_is_a_sentence_of_each_process(book, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command += ["-m", "vitrine", "train", "boook.txt", "--run-dir", "r"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert "There is no file or folder" in done.stderr
+    assert "Another process of this training has ended." in done.stderr
+    assert "[rank" not in done.stderr  # how torch marks a traceback of a process
+    assert not (tmp_path / "r").exists()
 
 
 def test_a_second_trainer_on_a_run_is_refused(vitrine, book, tmp_path):

@@ -227,9 +227,9 @@ def test_auto_means_derived(name: str) -> None:
         ("sampling.top_p", 2, "sampling.top_p must be at most 1: got 2."),
         ("sampling.top_p", 0, "sampling.top_p must be greater than 0: got 0."),
         ("sampling.temperature", -1, "sampling.temperature must be at least 0: got -1."),
-        ("sampling.repetition_penalty", 0, "sampling.repetition_penalty must be greater than 0: got 0."),
+        ("sampling.repetition_penalty", 0, "sampling.repetition_penalty must be at least 0.01: got 0."),
         ("data.validation", 1.5, "data.validation must be less than 1 or a list: got 1.5."),
-        ("data.validation", "held.txt", "data.validation must be a number or a list: got 'held.txt'."),
+        ("data.validation", [3], "data.validation must be a number or text in quotes: got [3]."),
         ("data.tokenizer", 5, "data.tokenizer must be text in quotes: got 5."),
     ],
 )

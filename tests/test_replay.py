@@ -142,6 +142,16 @@ def test_replay_prints_what_scripts_need(one, vitrine):
         assert phase in text
 
 
+def test_replay_saves_every_number_of_a_step(one, vitrine, tmp_path):
+    assert vitrine("replay", one, "--step", 13, "--save", tmp_path / "step.safetensors").returncode == 0
+    saved, opened = load_file(tmp_path / "step.safetensors"), Replayer(RunReader(one)).open(13)
+    for name, tensor in opened.tensors.items():
+        for part in ("before", "gradient", "update", "after"):
+            assert saved[f"{name}.{part}"].tobytes() == getattr(tensor, part).tobytes()
+    done = vitrine("replay", one, "--step", 13, "--save", tmp_path / "nowhere/step.safetensors")
+    assert (done.returncode, "cannot be written" in done.stderr) == (2, True)
+
+
 def test_from_python_a_step_is_numpy_arrays(one):
     run = package.open_run(one)
     step = run.step(12)

@@ -13,7 +13,7 @@ from vitrine.runs.statistics import SAMPLE, STATISTICS
 STATISTICS_BYTES = 250_000_000  # of all rows of statistics, at most
 FAST_S, SLOW_S = 2.0, 60.0  # between two keyframes: as long as a re-entry should take, and at most
 WRITE_BYTES_PER_S = 5_000_000  # of keyframes, so that writing them is hardly felt
-IN_CACHE = 2_000_000  # parameters: smaller models are looked at without going to memory
+TINY, IN_CACHE = 200_000, 2_000_000  # parameters: smaller models lie in a processor's inner caches, or its outer one
 FLOPS_PER_S = {"cpu": 1e11, "cuda": 1e14, "mps": 1e12}  # a guess of a device's speed; no bit depends on it
 HISTOGRAM_BYTES = 1_000  # of one tensor, about
 
@@ -34,17 +34,19 @@ def recording_settings(config: Config) -> dict[str, Any]:
     """The cadences of [recording] that suit a model, its steps and the disk."""
     steps, tokens = config.training.steps, config.tokens_per_step
     tensors = census(config.model)
-    # A look costs about as much as the work on a few tokens; that should stay below one step in a hundred.
-    few_tokens = 1_000 if sum(t.parameters for t in tensors) < IN_CACHE else 10_000
-    every = max(math.ceil(few_tokens / tokens), math.ceil(steps * row_bytes(config) / STATISTICS_BYTES))
+    # A look moves all parameters through memory, as the work on a few tokens does: with these, it is about one step in
+    # a hundred. The smallest models are for looking at: there, a look is always taken.
+    count = sum(t.parameters for t in tensors)
+    tokens_enough = 1 if count < TINY else 4_000 if count < IN_CACHE else 10_000
+    every = max(math.ceil(tokens_enough / tokens), math.ceil(steps * row_bytes(config) / STATISTICS_BYTES))
     step_s = 0.005 + tokens * flops_per_token(config.model) / FLOPS_PER_S.get(config.machine.device.split(":")[0], 1e11)
     size = keyframe_bytes(config)
     least_s = max(FAST_S, size / WRITE_BYTES_PER_S)
     fair_s = min(steps, 10_000) * step_s * size / config.recording.disk_budget  # evenly over the first steps
     return {
         "statistics_every": every,
-        "film_frames": min(MAX_FRAMES, max(20, steps // 8)),
-        "histograms": min(64, max(8, steps // 16)),
+        "film_frames": min(MAX_FRAMES, max(20, steps // 10)),
+        "histograms": min(64, max(8, steps // 32)),
         "text_samples": 5,
         "keyframe_every": max(1, round(min(max(fair_s, least_s), max(SLOW_S, least_s)) / step_s)),
     }

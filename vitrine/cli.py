@@ -5,8 +5,10 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
@@ -163,19 +165,14 @@ def generate(
             "repetition_penalty": repetition_penalty,
         }
         chosen = {name: value for name, value in given.items() if value is not None}
-        opened = Run(run)
-        opened.sampling(**chosen)  # a mistake shows before the prompt does
-        if not as_json:
-            opened.check_prompt(prompt)
-            _print(prompt, end="")
-        written = opened.generate(
-            prompt,
-            max_new_tokens,
-            seed,
-            step,
-            on_text=None if as_json else lambda text: _print(text, end=""),
-            **chosen,
-        )
+        unsaid = prompt  # until the model writes: a mistake shows before the prompt does
+
+        def say(text: str) -> None:
+            nonlocal unsaid
+            _print(unsaid + text, end="")
+            unsaid = ""
+
+        written = Run(run).generate(prompt, max_new_tokens, seed, step, on_text=None if as_json else say, **chosen)
         if as_json:
             _print_json(
                 {
@@ -187,7 +184,7 @@ def generate(
                 }
             )
         else:
-            _print()
+            _print(unsaid)
 
 
 @app.command()
@@ -224,6 +221,7 @@ def replay(
     step: Annotated[int | None, typer.Option(help="the step to re-enter; default: the last one made")] = None,
     row: Row = 0,
     token: Annotated[int, typer.Option(help="whose prediction is shown, by its place in the row; -1: the last")] = -1,
+    save: Annotated[str, typer.Option(help="write every tensor of the step into this .safetensors file")] = "",
     prove: Annotated[bool, typer.Option("--prove", help="run on to the next keyframe, and compare it whole")] = False,
     as_json: Json = False,
 ) -> None:
@@ -238,6 +236,8 @@ def replay(
         replayer = Replayer(reader, _complain)
         opened = replayer.open(max(0, reader.steps_made() - 1) if step is None else step)
         phases = lay_open(opened, row, token)
+        if save:
+            opened.save(Path(save))
         if prove:
             replayer.prove()
         _show(phases, as_json)
@@ -337,7 +337,17 @@ def doctor(as_json: Json = False) -> None:
 
 def main() -> None:
     """The entry point of the `vitrine` command."""
-    app()
+    # Until a trainer has something to save: leave as an error does, which takes half-written files away.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        app()
+    except SystemExit as end:
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            raise
+        # gloo's threads outlive their group, and now and then abort a process that Python takes apart under them.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else 0)
 
 
 @contextlib.contextmanager

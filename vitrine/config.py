@@ -39,6 +39,11 @@ Fraction = Annotated[Real, Field(ge=0, lt=1)]
 Share = Annotated[Real, Field(ge=0, le=1)]
 
 
+def _listed(value: Any) -> Any:
+    """One file is a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
 class Section(BaseModel):
     """One table of the TOML file: frozen, and strict about names."""
 
@@ -79,7 +84,9 @@ class DataConfig(Section):
 
     corpus: list[str] = Field([], description="files, folders, globs or hf:owner/name")
     tokenizer: str = Field("auto", description="auto, char, byte, bpe:N, or a path to a tokenizer.json")
-    validation: Fraction | list[str] = Field(0.1, description="share of the end held back, or files of its own")
+    validation: Annotated[Fraction | list[str], BeforeValidator(_listed)] = Field(
+        0.1, description="share of the end held back, or files of its own"
+    )
     weights: list[Positive] = Field([], description="a mixture: how often each source is drawn; empty: by size")
     max_tokens: CountOrOff = Field(0, description="use at most this many training tokens; 0: all")
     text_field: str = Field("", description="the field that holds the text in .jsonl, .csv and .parquet")
@@ -133,7 +140,10 @@ class SamplingConfig(Section):
         1.0, description="keep the likeliest tokens that together have this probability; 1: all"
     )
     min_p: Share = Field(0.0, description="keep tokens at least this likely, relative to the likeliest; 0: all")
-    repetition_penalty: Positive = Field(1.0, description="above 1: tokens already there become less likely")
+    # Bounded: beyond, a logit that is divided by it overflows.
+    repetition_penalty: Annotated[Real, Field(ge=0.01, le=100)] = Field(
+        1.0, description="above 1: tokens already there become less likely"
+    )
 
 
 class MachineConfig(Section):

@@ -5,6 +5,7 @@ import sys
 from vitrine import launch
 from vitrine.corpora import python_topics, shakespeare
 from vitrine.errors import CorpusError
+from vitrine.health import examine
 from vitrine.run import Run
 from vitrine.trainer import Reporter, Result
 
@@ -34,9 +35,11 @@ def show(result: Result) -> None:
         text = run.generate(prompt, 160, seed=1, temperature=temperature).text
         sys.stdout.write(f"\n--- temperature {temperature} ---\n{text.strip()}\n")
     sys.stdout.write(
-        f"\n{_summary(result)}\n\nTry next:\n"
+        f"\n{_summary(result)}\n{_health(run)}\n\nTry next:\n"
+        f"  vitrine inspect {result.run}                       every tensor of parameters\n"
+        f"  vitrine inspect {result.run} 'embedding.weight[3,7]'   the biography of one parameter\n"
+        f"  vitrine replay {result.run} --step 10              a step again: forward, loss, backward, update\n"
         f"  vitrine generate {result.run} --prompt 'The ' --temperature 0.5\n"
-        f"  vitrine evaluate {result.run}\n"
         f"  vitrine train YOUR_TEXT.txt --for 2m\n"
     )
 
@@ -56,7 +59,7 @@ def conclude(result: Result) -> None:
         sys.stdout.write(
             f"The validation loss was lowest at step {best}, before the end: --step best goes back there.\n"
         )
-    sys.stdout.write(f"Let it write: vitrine generate {result.run} --prompt TEXT\n")
+    sys.stdout.write(f"{_health(run)}\nLet it write: vitrine generate {result.run} --prompt TEXT\n")
 
 
 def _summary(result: Result) -> str:
@@ -69,6 +72,11 @@ def _summary(result: Result) -> str:
         f"{result.steps:,} steps in {result.duration_s:.0f} s: {losses}.\n"
         f"{result.parameters:,} parameters, saved in {result.run}"
     )
+
+
+def _health(run: Run) -> str:
+    """What health finds, without what is well."""
+    return examine(run).summary()
 
 
 def _unknown(run: Run, text: str) -> bool:

@@ -90,8 +90,16 @@ class Health:
 
     def to_text(self) -> str:
         """What `health` prints: a line a verdict, ill ones first with their cause below; at the end, the sum."""
-        lines, width = [], max(len(verdict.name) for verdict in self.verdicts)
-        for verdict in sorted(self.verdicts, key=lambda verdict: LEVELS.index(verdict.level)):
+        return self._text(LEVELS)
+
+    def summary(self) -> str:
+        """The same without what is well, or could not be judged."""
+        return self._text(("ill", "watch"))
+
+    def _text(self, levels: Sequence[Level]) -> str:
+        shown = [verdict for level in levels for verdict in self.verdicts if verdict.level == level]
+        lines, width = [], max((len(verdict.name) for verdict in shown), default=0)
+        for verdict in shown:
             lines.append(f"{verdict.level:<9}{verdict.name:<{width}}  {verdict.sentence}")
             if verdict.cause:
                 see = "" if verdict.step is None else f" Look: vitrine replay {self.run} --step {verdict.step}"

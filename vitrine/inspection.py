@@ -9,6 +9,7 @@ import numpy as np
 from vitrine.biography import Biography, Point, biography, find_address
 from vitrine.census import TensorPlan, census
 from vitrine.errors import RunError
+from vitrine.health import Health, history_verdicts
 from vitrine.neuron import Neuron, open_neuron
 from vitrine.nudge import Nudge, nudge
 from vitrine.replay import OpenedStep, Replayer
@@ -61,6 +62,7 @@ class Census:
         lines.append(", ".join(f"{count:,} in {kind}s" for kind, count in counts.items()))
         if not self.statistics:
             lines.append("Nothing was recorded of the tensors at this step.")
+        lines.append(Health(str(self.reader.path), history_verdicts(self.reader)).summary())
         return "\n".join(lines)
 
 

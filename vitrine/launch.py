@@ -139,6 +139,10 @@ def prepare(request: Request, processes: Processes | None = None, reporter: Repo
     own = merge(file, request.settings or {})
     if request.corpus:
         own.setdefault("data", {})["corpus"] = [_absolute(spec) for spec in request.corpus]
+    held_back = own.get("data", {}).get("validation")
+    if isinstance(held_back, str | list):
+        files = [held_back] if isinstance(held_back, str) else held_back
+        own["data"]["validation"] = [_absolute(spec) if isinstance(spec, str) else spec for spec in files]
     training = own.setdefault("training", {})
     if request.steps:
         training["steps"] = request.steps
@@ -151,7 +155,7 @@ def prepare(request: Request, processes: Processes | None = None, reporter: Repo
     settings = merge(_without_other_rule(layers, own), _without_other_rule(early, own), own)
     config = resolve(settings, replace(facts, vocab_size=256))  # a mistake shows before the corpus is read
     _check_processes(config, processes)
-    if request.for_s < 0:
+    if not 0 <= request.for_s < float("inf"):
         raise ConfigError(f"--for must be positive: got {request.for_s} seconds. Try --for 2m.")
     tokens = _read_corpus(config, parent, processes, reporter)
     facts = replace(facts, vocab_size=tokens.tokenizer.get_vocab_size(), train_tokens=sum(map(len, tokens.train)))
@@ -277,7 +281,7 @@ def _parent(request: Request) -> tuple[Snapshot | None, Settings]:
             raise CorpusError("There is no text to learn from. Give one or more files, folders or globs.")
         return None, {}
     run, at, which = request.parent.rpartition("@")
-    if not at or not (which.isdigit() or which in ("last", "best")):
+    if not at or not (which.isdecimal() or which in ("last", "best")):
         raise RunError(f"--from takes RUN@STEP, for example runs/book@200 (or @last, @best): got {request.parent!r}.")
     reader = RunReader(run)
     snapshot = load_step(reader, which)
@@ -302,15 +306,25 @@ def load_step(reader: RunReader, which: str | int) -> Snapshot:
         step_number = steps[-1]
     elif which == "best":
         step_number = reader.best_step() or steps[-1]
-    else:
+    elif str(which).isdecimal():
         step_number = int(which)
+    else:
+        raise RunError(f"A step is last, best, or a number: got {which!r}. {reader.path} has {_listed(steps)}.")
     if step_number not in steps:
         near = min(steps, key=lambda s: abs(s - step_number))
         raise RunError(
-            f"{reader.path} has no keyframe of step {step_number}. The nearest is {near}; all: "
-            f"{', '.join(map(str, steps))}."
+            f"{reader.path} has no keyframe of step {step_number}. The nearest is {near}: it has {_listed(steps)}."
         )
-    return load_keyframe(keyframe_path(folder, step_number))
+    try:
+        return load_keyframe(keyframe_path(folder, step_number))
+    except RunError as error:
+        others = [step for step in steps if step != step_number]
+        hint = f" Name another step: {reader.path} has {_listed(others)}." if others else ""
+        raise RunError(f"{error}{hint}") from None
+
+
+def _listed(steps: list[int]) -> str:
+    return f"keyframes of the steps {', '.join(map(str, steps))}"
 
 
 def _read_corpus(config: Config, parent: Snapshot | None, processes: Processes, reporter: Reporter) -> shards.Prepared:

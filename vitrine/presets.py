@@ -71,7 +71,7 @@ DERIVED_RECORDING = ("keyframe_every", "statistics_every", "histograms", "film_f
 SIZES = ("nano", "micro", "mini", "small", "medium")
 
 # Share of the matrix rate that a training step of each size was measured to reach; used by `auto` alone.
-EFFICIENCY = {"nano": 0.05, "micro": 0.15, "mini": 0.45, "small": 0.5, "medium": 0.5}
+EFFICIENCY = {"nano": 0.05, "micro": 0.25, "mini": 0.45, "small": 0.5, "medium": 0.5}
 
 
 def preset_settings(name: str) -> Settings:

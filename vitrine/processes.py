@@ -7,6 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from vitrine.errors import RunError
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -22,9 +24,13 @@ class Processes:
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Wait for all."""
-        if self.size > 1:
+        """Wait for all. Raises RunError if another has ended."""
+        if self.size == 1:
+            return
+        try:
             dist.barrier()
+        except RuntimeError:  # gloo and NCCL have no other name for it
+            raise RunError("Another process of this training has ended. Its own message says why.") from None
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of a tensor over all processes."""

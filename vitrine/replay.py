@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from vitrine import machine  # before torch: it sets what torch's libraries read when they start
 
@@ -12,6 +13,8 @@ import numpy as np  # isort: skip
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from vitrine.census import census
@@ -408,6 +411,18 @@ class OpenedStep:
         return OpenedTensor(
             before, gradient, after - before, after, memory(witness.memory_before), memory(witness.memory_after)
         )
+
+    def save(self, path: Path) -> None:
+        """Write every tensor to a safetensors file, as NAME.before, .gradient, .update, .after, and .MEMORY after it."""
+        arrays = {}
+        for name, tensor in self.tensors.items():
+            for part in ("before", "gradient", "update", "after"):
+                arrays[f"{name}.{part}"] = getattr(tensor, part)
+            arrays |= {f"{name}.{kind}": memory for kind, memory in tensor.memory_after.items()}
+        try:
+            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"{path} cannot be written: {error}. Give --save a file in a folder that exists.") from None
 
     def probe(self, row: int = 0) -> Probe:
         """Look inside the forward pass, by a second pass over the first micro-batch with the same draws."""

@@ -19,7 +19,7 @@ from vitrine.launch import load_step, open_tokens
 from vitrine.model import Decoder
 from vitrine.replay import OpenedStep, Replayer
 from vitrine.runs.reader import TOKENIZER, RunReader
-from vitrine.tokenizer import encode, load_tokenizer
+from vitrine.tokenizer import load_tokenizer
 
 
 class Run(RunReader):
@@ -67,7 +67,9 @@ class Run(RunReader):
     ) -> Generation:
         """Continue a prompt; `sampling` (temperature, top_k, ...) overrides the run's own [sampling]."""
         if max_new_tokens < 0:
-            raise RunError(f"max_new_tokens must not be negative: got {max_new_tokens}.")
+            raise ConfigError(f"max_new_tokens must not be negative: got {max_new_tokens}. Try 200.")
+        if not 0 <= seed < 2**63:
+            raise ConfigError(f"The seed must be at least 0 and less than 2**63: got {seed}. Try 1.")
         return generate(
             self.model(step), self.tokenizer, prompt, max_new_tokens, self.sampling(**sampling), seed, on_text
         )
@@ -80,10 +82,6 @@ class Run(RunReader):
         if self._replayer is None:
             self._replayer = Replayer(self)
         return self._replayer.open(number)
-
-    def check_prompt(self, prompt: str) -> None:
-        """Raise PromptError if the prompt cannot be encoded."""
-        encode(self.tokenizer, prompt)
 
     def sampling(self, **overrides: Any) -> SamplingConfig:
         """The run's decoding hyperparameters, some of them replaced; validated."""

@@ -29,6 +29,7 @@ from vitrine.evaluate import Evaluation, evaluate
 from vitrine.generate import generate
 from vitrine.model import Decoder, newborn
 from vitrine.optimizer import make_optimizer
+from vitrine.pace import Pace
 from vitrine.parameters import FlatParameters, digest
 from vitrine.processes import Processes
 from vitrine.recording.history import History
@@ -43,7 +44,6 @@ from vitrine.tokenizer import load_tokenizer
 
 SAMPLE_TOKENS = 64  # that the model writes, now and then
 GO_ON, HOLD, TIME, LEAVE = range(4)  # what a process wants between two steps; the largest of all counts
-LOCK_TRIES, LOCK_EVERY_S = 5, 0.02  # who looks whether a run trains holds its lock for a moment
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,7 @@ class Trainer:
         self.best_loss, self.evaluations_without_best = math.inf, 0
         self.last_sample_loss = math.inf
         self.entered_at = self.kept_at = 0
+        self.sampled_at = -1
         # Before it is known: a little optimism, so that a target is not missed for long.
         self.whole_minus_sample = -0.01 * config.training.target_loss
         self.whole: tuple[int, Evaluation] | None = None
@@ -147,9 +148,10 @@ class Trainer:
         restore(self.state, load_newest(self.path / KEYFRAMES, self.reporter.note))
         self.entered_at = self.state.step
         if self.history and self.history.enabled:
-            self.observer = Recorder(
-                self.path, self.config, self.state.parameters, self._birth(), self.history, self.entered_at
-            )
+            with self._disk():
+                self.observer = Recorder(
+                    self.path, self.config, self.state.parameters, self._birth(), self.history, self.entered_at
+                )
 
     def resume(self) -> None:
         """Enter, and remember what the history knows of the steps before."""
@@ -188,7 +190,7 @@ class Trainer:
         """Evaluate and keep a keyframe where they are due; the reason to stop, or nothing."""
         number, config = self.state.step, self.config
         at_end = number == config.training.steps
-        if number in self.sample_steps:
+        if number in self.sample_steps and number != self.sampled_at:
             self._write_sample()
         stopped = self._evaluate() if number and (number % config.training.evaluate_every == 0 or at_end) else ""
         best_here = self.keyframes and self.keyframes.best_step == number
@@ -252,6 +254,7 @@ class Trainer:
             self.whole = (self.state.step, result)
         if self.history:
             self.history.store.write(record)
+            self.history.store.commit()
         self.pace.evaluated(duration, result.tokens)
         self.reporter.evaluated(record)
         return record
@@ -299,14 +302,16 @@ class Trainer:
 
     def _write_sample(self) -> None:
         """Let the model write a little, from the parameters that this step starts from."""
-        if not (self.history and self.history.enabled):
+        if not (self.history and self.history.enabled and self.sample_steps):
             return
+        self.sampled_at = self.state.step
         self.history.store.commit()
         sampling, seed = self.config.sampling, self.config.training.seed
         tokenizer = load_tokenizer(self.path / TOKENIZER)
         written = generate(self.decoder, tokenizer, "", SAMPLE_TOKENS, sampling, seed)
         record = SampleRecord(self.state.step, "", written.text, sampling.temperature, seed)
         self.history.store.write(record)
+        self.history.store.commit()
         self.reporter.sampled(record)
 
     def _keep(self, must: bool = False) -> None:
@@ -322,6 +327,8 @@ class Trainer:
             self._keep(must=True)
         if isinstance(self.observer, Recorder):
             self.observer.end(self.state)
+        if stopped != "interrupted" and self.sampled_at != self.state.step:
+            self._write_sample()
         measured = None
         if stopped != "interrupted" and len(self.texts.validation) >= 2:
             if not self.whole or self.whole[0] != self.state.step:
@@ -369,7 +376,7 @@ class Trainer:
         except (sqlite3.Error, OSError) as error:
             raise RunError(
                 f"The history in {self.path} could not be written: {error}. What came before is safe. "
-                "Free some space, then: vitrine resume."
+                f"Free some space, then: vitrine resume {self.path}."
             ) from None
 
     @contextmanager
@@ -391,38 +398,6 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-class Pace:
-    """How fast it goes, and how long the rest will take."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.training_s, self.steps, self.step_s, self.token_s = 0.0, 0, 0.0, 0.0
-
-    def stepped(self, duration_s: float) -> None:
-        """A step took so long."""
-        self.training_s, self.steps = self.training_s + duration_s, self.steps + 1
-        # The first steps are slow; later ones count alike, over about the last fifty.
-        weight = 1.0 if self.steps <= 3 else max(1 / 50, 1 / self.steps)
-        self.step_s += weight * (duration_s - self.step_s)
-
-    def evaluated(self, duration_s: float, tokens: int) -> None:
-        """An evaluation took so long."""
-        self.token_s = duration_s / tokens
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Tokens learned from in each second of training, of late."""
-        return self.config.tokens_per_step / self.step_s if self.step_s else 0.0
-
-    def left_s(self, number: int, validation_tokens: int) -> float:
-        """Seconds to the end: steps, the evaluations between them, and the whole split at last."""
-        training = self.config.training
-        token_s = self.token_s or self.step_s / (3 * self.config.tokens_per_step)
-        steps = training.steps - number
-        between = steps // training.evaluate_every * min(training.evaluation_tokens, validation_tokens)
-        return steps * self.step_s + (between + validation_tokens) * token_s
 
 
 def build_state(config: Config, processes: Processes) -> tuple[Decoder, State]:
@@ -474,18 +449,17 @@ def micro_batches(batches: Batches, number: int, decoder: Decoder, processes: Pr
 def lock(path: Path) -> Iterator[None]:
     """Hold a run folder against a second trainer."""
     with open(path / LOCK, "a+", encoding="utf-8") as handle:
-        for tries_left in reversed(range(LOCK_TRIES)):
+        for attempt in range(5):
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError:
-                if tries_left:
-                    time.sleep(LOCK_EVERY_S)
-                    continue
-                handle.seek(0)
-                raise RunError(
-                    f"{path} is being trained by process {handle.read().strip()}. Wait for it, or stop it first."
-                ) from None
+            except OSError:  # perhaps by someone who only looks whether it is held
+                if attempt == 4:
+                    handle.seek(0)
+                    raise RunError(
+                        f"{path} is being trained by process {handle.read().strip()}. Wait for it, or stop it first."
+                    ) from None
+                time.sleep(0.05)
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()

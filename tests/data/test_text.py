@@ -179,6 +179,16 @@ def test_pieces_end_where_words_part_so_that_bpe_ids_are_those_of_the_whole(tmp_
     assert [i for piece in found for i in tokenizer.encode(piece).ids] == tokenizer.encode(prose).ids
 
 
+def test_text_without_white_space_comes_in_bounded_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr("vitrine.data.text.PIECE_BYTES", 1024)
+    file = tmp_path / "genome.txt"
+    file.write_text("ACGT" * 10_000)
+    found = list(pieces(find_sources([str(file)])[0]))
+    assert "".join(text for text, _ in found) == "ACGT" * 10_000
+    assert max(len(text) for text, _ in found) <= 3 * 1024
+    assert [ends for _, ends in found] == [False] * (len(found) - 1) + [True]
+
+
 def test_a_scan_counts_what_there_is(tmp_path):
     facts = scan(find_sources([str(write(tmp_path / "b.jsonl", DOCUMENTS))])[0])
     whole = "".join(DOCUMENTS)

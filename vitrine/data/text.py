@@ -174,7 +174,7 @@ def _files(spec: str) -> tuple[Path, ...]:
         found = [file for file in sorted(root.glob(pattern)) if file.is_file()]
         if found:
             return tuple(found)
-        raise CorpusError(f"No file matches {spec}.")
+        raise CorpusError(f"No file matches {spec}. Give a file, a folder, or a glob that matches files.")
     beside = [str(file) for file in path.parent.iterdir()] if path.parent.is_dir() else []
     hint = nearest(str(path), beside) if beside else f"There is no folder {path.parent} either."
     raise CorpusError(f"There is no file or folder {spec}. {hint if 'Did you' in hint or not beside else ''}".rstrip())
@@ -260,6 +260,8 @@ def _plain_pieces(file: Path) -> Iterator[tuple[str, bool]]:
     for text in _text(file):
         held += text
         cut = _last_cut(held) if len(held) >= PIECE_BYTES // 2 else 0
+        if not cut and len(held) > 2 * PIECE_BYTES:  # text without white space: memory stays bounded all the same
+            cut = PIECE_BYTES
         if cut:
             yield held[:cut], False
             held = held[cut:]
@@ -336,7 +338,7 @@ def _parquet_pieces(file: Path, text_field: str) -> Iterator[tuple[str, bool]]:
             for row in batch.to_pylist():
                 yield from _cut(_field(row, text_field, str(file)), str(file))
     except (pyarrow.ArrowException, OSError) as error:
-        raise CorpusError(f"{file} cannot be read as parquet: {error}.") from None
+        raise CorpusError(f"{file} cannot be read as parquet: {str(error).rstrip('.')}.") from None
 
 
 def _hub_rows(spec: str) -> Iterator[Any]:

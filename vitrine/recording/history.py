@@ -49,9 +49,10 @@ class History:
             return
         if record.step <= self.overlap_end:
             self._compare(record, statistics, note)
-        self.store.write(record)
+        # The record last: writing it commits, also where a step takes longer than a commit may wait.
         if statistics is not None and self.layout:
             self.store.write_statistics(record.step, statistics, self.layout)
+        self.store.write(record)
 
     def _compare(self, record: StepRecord, statistics: Numbers | None, note: Callable[[str], None]) -> None:
         old, old_statistics = self.store.step_record(record.step), self.store.statistics_row(record.step)

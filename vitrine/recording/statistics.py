@@ -44,9 +44,18 @@ def join(columns: list[Tensor], values: Tensor, gradients: Tensor) -> Tensor:
     return torch.cat([torch.stack(columns, dim=1).flatten(), values, gradients])
 
 
-def histogram(numbers: Tensor) -> tuple[NDArray[np.uint16], NDArray[np.uint32]]:
-    """The bins of a tensor that are not empty, and their counts; see `runs.statistics.bin_edges`."""
-    bits = numbers.detach().flatten().view(torch.int32)
-    counts = torch.bincount(bits.bitwise_right_shift(21).bitwise_and_(HISTOGRAM_BINS - 1)).cpu().numpy()
+def bins_of(numbers: Tensor) -> Tensor:
+    """The histogram bin of each number, as int32; see `runs.statistics.bin_edges`."""
+    return numbers.detach().view(torch.int32).bitwise_right_shift(21).bitwise_and_(HISTOGRAM_BINS - 1)
+
+
+def count_bins(bins: Tensor) -> tuple[NDArray[np.uint16], NDArray[np.uint32]]:
+    """The bins of a tensor that are not empty, and their counts."""
+    counts = torch.bincount(bins.flatten()).cpu().numpy()
     filled = np.flatnonzero(counts)
     return filled.astype("<u2"), counts[filled].astype("<u4")
+
+
+def histogram(numbers: Tensor) -> tuple[NDArray[np.uint16], NDArray[np.uint32]]:
+    """The bins of a tensor that are not empty, and their counts."""
+    return count_bins(bins_of(numbers))

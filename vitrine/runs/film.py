@@ -108,6 +108,9 @@ class Film:
         self.facts = _read_manifest(folder)
         shapes = {tensor["name"]: tuple(tensor["shape"]) for tensor in self.facts["tensors"]}
         numbers = np.fromfile(folder / PICKS, "<u4").astype(np.int64)
+        expected = sum(tensor["values"] + tensor["changes"] for tensor in self.facts["tensors"])
+        if len(numbers) != expected:
+            raise RunError(f"{folder / PICKS} has {len(numbers)} picks; {expected} were written. It is damaged.")
         self.values, numbers = _read_picks(numbers, shapes, self.facts["levels"]["values"])
         self.changes, _ = _read_picks(numbers, shapes, self.facts["levels"]["changes"])
         self.frame_bytes = int(self.facts["frame_bytes"])
@@ -125,9 +128,11 @@ class Film:
     def frame(self, number: int) -> Frame:
         """The number-th frame."""
         raw = self.raw(number)
+        if len(raw) < self.frame_bytes:
+            raise RunError(f"{self.folder / FRAMES} has {len(self.steps())} frames: there is no frame {number}.")
         header = np.frombuffer(raw[: HEADER.itemsize], HEADER)[0]
         body = raw[HEADER.itemsize :]
-        if len(raw) < self.frame_bytes or zlib.crc32(body) != header["crc"]:
+        if checksum(int(header["step"]), body) != header["crc"]:
             raise RunError(f"Frame {number} of {self.folder / FRAMES} is damaged: its checksum differs.")
         tensors = len(self.values.indices)
         scales = np.frombuffer(body[: 12 * tensors], "<f4").reshape(3, tensors)
@@ -135,8 +140,7 @@ class Film:
         parts = np.split(cells, [self.values.count, self.values.count + self.changes.count])
         sizes = (self.values.sizes, self.changes.sizes, self.changes.sizes)
         learned, gradients, updates = (
-            part.astype(np.float32) * np.repeat(scale, size)
-            for part, scale, size in zip(parts, scales, sizes, strict=True)
+            _times(part, np.repeat(scale, size)) for part, scale, size in zip(parts, scales, sizes, strict=True)
         )
         errors = dict(zip(("learned", "gradients", "updates"), scales * np.float32(0.5), strict=True))
         return Frame(int(header["step"]), learned, gradients, updates, errors)
@@ -199,7 +203,12 @@ def encode(step: int, numbers: tuple[Floats, Floats, Floats], picks: tuple[Picks
         for part, sizes in zip(numbers, (picks[0].sizes, picks[1].sizes, picks[1].sizes), strict=True)
     ]
     body = b"".join(scale.tobytes() for scale, _ in scaled) + b"".join(cells.tobytes() for _, cells in scaled)
-    return np.array((step, zlib.crc32(body), HEADER.itemsize + len(body)), HEADER).tobytes() + body
+    return np.array((step, checksum(step, body), HEADER.itemsize + len(body)), HEADER).tobytes() + body
+
+
+def checksum(step: int, body: bytes) -> int:
+    """Of the step too: a picture at the wrong step would be as wrong as a wrong picture."""
+    return zlib.crc32(body, zlib.crc32(np.int64(step).astype("<i8").tobytes()))
 
 
 def _pick(name: str, shape: tuple[int, ...], level: int, seed: int) -> NDArray[np.int64]:
@@ -236,9 +245,21 @@ def _to_bytes(numbers: Floats, sizes: list[int]) -> tuple[Floats, NDArray[np.int
     """Bytes from -127 to 127, and the scale of each tensor that turns them back."""
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     scales = (np.maximum.reduceat(np.abs(numbers), starts) / 127).astype("<f4")
-    with np.errstate(divide="ignore", over="ignore"):
-        factors = np.where(scales > np.finfo(np.float32).tiny, 1 / scales, 0).astype(np.float32)
+    # A tensor with an odd number in it: scale odd, bytes 0.
+    odd = ~np.isfinite(scales)
+    factors = 1 / np.where((scales > 0) & ~odd, scales, 1).astype(np.float64)
+    if (
+        factors.max() < np.finfo(np.float32).max
+    ):  # else stay in float64, where the inverse of the smallest scale is finite
+        factors = factors.astype(np.float32)
+    if odd.any():
+        numbers = np.where(np.repeat(odd, sizes), np.float32(0), numbers)
     return scales, np.rint(numbers * np.repeat(factors, sizes)).clip(-127, 127).astype(np.int8)
+
+
+def _times(cells: NDArray[np.int8], scales: Floats) -> Floats:
+    with np.errstate(invalid="ignore"):  # 0 times an odd scale: not a number, which is what is known of it
+        return cells.astype(np.float32) * scales
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -6,13 +6,12 @@ unless someone asks: `live/wanted` is touched by who looks, and forgotten after 
 """
 
 import time
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from vitrine.runs.film import Floats
+from vitrine.runs.film import Floats, checksum
 
 PICTURE, WANTED = "picture.bin", "wanted"
 WANTED_FOR_S, EVERY_S, LOOK_EVERY_S = 5.0, 0.5, 0.1
@@ -55,7 +54,7 @@ class LiveWriter:
         """Put a picture into the older of the two places, then say that it is the newest."""
         body = b"".join(part.astype("<f4").tobytes() for part in (picture.values, picture.gradients, picture.updates))
         counts = len(picture.values), len(picture.gradients)
-        slot = np.array((picture.step, zlib.crc32(body), *counts, 0), SLOT).tobytes() + body
+        slot = np.array((picture.step, checksum(picture.step, body), *counts, 0), SLOT).tobytes() + body
         path = self.folder / PICTURE
         if self.newest == 0:
             temporary = path.with_name(f".{PICTURE}.partial")
@@ -97,7 +96,7 @@ class LiveReader:
             place = HEAD.itemsize + int(facts["newest"] % 2) * size
             raw = file[place : place + size].tobytes()
             slot, body = np.frombuffer(raw[: SLOT.itemsize], SLOT)[0], raw[SLOT.itemsize :]
-            if zlib.crc32(body) == slot["crc"]:
+            if checksum(int(slot["step"]), body) == slot["crc"]:
                 ends = np.cumsum([slot["values"], slot["changes"]])
                 return Picture(int(slot["step"]), *np.split(np.frombuffer(body, "<f4"), ends))
         return None

@@ -43,7 +43,9 @@ TABLES: dict[type[Record], str] = {
 
 
 def check_version(path: Path, version: int) -> None:
-    """Refuse a history that was written by another Vitrine than this one."""
+    """Refuse a history that was written by another Vitrine than this one, or not at all."""
+    if version == 0:
+        raise RunError(f"{path} is empty: the history of the run is lost. Its keyframes may still be sound.")
     if version != SCHEMA_VERSION:
         age = "a newer" if version > SCHEMA_VERSION else "an older"
         raise RunError(

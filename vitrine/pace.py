@@ -1,0 +1,35 @@
+"""How fast a training goes, and how long the rest of it will take."""
+
+from vitrine.config import Config
+
+
+class Pace:
+    """Is told how long each step and each evaluation took."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.training_s, self.steps, self.step_s, self.token_s = 0.0, 0, 0.0, 0.0
+
+    def stepped(self, duration_s: float) -> None:
+        """A step took so long."""
+        self.training_s, self.steps = self.training_s + duration_s, self.steps + 1
+        # The first steps are slow; later ones count alike, over about the last fifty.
+        weight = 1.0 if self.steps <= 3 else max(1 / 50, 1 / self.steps)
+        self.step_s += weight * (duration_s - self.step_s)
+
+    def evaluated(self, duration_s: float, tokens: int) -> None:
+        """An evaluation took so long."""
+        self.token_s = duration_s / tokens
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens learned from in each second of training, of late."""
+        return self.config.tokens_per_step / self.step_s if self.step_s else 0.0
+
+    def left_s(self, number: int, validation_tokens: int) -> float:
+        """Seconds to the end: steps, the evaluations between them, and the whole split at last."""
+        training = self.config.training
+        token_s = self.token_s or self.step_s / (3 * self.config.tokens_per_step)
+        steps = training.steps - number
+        between = steps // training.evaluate_every * min(training.evaluation_tokens, validation_tokens)
+        return steps * self.step_s + (between + validation_tokens) * token_s
