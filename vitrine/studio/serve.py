@@ -35,7 +35,13 @@ def serve(runs: Sequence[str], port: int, browser: bool, say: Callable[[str], No
         address = f"http://{HOST}:{port}/?token={token}"
         app = make_app(folders, token, port)
         settings = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, server_header=False, lifespan="on"
+            app,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=1,
+            server_header=False,
+            proxy_headers=False,
+            lifespan="on",
         )
         say(address)
         if browser:
