@@ -61,13 +61,14 @@ async function numbers(path: string, signal?: AbortSignal): Promise<Cells> {
   };
 }
 
-export async function getPicks(run: string, signal?: AbortSignal): Promise<Uint32Array> {
-  return new Uint32Array(await (await ask(`${of(run)}/film/picks`, { signal })).arrayBuffer());
+// `version` says which run of this name is meant: what is fixed may then be kept by the browser.
+export async function getPicks(run: string, version: string, signal?: AbortSignal): Promise<Uint32Array> {
+  return new Uint32Array(await (await ask(`${of(run)}/film/picks?${query({ v: version })}`, { signal })).arrayBuffer());
 }
-export const getBirth = async (run: string, signal?: AbortSignal): Promise<Float32Array> =>
-  (await numbers(`${of(run)}/film/birth`, signal)).numbers;
-export async function getFrame(run: string, number: number, signal?: AbortSignal): Promise<ArrayBuffer> {
-  return (await ask(`${of(run)}/film/${number}`, { signal })).arrayBuffer();
+export const getBirth = async (run: string, version: string, signal?: AbortSignal): Promise<Float32Array> =>
+  (await numbers(`${of(run)}/film/birth?${query({ v: version })}`, signal)).numbers;
+export async function getFrame(run: string, number: number, version: string, signal?: AbortSignal): Promise<ArrayBuffer> {
+  return (await ask(`${of(run)}/film/${number}?${query({ v: version })}`, { signal })).arrayBuffer();
 }
 
 /** The live picture, or null while there is none. */
@@ -146,7 +147,7 @@ export async function generate(
 }
 
 /** What is new of a run, until `close`. The browser comes back by itself when the line breaks. */
-export function listen(run: string, cursor: string | number, onState: (state: StreamState) => void, onLost: () => void): () => void {
+export function listen(run: string, cursor: string, onState: (state: StreamState) => void, onLost: () => void): () => void {
   const source = new EventSource(`${of(run)}/stream?${query({ cursor })}`, { withCredentials: true });
   source.onmessage = (event: MessageEvent<string>) => onState(JSON.parse(event.data) as StreamState);
   source.onerror = () => {

@@ -46,13 +46,15 @@ export interface Layout {
   pieces: Piece[];
   labels: Label[];
   ghosts: Ghost[];
+  /** what is left free under the tables, and under the output, where the blocks stand in one row */
+  free: Ghost[];
 }
 
-const STRIP = 4; // pixels of a bias or a gain: thickened to be seen
+const STRIP = 3; // pixels of a bias or a gain: thickened to be seen
 const GAP = 6;
 const LABEL = 11;
-const TITLE = 15;
-const BLOCK_GAP = 12;
+const TITLE = 13;
+const BLOCK_GAP = 9;
 
 export const shape2 = (tensor: TensorInfo): [number, number] =>
   tensor.shape.length === 1 ? [1, tensor.shape[0]!] : [tensor.shape[0]!, tensor.shape[1]!];
@@ -91,7 +93,8 @@ function place(tensors: TensorInfo[], tied: boolean, scale: number, width: numbe
   boxes.push(tables(by, scale, fold, align));
   boxes.push(...blocks);
   boxes.push(exit(by, tied, scale, fold, align));
-  const out: Layout = { scale, width: 0, height: 0, pieces: [], labels: [], ghosts: [] };
+  const out: Layout = { scale, width: 0, height: 0, pieces: [], labels: [], ghosts: [], free: [] };
+  const starts: number[] = [];
   let x = 0;
   let y = 0;
   let tallest = 0;
@@ -104,11 +107,17 @@ function place(tensors: TensorInfo[], tied: boolean, scale: number, width: numbe
     for (const piece of box.pieces) out.pieces.push({ ...piece, x: piece.x + x, y: piece.y + y });
     for (const label of box.labels) out.labels.push({ ...label, x: label.x + x, y: label.y + y });
     for (const ghost of box.ghosts) out.ghosts.push({ ...ghost, x: ghost.x + x, y: ghost.y + y });
+    starts.push(x);
     tallest = Math.max(tallest, box.height);
     out.width = Math.max(out.width, x + box.width);
     out.height = Math.max(out.height, y + tallest);
     x += box.width + BLOCK_GAP;
   }
+  if (y === 0)
+    out.free = [0, boxes.length - 1].map((i) => {
+      const box = boxes[i]!;
+      return { x: starts[i]!, y: box.height + 12, width: box.width, height: out.height - box.height - 12 };
+    });
   return out;
 }
 
@@ -217,7 +226,7 @@ function exit(by: Map<string, TensorInfo>, tied: boolean, scale: number, most: n
 function block(by: Map<string, TensorInfo>, layer: number, scale: number): Box {
   const box = emptyBox();
   const get = (name: string): TensorInfo | undefined => by.get(`blocks.${layer}.${name}`);
-  box.labels.push({ text: `block ${layer + 1}`, x: 0, y: 0, width: 0, strong: true });
+  box.labels.push({ text: `block ${layer}`, x: 0, y: 0, width: 0, strong: true });
   let y = TITLE;
   const norms = (which: string): void => {
     for (const part of ['gain', 'bias']) {

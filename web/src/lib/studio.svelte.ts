@@ -95,7 +95,7 @@ class Studio {
   private settling = 0;
   private timer = 0;
   private closeStream: (() => void) | null = null;
-  private cursor: string | number = 0;
+  private cursor = '';
   private liveAt = 0;
   private pendingFrame = -1;
 
@@ -233,7 +233,7 @@ class Studio {
       this.run = run;
       Object.assign(this.sampling, pick(run.config.sampling ?? {}, Object.keys(this.sampling)));
       this.prompt = defaultPrompt(run);
-      this.cursor = 0;
+      this.cursor = '';
       this.take(parts);
       void this.loadCurve(signal);
       await this.loadFilm(signal);
@@ -248,7 +248,7 @@ class Studio {
   private async loadFilm(signal: AbortSignal): Promise<void> {
     const run = this.run!;
     if (!run.film) return;
-    const [picks, birth] = await Promise.all([api.getPicks(run.name, signal), api.getBirth(run.name, signal)]);
+    const [picks, birth] = await Promise.all([api.getPicks(run.name, run.identity, signal), api.getBirth(run.name, run.identity, signal)]);
     if (signal.aborted) return;
     const film = new Film(run.film, run.tensors, picks, birth);
     this.setScales(film, birth, null);
@@ -268,7 +268,7 @@ class Studio {
 
   private async frame(number: number, signal?: AbortSignal): Promise<Picture> {
     const film = this.film!;
-    return film.known(number) ?? film.decode(number, await api.getFrame(this.run!.name, number, signal));
+    return film.known(number) ?? film.decode(number, await api.getFrame(this.run!.name, number, this.run!.identity, signal));
   }
 
   /** Scales only grow, so that a colour means the same all over the run. */
@@ -297,7 +297,12 @@ class Studio {
     if (!run.steps_made) return;
     try {
       const series = await api.getSeries(run.name, 'loss', run.steps_made, 1200, signal);
-      if (!signal.aborted) this.curve = series;
+      if (signal.aborted) return;
+      // The stream may already be further.
+      const [end, now] = [series.steps.at(-1) ?? -1, this.curve];
+      const from = now.steps.findIndex((step) => step > end);
+      const tail = <T>(list: T[]): T[] => (from < 0 ? [] : list.slice(from));
+      this.curve = { steps: [...series.steps, ...tail(now.steps)], low: [...series.low, ...tail(now.low)], high: [...series.high, ...tail(now.high)] };
     } catch (error) {
       if (!api.isAbort(error)) this.trouble = api.sentence(error);
     }
@@ -329,6 +334,16 @@ class Studio {
 
   private grow(state: StreamState): void {
     const run = this.run!;
+    if (state.error !== undefined) {
+      this.trouble = state.error;
+      this.closeStream?.();
+      this.closeStream = null;
+      return;
+    }
+    if (state.identity && state.identity !== run.identity) {
+      void this.open(run.name, new URLSearchParams(this.address)); // it was resumed, or made anew
+      return;
+    }
     this.cursor = state.cursor;
     const last = this.curve.steps.at(-1) ?? -1;
     const fresh = state.steps.filter(([step]) => step > last);
@@ -358,6 +373,7 @@ class Studio {
       events: [...run.events, ...(state.events ?? []).filter((e) => !run.events.some((o) => o.time_s === e.time_s && o.kind === e.kind))],
       steps_made: state.steps_made,
       training: state.training,
+      paused: state.paused,
     };
     if (this.following) this.step = state.steps_made;
     if (ended) void this.finish();

@@ -30,16 +30,24 @@ function fixed(value: number, digits: number): string {
   return value.toFixed(Math.max(0, Math.min(8, digits - 1 - whole)));
 }
 
-/** For a cell of the lens: at most six characters beside the sign. */
-export function cell(value: number): string {
+/** In what the cells of a lens are counted: 1, or, where all are small, a power of ten. */
+export const unitOf = (full: number): number => (full > 0 && full < 0.02 ? 10 ** Math.floor(Math.log10(full)) : 1);
+export const powerOf = (unit: number): string =>
+  `10${String(Math.round(Math.log10(unit))).replace('-', '⁻').replace(/\d/g, (digit) => '⁰¹²³⁴⁵⁶⁷⁸⁹'[Number(digit)]!)}`;
+
+/** For a cell of the lens: at most six characters. */
+export function cell(value: number, unit = 1): string {
+  if (unit !== 1 && Number.isFinite(value)) {
+    const units = value / unit;
+    return (units < 0 ? '−' : units > 0 ? '+' : '') + (units === 0 ? '0' : Math.abs(units).toFixed(Math.abs(units) >= 99.95 ? 0 : Math.abs(units) >= 9.995 ? 1 : 2));
+  }
   if (!Number.isFinite(value)) return Number.isNaN(value) ? 'NaN' : value > 0 ? '+∞' : '−∞';
   const magnitude = Math.abs(value);
   const sign = value < 0 ? '−' : '+';
   if (magnitude === 0) return '0';
   if (magnitude >= 100) return sign + magnitude.toFixed(1);
-  if (magnitude >= 0.001) return sign + magnitude.toFixed(magnitude >= 10 ? 2 : magnitude >= 1 ? 3 : 4).replace(/^0\./, '.');
-  const [mantissa, exponent] = magnitude.toExponential(1).split('e');
-  return `${sign}${mantissa}e${exponent!.replace('-', '−')}`;
+  if (magnitude >= 0.00095) return sign + magnitude.toFixed(magnitude >= 10 ? 2 : magnitude >= 1 ? 3 : 4).replace(/^0\./, '.');
+  return sign + magnitude.toExponential(0);
 }
 
 /** The shortest decimal that gives this float32 back, as the command line prints it. */
@@ -100,7 +108,7 @@ export function roleOf(name: string): [plain: string, code: string] {
 
 export function placeOf(name: string): string {
   const parts = name.split('.');
-  return parts[0] === 'blocks' ? `block ${Number(parts[1]) + 1}` : '';
+  return parts[0] === 'blocks' ? `block ${parts[1]}` : '';
 }
 
 export const LONG_ROLES: Record<string, string> = {

@@ -56,6 +56,8 @@ export type Settings = Record<string, Record<string, unknown>>;
 
 export interface RunInfo {
   name: string;
+  identity: string;
+  paused: boolean;
   config: Settings;
   tensors: TensorInfo[];
   parameters: number;
@@ -87,7 +89,7 @@ export interface Series {
 export type StepRow = [step: number, loss: number | null, gradient: number | null, rate: number | null, seconds: number];
 
 export interface StreamState {
-  cursor: string | number;
+  cursor: string;
   steps: StepRow[];
   evaluations: Evaluation[];
   samples: Sample[];
@@ -96,6 +98,9 @@ export interface StreamState {
   training: boolean;
   film_steps: number[];
   live_step: number | null;
+  paused: boolean;
+  identity: string;
+  error?: string;
 }
 
 export type Likely = [text: string, probability: number];
