@@ -24,6 +24,8 @@ export interface Piece {
 
 export interface Label {
   text: string;
+  /** in plain words: long, and short */
+  plain?: [string, string];
   code?: string;
   x: number;
   y: number;
@@ -49,6 +51,16 @@ export interface Layout {
   /** what is left free under the tables, and under the output, where the blocks stand in one row */
   free: Ghost[];
 }
+
+const PLAIN: Record<string, [string, string]> = {
+  query: ['who looks at whom: query', 'asks'],
+  key: ['who looks at whom: key', 'offers'],
+  value: ['what is passed on: value', 'gives'],
+  output: ['mixed back into the stream: output', 'mixes'],
+  expand: ['finds patterns: expand', 'finds'],
+  gate: ['opens or shuts each pattern: gate', 'gates'],
+  shrink: ['what each pattern adds: shrink', 'adds'],
+};
 
 const STRIP = 3; // pixels of a bias or a gain: thickened to be seen
 const GAP = 6;
@@ -215,7 +227,7 @@ function exit(by: Map<string, TensorInfo>, tied: boolean, scale: number, most: n
     const embedding = by.get('embedding.weight')!;
     const [rows, columns] = shape2(embedding);
     const ghost = { x: 0, y: y + LABEL, width: ceil(columns, scale), height: Math.min(ceil(rows, scale), most - y - LABEL) };
-    box.labels.push({ text: 'symbols again', x: 0, y, width: ghost.width });
+    box.labels.push({ text: 'symbols, tied', x: 0, y, width: ghost.width });
     box.ghosts.push(ghost);
   }
   grow(box);
@@ -238,12 +250,13 @@ function block(by: Map<string, TensorInfo>, layer: number, scale: number): Box {
     y += 1;
   };
   /** A matrix under its label, its bias along its outputs. Returns the pixels that it takes. */
-  const put = (part: string, text: string, x: number, turned = false): [number, number] => {
+  const put = (part: string, x: number, turned = false): [number, number] => {
     const tensor = get(`${part}.weight`);
     if (!tensor) return [0, 0];
     const piece = matrix(tensor, x, y + LABEL, scale, turned);
     box.pieces.push(piece);
-    box.labels.push({ text, code: part.split('.')[1]!, x, y, width: piece.width + STRIP });
+    const code = part.split('.')[1]!;
+    box.labels.push({ text: code, plain: PLAIN[code], code, x, y, width: piece.width + STRIP + GAP });
     const bias = get(`${part}.bias`);
     let [w, h] = [piece.width, piece.height + LABEL];
     if (bias && !turned) box.pieces.push(strip(bias, x + piece.width + 1, y + LABEL, scale, true));
@@ -256,7 +269,7 @@ function block(by: Map<string, TensorInfo>, layer: number, scale: number): Box {
     let x = 0;
     let tallest = 0;
     for (const part of pair) {
-      const [w, h] = put(`attention.${part}`, part, x);
+      const [w, h] = put(`attention.${part}`, x);
       x += w + GAP;
       tallest = Math.max(tallest, h);
     }
@@ -272,7 +285,7 @@ function block(by: Map<string, TensorInfo>, layer: number, scale: number): Box {
   norms('mlp_norm');
   let x = 0;
   for (const part of ['gate', 'expand', 'shrink']) {
-    const [w] = put(`mlp.${part}`, part, x, part === 'shrink');
+    const [w] = put(`mlp.${part}`, x, part === 'shrink');
     if (w) x += w + GAP;
   }
   grow(box);

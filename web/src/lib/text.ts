@@ -31,7 +31,7 @@ function fixed(value: number, digits: number): string {
 }
 
 /** In what the cells of a lens are counted: 1, or, where all are small, a power of ten. */
-export const unitOf = (full: number): number => (full > 0 && full < 0.02 ? 10 ** Math.floor(Math.log10(full)) : 1);
+export const unitOf = (full: number): number => (full > 0 && full < 0.0095 ? 10 ** Math.floor(Math.log10(full)) : 1);
 export const powerOf = (unit: number): string =>
   `10${String(Math.round(Math.log10(unit))).replace('-', '⁻').replace(/\d/g, (digit) => '⁰¹²³⁴⁵⁶⁷⁸⁹'[Number(digit)]!)}`;
 
