@@ -5,16 +5,27 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator
 from starlette.requests import Request
 from starlette.responses import Response
 
 IMMUTABLE = "private, max-age=31536000, immutable"
 ASK_AGAIN = "private, no-cache"  # may be kept, but is asked for again each time: mostly answered by 304
 NEVER = "no-store"
+
+
+def _whole_characters(text: str) -> str:
+    """Half a character, as JSON can spell it, is no text: nothing could write it down."""
+    if not text.isascii() and any(0xD800 <= ord(character) <= 0xDFFF for character in text):
+        raise ValueError("text of whole characters")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole_characters)]
 
 
 class RefusalError(Exception):

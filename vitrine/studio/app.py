@@ -1,6 +1,5 @@
 """The studio as one ASGI application: its guard, its errors, its page, and the routes of `api`."""
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,12 +9,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
-from starlette.staticfiles import StaticFiles
 
 from vitrine import __version__
 from vitrine.errors import VitrineError
 from vitrine.studio import api, inside, playground, starting
-from vitrine.studio.answers import RefusalError, error
+from vitrine.studio.answers import IMMUTABLE, RefusalError, error
 from vitrine.studio.guard import Guard
 from vitrine.studio.listing import Listing
 from vitrine.studio.workers import Workers
@@ -90,7 +88,6 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def mistake(request: Request, problem: Exception) -> Response:
-        logging.getLogger("vitrine.studio").exception("while answering %s", request.scope["path"])
         return error(500, "The studio made a mistake; its terminal says more. Please report it.")
 
 
@@ -104,5 +101,10 @@ def _add_page(app: FastAPI) -> None:
             return error(503, NO_PAGE)
         return FileResponse(file, headers={"Cache-Control": "no-cache"})
 
-    # Names of built files carry a digest; StaticFiles refuses paths that lead out of the folder.
-    app.mount("/assets", StaticFiles(directory=PAGE / "assets", check_dir=False), name="assets")
+    @app.get("/assets/{name}", include_in_schema=False)
+    def asset(name: str) -> Response:
+        # Looked up, never joined; the names of built files carry a digest, so that they never change.
+        files = {file.name: file for file in (PAGE / "assets").glob("*") if file.is_file()}
+        if name not in files:
+            raise HTTPException(404)
+        return FileResponse(files[name], headers={"Cache-Control": IMMUTABLE})

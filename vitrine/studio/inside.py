@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from vitrine.runs.reader import RunReader
-from vitrine.studio.answers import NEVER, Json, RefusalError, numbers
+from vitrine.studio.answers import NEVER, Json, RefusalError, Text, numbers
 from vitrine.studio.api import LARGEST, Name, Step, Version, fixed
 from vitrine.studio.listing import Listing, identity
 from vitrine.studio.tiles import MEMORY, MODES, Floats, Tile, keyframes, read_birth, read_tile, tensor_of, tile_of
@@ -28,7 +28,7 @@ NeuronName = Annotated[str, Query(description="such as blocks.0.mlp.expand[12]")
 class NudgeRequest(BaseModel):
     """A parameter, and how far to move it, each in turn."""
 
-    parameter: str
+    parameter: Text
     step: Annotated[int, Field(ge=0, lt=LARGEST)]
     sizes: Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1, max_length=NUDGES)]
 

@@ -10,7 +10,7 @@ from starlette.responses import Response, StreamingResponse
 
 from vitrine.config import SamplingConfig, merge, validate
 from vitrine.runs.reader import TOKENIZER, RunReader
-from vitrine.studio.answers import NEVER, Json, RefusalError, event
+from vitrine.studio.answers import NEVER, Json, RefusalError, Text, event
 from vitrine.studio.api import LARGEST, Name
 from vitrine.studio.inside import check_step
 from vitrine.studio.listing import Listing, identity
@@ -20,7 +20,7 @@ from vitrine.tokenizer import encode, load_tokenizer
 
 NEW_TOKENS, PROMPT = 400, 100_000  # tokens in one text; characters in a prompt
 
-Prompt = Annotated[str, Field(max_length=PROMPT)]
+Prompt = Annotated[Text, Field(max_length=PROMPT)]
 WrittenAt = Annotated[int, Field(ge=0, lt=LARGEST)]
 
 

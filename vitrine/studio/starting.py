@@ -23,7 +23,7 @@ from vitrine.errors import CorpusError, RunError
 from vitrine.presets import PRESETS
 from vitrine.runs.reader import CONFIG, is_training
 from vitrine.runs.requests import acknowledged, ask
-from vitrine.studio.answers import Json, RefusalError
+from vitrine.studio.answers import Json, RefusalError, Text
 from vitrine.studio.api import LARGEST, Name
 from vitrine.studio.chosen import hyperparameters, read_settings
 from vitrine.studio.listing import Listing
@@ -38,7 +38,7 @@ PYTHON = "python"  # the text that every Python carries
 class Parent(BaseModel):
     """The keyframe that a new run goes on from."""
 
-    run: str
+    run: Text
     step: Annotated[int, Field(ge=0, lt=LARGEST)]
 
 
@@ -47,9 +47,9 @@ class Choice(BaseModel):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    text: str = ""
-    corpus: str = ""
-    preset: str = "auto"
+    text: Text = ""
+    corpus: Text = ""
+    preset: Text = "auto"
     settings: dict[str, Any] = {}
     steps: Annotated[int, Field(ge=0, lt=LARGEST)] = 0
     for_time: str = Field("", alias="for", max_length=20, description="such as 90s, 10m or 2h")
@@ -71,7 +71,7 @@ class Choice(BaseModel):
 class NewRun(Choice):
     """The same, with a name."""
 
-    name: str
+    name: Text
 
 
 class Wish(BaseModel):
