@@ -1,10 +1,9 @@
 """The page, in the system's own browser: what it shows is what the run has."""
 
 import asyncio
-import io
+import base64
 import re
 import shutil
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,9 @@ from vitrine.generate import filter_logits
 from vitrine.inspection import inspect
 from vitrine.runs.reader import RunReader
 
-BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+BROWSER = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
 PAGE = Path(__file__).parents[2] / "vitrine" / "studio" / "page" / "index.html"
 MISSING = (
     "no Chromium on this machine: the page was NOT tested"
@@ -104,7 +105,7 @@ def test_the_lens_shows_what_inspect_says(browser: Browser, reader: RunReader):
     assert np.float32(life["birth"]) in [np.float32(x) for x in re.findall(r"-?\d+\.\d+(?:e-?\d+)?", story)]
     page.get_by_role("button", name="gradient").click()
     page.wait_for_function(
-        "([cell, wanted]) => Math.fround(Number(document.querySelector(`[data-cell=\"${cell}\"]`)"
+        '([cell, wanted]) => Math.fround(Number(document.querySelector(`[data-cell="${cell}"]`)'
         "?.dataset.value?.replaceAll('−', '-'))) === Math.fround(wanted)",
         arg=[CELL, life["gradient"]],
     )
@@ -172,17 +173,21 @@ def test_the_bars_are_what_the_library_would_draw_from(browser: Browser, studio:
 
 
 @pytest.mark.parametrize("mode", ["value", "learned", "gradient"])
-def test_every_colour_is_the_number_of_its_cell(browser: Browser, studio: Studio, mode: str):
+def test_every_colour_is_the_number_of_its_cell(
+    browser: Browser, chromium: "sync_api.Browser", studio: Studio, mode: str
+):
     page = browser.open(step=STEP, mode=mode)
     browser.exact()
     page.wait_for_timeout(200)
-    pixels = decode_png(page.screenshot())
+    pixels = pixels_of(chromium, page.screenshot())
     palette = np.array(page.evaluate("() => window.vitrine.palette()"))
     steps = (len(palette) - 1) // 2
     draws, looked = np.random.default_rng(1), 0
     for name, shape in (("blocks.0.mlp.expand.weight", (96, 24)), ("blocks.1.mlp.shrink.weight", (24, 96)),
                         ("blocks.1.attention.key.weight", (24, 24)), ("blocks.0.mlp.expand.bias", (1, 96))):  # fmt: skip
-        exact = studio.cells("small", tensor=name, step=STEP, mode=mode, row=0, column=0, rows=shape[0], columns=shape[1])
+        exact = studio.cells(
+            "small", tensor=name, step=STEP, mode=mode, row=0, column=0, rows=shape[0], columns=shape[1]
+        )
         scale = page.evaluate("name => window.vitrine.scale(name)", name)
         for _ in range(60):
             cell = {"name": name, "row": int(draws.integers(shape[0])), "column": int(draws.integers(shape[1]))}
@@ -212,36 +217,20 @@ def test_the_cabinet_is_walked_with_the_keys(browser: Browser):
     page.wait_for_selector('td[aria-selected=true][data-cell^="blocks.0.mlp."]')
 
 
-def decode_png(raw: bytes) -> np.ndarray:
-    """The pixels of an eight-bit PNG, (height, width, 3)."""
-    data, at, width, height, channels = io.BytesIO(), 8, 0, 0, 3
-    while at < len(raw):
-        length, kind = int.from_bytes(raw[at : at + 4], "big"), raw[at + 4 : at + 8]
-        body = raw[at + 8 : at + 8 + length]
-        if kind == b"IHDR":
-            width, height = int.from_bytes(body[:4], "big"), int.from_bytes(body[4:8], "big")
-            channels = {2: 3, 6: 4}[body[9]]
-        elif kind == b"IDAT":
-            data.write(body)
-        at += 12 + length
-    lines = np.frombuffer(zlib.decompress(data.getvalue()), np.uint8).reshape(height, 1 + width * channels)
-    pixels = np.zeros((height + 1, width + 1, channels), np.int64)
-    for y, line in enumerate(lines, 1):
-        kind, row, above = line[0], line[1:].reshape(width, channels).astype(np.int64), pixels[y - 1]
-        if kind == 0:
-            pixels[y, 1:] = row
-        elif kind == 1:
-            pixels[y, 1:] = np.cumsum(row, 0) % 256
-        elif kind == 2:
-            pixels[y, 1:] = (row + above[1:]) % 256
-        else:
-            for x in range(1, width + 1):
-                left, up, corner = pixels[y, x - 1], above[x], above[x - 1]
-                if kind == 3:
-                    guess = (left + up) // 2
-                else:
-                    estimate = left + up - corner
-                    near = np.stack([np.abs(estimate - left), np.abs(estimate - up), np.abs(estimate - corner)])
-                    guess = np.choose(near.argmin(0), [left, up, corner])
-                pixels[y, x] = (row[x - 1] + guess) % 256
-    return pixels[1:, 1:, :3]
+def pixels_of(chromium: "sync_api.Browser", screenshot: bytes) -> np.ndarray:
+    """A screenshot's pixels, (height, width, 3), read by the browser on a page of its own."""
+    page = chromium.new_page()
+    source = "data:image/png;base64," + base64.b64encode(screenshot).decode()
+    width, height, data = page.evaluate(
+        """async source => {
+            const image = new Image(); image.src = source; await image.decode();
+            const canvas = new OffscreenCanvas(image.width, image.height), context = canvas.getContext('2d');
+            context.drawImage(image, 0, 0);
+            const data = context.getImageData(0, 0, image.width, image.height).data;
+            let text = ''; for (let i = 0; i < data.length; i += 8192) text += String.fromCharCode(...data.subarray(i, i + 8192));
+            return [image.width, image.height, btoa(text)];
+        }""",
+        source,
+    )
+    page.close()
+    return np.frombuffer(base64.b64decode(data), np.uint8).reshape(height, width, 4)[..., :3].astype(np.int64)
