@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.studio.conftest import Studio
+from tests.studio.conftest import Studio, serve
 from vitrine.config import SamplingConfig
 from vitrine.generate import filter_logits
 from vitrine.inspection import inspect
@@ -215,6 +215,29 @@ def test_the_cabinet_is_walked_with_the_keys(browser: Browser):
     page.wait_for_selector('td[aria-selected=true][data-cell="blocks.0.mlp.expand.weight[42,8]"]')
     page.keyboard.press("PageDown")
     page.wait_for_selector('td[aria-selected=true][data-cell^="blocks.0.mlp."]')
+
+
+def test_a_run_started_from_the_page_is_watched_to_its_end(
+    chromium: "sync_api.Browser", tmp_path: Path, own_cache: Path, prose: str
+):
+    (tmp_path / "runs").mkdir()
+    with serve(tmp_path / "runs") as studio:
+        context = chromium.new_context(viewport={"width": 1280, "height": 720})
+        seen = Browser(context.new_page(), studio)
+        page = seen.page
+        page.goto(studio.address)
+        page.get_by_role("button", name="Train on your text").click()
+        page.get_by_label("Your text", exact=True).fill(prose[:20_000])
+        page.get_by_label("name", exact=True).fill("pasted")
+        page.get_by_label("steps", exact=True).fill("25")
+        page.wait_for_selector("text=numbers to learn", timeout=60_000)
+        page.get_by_role("button", name="start training").click()
+        page.wait_for_function("() => window.vitrine?.shown().wanted === 25", timeout=60_000)
+        page.wait_for_selector("[data-state=end]", timeout=30_000)
+        page.wait_for_function("() => window.vitrine.shown().exact", timeout=30_000)
+        assert "run=pasted" in page.url
+        context.close()
+        assert seen.said == []
 
 
 def pixels_of(chromium: "sync_api.Browser", screenshot: bytes) -> np.ndarray:

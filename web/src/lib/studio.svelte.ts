@@ -377,7 +377,7 @@ class Studio {
     };
     if (this.following) this.step = state.steps_made;
     if (ended) void this.finish();
-    else if (!film && state.steps_made > 0) void this.reread();
+    else if (state.steps_made > run.steps_made && (state.evaluations?.length || state.film_steps?.length || !film)) void this.reread();
   }
 
   /** The run has come to its end: its keyframes and result are read again. */
@@ -394,10 +394,13 @@ class Studio {
     const { signal } = this.runLeaving!;
     try {
       const run = await api.getRun(this.run!.name, signal);
+      if (signal.aborted) return;
+      if (this.following) this.step = run.steps_made;
       const hadFilm = this.film !== null;
       if (hadFilm && run.film && this.film) this.film.info.steps = run.film.steps;
       this.run = hadFilm && this.film ? { ...run, film: this.film.info } : run;
       if (!hadFilm && run.film) await this.loadFilm(signal);
+      if (this.following && this.next?.step !== this.writingStep) void this.ask();
     } catch (error) {
       if (!api.isAbort(error)) this.trouble = api.sentence(error);
     }
