@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.studio.conftest import SMALL, Studio, serve, until
+from studio.conftest import SMALL, Studio, serve, until
 from vitrine.census import census
 from vitrine.runs.film import Film
 from vitrine.runs.reader import RunReader

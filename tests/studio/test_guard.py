@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.studio.conftest import Studio, serve
+from studio.conftest import Studio, serve
 from vitrine.studio import guard
 
 PATHS = ["/", "/api/runs", "/api/runs/small", "/api/runs/small/stream", "/assets/x.js", "/api/openapi.json", "/nothing"]
@@ -19,7 +19,7 @@ METHODS = ["GET", "POST", "DELETE", "PUT", "OPTIONS", "HEAD"]
 
 @pytest.fixture
 def stranger(studio: Studio):
-    with httpx.Client(base_url=studio.url, timeout=20) as client:
+    with httpx.Client(base_url=studio.url, timeout=20, verify=False) as client:
         yield client
 
 

@@ -1,8 +1,11 @@
 """Exact cells and the insides of a step: to the bit what the library says; and workers that come and go."""
 
+import asyncio
 import contextlib
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -11,14 +14,15 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
-from tests.studio.conftest import Studio, until
+from studio.conftest import Studio, serve, until
 from vitrine.inspection import inspect
 from vitrine.phases import lay_open
 from vitrine.replay import OpenedStep, Replayer
 from vitrine.runs.reader import RunReader
-from vitrine.studio.workers import CancelledJobError
+from vitrine.studio.answers import RefusalError
+from vitrine.studio.workers import CancelledJobError, Worker, while_there
 
 STEP = 153
 CELL = "blocks.0.attention.query.weight[3,7]"
@@ -83,19 +87,32 @@ def test_every_cell_of_a_step_is_the_library_s_to_the_bit(
 def test_a_damaged_keyframe_is_not_shown_and_the_step_is_entered_from_the_one_before(
     studio: Studio, runs: Path, tmp_path: Path, reader: RunReader
 ):
-    import shutil
-
     true = load_file(reader.path / "keyframes/step-00000150/model.safetensors")["final_norm.gain"]
     shutil.copytree(runs / "small", runs / "damaged")
     try:
         file = runs / "damaged/keyframes/step-00000150/model.safetensors"
-        content = bytearray(file.read_bytes())
-        content[-1] ^= 1
-        file.write_bytes(content)
+        tensors = load_file(file)
+        tensors["final_norm.gain"][3] += 1
+        save_file(tensors, file)
         cells = studio.cells("damaged", tensor="final_norm.gain", step=150, mode="value")
         assert cells.tobytes() == true.tobytes()
     finally:
         shutil.rmtree(runs / "damaged")
+
+
+def test_what_differs_from_the_record_is_never_called_exact(studio: Studio, runs: Path):
+    shutil.copytree(runs / "small", runs / "altered")
+    try:
+        with contextlib.closing(sqlite3.connect(runs / "altered/run.sqlite")) as history:
+            history.execute("UPDATE steps SET loss = loss + 1e-6 WHERE step = 152")
+            history.commit()
+        answer = studio.get("runs/altered/tile", tensor="final_norm.gain", step=STEP, mode="gradient")
+        assert (answer.headers["x-exact"], answer.headers["cache-control"]) == ("false", "no-store")
+        found = studio.json(f"runs/altered/step/{STEP}")
+        assert found["exact"] is False
+        assert "loss of step 152" in found["differs"][0]
+    finally:
+        shutil.rmtree(runs / "altered")
 
 
 def test_a_step_in_its_four_phases_is_what_replay_prints(studio: Studio, opened: OpenedStep):
@@ -173,7 +190,7 @@ def test_health_is_what_the_command_prints(studio: Studio, reader: RunReader):
 def begin(studio: Studio, step: int) -> "tuple[threading.Thread, list[httpx.Response], httpx.Client]":
     """Ask for a step whose replay takes a while, and wait until it is under way."""
     answers: list[httpx.Response] = []
-    client = httpx.Client(base_url=studio.url, cookies=studio.client.cookies, timeout=60)
+    client = httpx.Client(base_url=studio.url, cookies=studio.client.cookies, timeout=60, verify=False)
 
     def ask():
         with contextlib.suppress(httpx.HTTPError):
@@ -241,14 +258,61 @@ def test_a_replay_that_nobody_waits_for_is_dropped(reader: RunReader):
     assert bench.phases(str(reader.path), "", 5, 0, -1)["exact"] is True  # it goes on from there, and holds
 
 
+class Ordered(Worker):
+    """A worker without a process: what it is told is written down, and it never answers."""
+
+    def __init__(self):
+        super().__init__("does nothing")
+        self.told = []
+
+    def start(self):
+        return self
+
+    def send(self, message):
+        self.told.append(message[:3])
+
+
+def test_equal_requests_are_one_job_and_it_is_cancelled_when_the_last_has_gone():
+    async def scenario(worker):
+        first, second = (asyncio.ensure_future(worker.ask("cells", step=5)) for _ in range(2))
+        other = asyncio.ensure_future(worker.ask("cells", step=6))
+        await asyncio.sleep(0)
+        for task in (first, second, other):
+            told = len(worker.told)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            yield worker.told[told:]
+
+    async def run():
+        worker = Ordered()
+        seen = [told async for told in scenario(worker)]
+        assert worker.told[:2] == [("job", 1, "cells"), ("job", 2, "cells")]
+        assert seen == [[], [("cancel", 1)], [("cancel", 2)]]
+        assert worker.waiting == 0
+
+    asyncio.run(run())
+
+
+def test_a_page_that_goes_no_longer_waits():
+    class Gone:
+        async def receive(self):
+            return {"type": "http.disconnect"}
+
+    async def run():
+        worker = Ordered()
+        with pytest.raises(RefusalError):
+            await while_there(Gone(), worker.ask("cells", step=5))
+        assert worker.told == [("job", 1, "cells"), ("cancel", 1)]
+
+    asyncio.run(run())
+
+
 def test_a_page_that_goes_takes_its_replay_with_it(studio: Studio):
     whole(studio, "final_norm.gain", step=1, mode="gradient")
     cookies = "; ".join(f"{name}={value}" for name, value in studio.client.cookies.items())
-    impatient = subprocess.Popen(
-        [sys.executable, "-c", "import sys, urllib.request as r; r.urlopen(r.Request(sys.argv[1], headers={'Cookie': sys.argv[2]}))",
-         f"{studio.url}/api/runs/small/tile?tensor=final_norm.gain&step=117&mode=gradient", cookies],
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    address = f"{studio.url}/api/runs/small/tile?tensor=final_norm.gain&step=117&mode=gradient"
+    code = "import sys, urllib.request as r; r.urlopen(r.Request(sys.argv[1], headers={'Cookie': sys.argv[2]}))"
+    impatient = subprocess.Popen([sys.executable, "-c", code, address, cookies], stderr=subprocess.DEVNULL)
     until(lambda: studio.json("runs/small/progress", step=117)["step"] == 117)
     impatient.kill()
     impatient.wait()
@@ -269,8 +333,6 @@ def test_the_server_has_no_torch(studio: Studio):
 
 
 def test_the_workers_go_when_the_server_is_killed(runs: Path):
-    from tests.studio.conftest import serve
-
     with serve(runs) as studio:
         studio.cells("small", tensor="final_norm.gain", step=1, mode="gradient")
         workers = studio.workers()

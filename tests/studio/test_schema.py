@@ -4,7 +4,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 
-from tests.studio.conftest import Studio
+from studio.conftest import Studio
 
 EXAMPLES = 8  # of each operation
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.studio.conftest import Studio, serve, until
+from studio.conftest import Studio, serve, until
 from vitrine.config import SECTIONS
 from vitrine.errors import RunError
 from vitrine.presets import PRESETS
