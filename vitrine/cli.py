@@ -63,9 +63,10 @@ def demo(
     """Train a small GPT-2 for a minute, and see what it writes."""
     with _errors():
         from vitrine import demo as demonstration
+        from vitrine.config import parse_seconds
 
         reporter = _reporter()
-        result = demonstration.demo(corpus, run, _seconds(for_time), reporter)
+        result = demonstration.demo(corpus, run, parse_seconds(for_time), reporter)
         reporter.close()
         if as_json:
             _print_json(dataclasses.asdict(result))
@@ -156,14 +157,6 @@ def generate(
     with _errors():
         from vitrine.run import Run
 
-        given = {
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-            "repetition_penalty": repetition_penalty,
-        }
-        chosen = {name: value for name, value in given.items() if value is not None}
         unsaid = prompt  # until the model writes: a mistake shows before the prompt does
 
         def say(text: str) -> None:
@@ -171,17 +164,20 @@ def generate(
             _print(unsaid + text, end="")
             unsaid = ""
 
-        written = Run(run).generate(prompt, max_new_tokens, seed, step, on_text=None if as_json else say, **chosen)
+        written = Run(run).generate(
+            prompt,
+            max_new_tokens,
+            seed,
+            step,
+            on_text=None if as_json else say,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+        )
         if as_json:
-            _print_json(
-                {
-                    "prompt": prompt,
-                    "text": written.text,
-                    "tokens": len(written.token_ids),
-                    "token_ids": written.token_ids,
-                    "ended": written.ended,
-                }
-            )
+            _print_json(written.to_json())
         else:
             _print(unsaid)
 
@@ -197,21 +193,7 @@ def evaluate(
     with _errors():
         from vitrine.run import Run
 
-        result = Run(run).evaluate(*(corpus or ()), step=step)
-        facts = {
-            "loss": result.loss,
-            "bits_per_byte": result.bits_per_byte,
-            "perplexity": result.perplexity,
-            "tokens": result.tokens,
-        }
-        if as_json:
-            _print_json(facts)
-        else:
-            per_byte = "" if result.bits_per_byte is None else f", {result.bits_per_byte:.4f} bits a byte"
-            _print(
-                f"loss {result.loss:.4f} nats a token{per_byte}, perplexity {result.perplexity:.2f}, "
-                f"over {result.tokens:,} tokens"
-            )
+        _show(Run(run).evaluate(*(corpus or ()), step=step), as_json)
 
 
 @app.command()
@@ -408,7 +390,7 @@ def _request(
     target_loss: float | None,
     parent: str,
 ) -> "Request":
-    from vitrine.config import parse_settings
+    from vitrine.config import parse_seconds, parse_settings
     from vitrine.launch import Request
 
     if steps is not None and steps < 1:
@@ -422,18 +404,10 @@ def _request(
         config,
         parse_settings(settings or []),
         steps or 0,
-        _seconds(for_time) if for_time else 0.0,
+        parse_seconds(for_time) if for_time else 0.0,
         target_loss or 0.0,
         parent,
     )
-
-
-def _seconds(text: str) -> float:
-    """90, 90s, 10m, 1.5h in seconds."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?", text.strip())
-    if not found or not float(found[1]):
-        raise ConfigError(f"--for takes a time such as 90s, 10m or 2h: got {text!r}.")
-    return float(found[1]) * {"s": 1, None: 1, "m": 60, "min": 60, "h": 3600}[found[2]]
 
 
 def _report(result: "Result", as_json: bool) -> None:
