@@ -286,6 +286,33 @@ def verify(
 
 
 @app.command()
+def export(
+    run: RunFolder,
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="the new folder")],
+    step: Step = "last",
+    as_json: Json = False,
+) -> None:
+    """Write a Hugging Face folder, which transformers opens with no code of ours."""
+    with _errors():
+        from vitrine.huggingface import export_run
+
+        _show(export_run(run, directory, step), as_json)
+
+
+@app.command("import")
+def adopt(
+    source: Annotated[str, typer.Argument(metavar="DIR", help="a Hugging Face folder, or hf:owner/name")],
+    run: NewRun = "",
+    as_json: Json = False,
+) -> None:
+    """Make a run of a GPT-2, Llama or Qwen3 folder, to look at, to use, and to train further."""
+    with _errors():
+        from vitrine.adopt import import_run
+
+        _show(import_run(source, run), as_json)
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Look at this machine: what training will use, how fast it is, whether it repeats itself to the bit."""
     with _errors():
