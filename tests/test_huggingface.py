@@ -312,6 +312,8 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "scaled by layer": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True"),
     "an untied GPT-2": ("gpt2", {"tie_word_embeddings": False}, "tie_word_embeddings = False"),
     "biases in qwen3": ("qwen3", {"attention_bias": True}, "attention_bias = True"),
+    "half of the biases": ("llama", {"attention_bias": True}, "attention_bias is True and its mlp_bias False"),
+    "a rope that is no table": ("llama", {"rope_scaling": "linear"}, "has no rope scaling"),
     "a wide head": ("qwen3", {"head_dim": 128}, "head_dim of 128 times 4 heads is not its width of 24"),
     "quantized": ("llama", {"quantization_config": {"bits": 4}}, "quantization_config"),
     "no width": ("llama", {"hidden_size": None}, "must give hidden_size as a whole number: got None"),

@@ -96,7 +96,6 @@ def import_run(source: str, run: str = "") -> Imported:
             f"{size}. Both must have the same."
         )
     with _opened(folder) as tensors:
-        settings["bias"] = settings["architecture"] == "gpt2" or any(".q_proj.bias" in name for name in tensors)
         config = _config(settings, source if source.startswith(HUB) else str(folder.absolute()))
         ours = to_ours(config.model, tensors, folder)
     parameters = {name: torch.from_numpy(numbers) for name, numbers in ours.items()}
@@ -111,7 +110,7 @@ def import_run(source: str, run: str = "") -> Imported:
 
 
 def model_settings(theirs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The [model] hyperparameters that a config.json stands for, but for `bias`. Raises RunError if there are none."""
+    """The [model] hyperparameters that a config.json stands for. Raises RunError if there are none."""
     family = theirs.get("model_type")
     if family not in ARCHITECTURES:
         raise RunError(f"{folder} is of the architecture {family!r}; Vitrine holds {', '.join(ARCHITECTURES)}.")
@@ -143,6 +142,7 @@ def model_settings(theirs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             "d_model": width,
             "d_ff": count("n_inner", 4 * width),
             "context": count("n_positions"),
+            "bias": True,
             "tie_embeddings": True,
             "norm_epsilon": theirs.get("layer_norm_epsilon", 1e-5),
         }
@@ -152,6 +152,12 @@ def model_settings(theirs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         raise RunError(
             f"{folder} cannot be held: its head_dim of {head_dim} times {heads} heads is not its width of {width}."
         )
+    biases = [bool(theirs.get(key)) for key in ("attention_bias", "mlp_bias")]
+    if family == "llama" and biases[0] != biases[1]:
+        raise RunError(
+            f"{folder} cannot be held: its attention_bias is {biases[0]} and its mlp_bias {biases[1]}, and Vitrine has "
+            "both or neither."
+        )
     return common | {
         "n_layers": count("num_hidden_layers"),
         "n_heads": heads,
@@ -159,21 +165,22 @@ def model_settings(theirs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "d_model": width,
         "d_ff": count("intermediate_size"),
         "context": count("max_position_embeddings"),
+        "bias": biases[0],
         "tie_embeddings": theirs.get("tie_word_embeddings", False),
         "norm_epsilon": theirs.get("rms_norm_eps", 1e-6),
         "rope_base": _rope_base(theirs, folder),
     }
 
 
-def _rope_base(theirs: Mapping[str, Any], folder: Path) -> float:
+def _rope_base(theirs: Mapping[str, Any], folder: Path) -> Any:
     base = theirs.get("rope_theta", 10_000.0)
     for key in ("rope_scaling", "rope_parameters"):
         rope = theirs.get(key) or {}
-        name = rope.get("rope_type", rope.get("type", "default"))
-        if name != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
+        plain = isinstance(rope, dict) and rope.get("rope_type", rope.get("type", "default")) == "default"
+        if not plain or rope.get("partial_rotary_factor", 1.0) != 1.0:
             raise RunError(f"{folder} cannot be held: Vitrine has no rope scaling, and its {key} is {rope!r}.")
         base = rope.get("rope_theta", base)
-    return float(base)
+    return base
 
 
 def _config(model: dict[str, Any], source: str) -> Config:
