@@ -157,14 +157,6 @@ def generate(
     with _errors():
         from vitrine.run import Run
 
-        given = {
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-            "repetition_penalty": repetition_penalty,
-        }
-        chosen = {name: value for name, value in given.items() if value is not None}
         unsaid = prompt  # until the model writes: a mistake shows before the prompt does
 
         def say(text: str) -> None:
@@ -172,17 +164,20 @@ def generate(
             _print(unsaid + text, end="")
             unsaid = ""
 
-        written = Run(run).generate(prompt, max_new_tokens, seed, step, on_text=None if as_json else say, **chosen)
+        written = Run(run).generate(
+            prompt,
+            max_new_tokens,
+            seed,
+            step,
+            on_text=None if as_json else say,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+        )
         if as_json:
-            _print_json(
-                {
-                    "prompt": prompt,
-                    "text": written.text,
-                    "tokens": len(written.token_ids),
-                    "token_ids": written.token_ids,
-                    "ended": written.ended,
-                }
-            )
+            _print_json(written.to_json())
         else:
             _print(unsaid)
 
@@ -198,21 +193,7 @@ def evaluate(
     with _errors():
         from vitrine.run import Run
 
-        result = Run(run).evaluate(*(corpus or ()), step=step)
-        facts = {
-            "loss": result.loss,
-            "bits_per_byte": result.bits_per_byte,
-            "perplexity": result.perplexity,
-            "tokens": result.tokens,
-        }
-        if as_json:
-            _print_json(facts)
-        else:
-            per_byte = "" if result.bits_per_byte is None else f", {result.bits_per_byte:.4f} bits a byte"
-            _print(
-                f"loss {result.loss:.4f} nats a token{per_byte}, perplexity {result.perplexity:.2f}, "
-                f"over {result.tokens:,} tokens"
-            )
+        _show(Run(run).evaluate(*(corpus or ()), step=step), as_json)
 
 
 @app.command()
@@ -317,6 +298,33 @@ def studio(
         from vitrine.studio.serve import serve
 
         serve(runs or ["runs"], port, not no_browser, _print)
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="the new folder")],
+    step: Step = "last",
+    as_json: Json = False,
+) -> None:
+    """Write a Hugging Face folder, which transformers opens with no code of ours."""
+    with _errors():
+        from vitrine.huggingface import export_run
+
+        _show(export_run(run, directory, step), as_json)
+
+
+@app.command("import")
+def adopt(
+    source: Annotated[str, typer.Argument(metavar="DIR", help="a Hugging Face folder, or hf:owner/name")],
+    run: NewRun = "",
+    as_json: Json = False,
+) -> None:
+    """Make a run of a GPT-2, Llama or Qwen3 folder, to look at, to use, and to train further."""
+    with _errors():
+        from vitrine.adopt import import_run
+
+        _show(import_run(source, run), as_json)
 
 
 @app.command()

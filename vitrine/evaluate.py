@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,23 @@ class Evaluation:
     def perplexity(self) -> float:
         """exp(loss): as many equally likely tokens would be as hard to guess."""
         return math.exp(min(self.loss, 700.0))
+
+    def to_json(self) -> dict[str, Any]:
+        """What `evaluate --json` prints."""
+        return {
+            "loss": self.loss,
+            "bits_per_byte": self.bits_per_byte,
+            "perplexity": self.perplexity,
+            "tokens": self.tokens,
+        }
+
+    def to_text(self) -> str:
+        """What `evaluate` prints."""
+        per_byte = "" if self.bits_per_byte is None else f", {self.bits_per_byte:.4f} bits a byte"
+        return (
+            f"loss {self.loss:.4f} nats a token{per_byte}, perplexity {self.perplexity:.2f}, "
+            f"over {self.tokens:,} tokens"
+        )
 
 
 def evaluate(

@@ -5,6 +5,7 @@ These act on the output probabilities, after training. They change no parameter.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -30,6 +31,16 @@ class Generation:
     text: str
     token_ids: tuple[int, ...]
     ended: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """What `generate --json` prints."""
+        return {
+            "prompt": self.prompt,
+            "text": self.text,
+            "tokens": len(self.token_ids),
+            "token_ids": self.token_ids,
+            "ended": self.ended,
+        }
 
 
 def filter_logits(logits: Tensor, sampling: SamplingConfig, seen: Tensor | None = None) -> Tensor:

@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from vitrine.biography import Biography, Point, biography, find_address
+from vitrine.biography import Address, Biography, Point, biography, find_address
 from vitrine.census import TensorPlan, census
+from vitrine.checkpoint import load_keyframe
 from vitrine.errors import RunError
 from vitrine.health import Health, history_verdicts
 from vitrine.neuron import Neuron, open_neuron
 from vitrine.nudge import Nudge, nudge
 from vitrine.replay import OpenedStep, Replayer
-from vitrine.runs.reader import RunReader
+from vitrine.runs.keyframes import keyframe_path, keyframe_steps
+from vitrine.runs.reader import KEYFRAMES, RunReader
 from vitrine.runs.statistics import STATISTICS
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -117,10 +119,49 @@ class TensorView:
 
 
 @dataclass(frozen=True)
+class Birth:
+    """Parameters of a run that has made no step yet: the numbers of its tensors, and one of them if it is asked for."""
+
+    path: str
+    tensors: dict[str, np.ndarray[Any, np.dtype[np.float32]]]
+    address: Address | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What `inspect --json` prints."""
+        tensors = [
+            {"name": name, "shape": list(numbers.shape), "parameters": numbers.size, **_summary(numbers)}
+            for name, numbers in self.tensors.items()
+        ]
+        asked = {"parameter": self.address.text, "value": self.value} if self.address and self.address.index else {}
+        return {"step": 0, "parameters": sum(t.size for t in self.tensors.values()), "tensors": tensors} | asked
+
+    @property
+    def value(self) -> float:
+        """Of the parameter that was asked for."""
+        assert self.address
+        return float(self.tensors[self.address.tensor.name][self.address.index])
+
+    def to_text(self) -> str:
+        """What `inspect` prints."""
+        width = max(len(name) for name in self.tensors)
+        heads = ("norm", "mean", "spread", "smallest", "largest")
+        lines = [f"step 0 of {self.path}, which has made no step yet"]
+        if self.address and self.address.index:
+            lines.append(f"{self.address.text} = {self.value:.9g} ({self.address.tensor.kind}), one of:")
+        lines.append(f"{'tensor':<{width}}  {'shape':<14}{'parameters':>12}" + "".join(f"{h:>12}" for h in heads))
+        for name, numbers in self.tensors.items():
+            shape = " x ".join(map(str, numbers.shape))
+            cells = "".join(f"{number:>12.4g}" for number in _summary(numbers).values())
+            lines.append(f"{name:<{width}}  {shape:<14}{numbers.size:>12,}{cells}  {_histogram_line(numbers)}".rstrip())
+        lines.append(f"{'all':<{width}}  {'':<14}{sum(t.size for t in self.tensors.values()):>12,}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
 class Inspected:
     """What was asked for, and what came with it."""
 
-    view: Census | TensorView | Biography | Neuron
+    view: Census | Birth | TensorView | Biography | Neuron
     nudge: Nudge | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -151,7 +192,7 @@ def inspect(
     """
     last = reader.steps_made() - 1
     if last < 0:
-        raise RunError(f"{reader.path} has recorded no step yet: there is nothing to inspect.")
+        return Inspected(_take_birth(reader, what, step or 0, nudges))
     number = last if step is None else step
     if not what:
         return Inspected(take_census(reader, number))
@@ -183,6 +224,22 @@ def take_census(reader: RunReader, step: int) -> Census:
             for name in layout.tensors
         }
     return Census(reader, at, census(reader.config.model), statistics)
+
+
+def _take_birth(reader: RunReader, what: str, step: int, nudges: Sequence[float]) -> Birth:
+    """What can be seen of a run before its first step: the values of its parameters."""
+    address = find_address(reader.config, what) if what else None
+    if step or nudges or (address and address.unit is not None):
+        raise RunError(
+            f"{reader.path} has made no step yet: there is its step 0 alone, without gradients or activations. "
+            "Inspect its tensors, or one parameter of them, as they are."
+        )
+    folder = reader.path / KEYFRAMES
+    if 0 not in keyframe_steps(folder):
+        raise RunError(f"{reader.path} has recorded no step yet, and no birth: there is nothing to inspect.")
+    kept = load_keyframe(keyframe_path(folder, 0)).parameters
+    plans = [address.tensor] if address else census(reader.config.model)
+    return Birth(str(reader.path), {plan.name: kept[plan.name].numpy() for plan in plans}, address)
 
 
 def _follow(replayer: Replayer, value: Callable[[], float]) -> list[Point]:

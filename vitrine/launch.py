@@ -154,6 +154,8 @@ def prepare(request: Request, processes: Processes | None = None, reporter: Repo
     early = preset_settings(preset) if preset not in ("", "auto") else {}
     settings = merge(_without_other_rule(layers, own), _without_other_rule(early, own), own)
     config = resolve(settings, replace(facts, vocab_size=256))  # a mistake shows before the corpus is read
+    if not config.data.corpus:
+        raise CorpusError("There is no text to learn from. Give one or more files, folders or globs.")
     _check_processes(config, processes)
     if not 0 <= request.for_s < float("inf"):
         raise ConfigError(f"--for must be positive: got {request.for_s} seconds. Try --for 2m.")
@@ -225,6 +227,11 @@ def sums(config: Config) -> Plan:
 def open_tokens(reader: RunReader) -> shards.Prepared:
     """The token ids of a run: kept in it, or pointed at; made anew if the cache lost them."""
     folder = reader.path / TOKENS
+    if not reader.config.data.corpus:
+        raise RunError(
+            f"{reader.path} was imported, and has no text of its own. Name one: vitrine evaluate {reader.path} FILE, "
+            f"or, to train it further, vitrine train FILE --from {reader.path}@0."
+        )
     pointer = folder / POINTER
     if not pointer.is_file():
         return shards.open_prepared(folder)
@@ -277,8 +284,6 @@ def _machine_facts(settings: Settings, processes: Processes) -> Facts:
 def _parent(request: Request) -> tuple[Snapshot | None, Settings]:
     """The keyframe that the run starts from, and the hyperparameters that it brings along."""
     if not request.parent:
-        if not request.corpus and not (request.settings or {}).get("data", {}).get("corpus"):
-            raise CorpusError("There is no text to learn from. Give one or more files, folders or globs.")
         return None, {}
     run, at, which = request.parent.rpartition("@")
     if not at or not (which.isdecimal() or which in ("last", "best")):

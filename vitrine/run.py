@@ -84,8 +84,9 @@ class Run(RunReader):
         return self._replayer.open(number)
 
     def sampling(self, **overrides: Any) -> SamplingConfig:
-        """The run's decoding hyperparameters, some of them replaced; validated."""
-        settings = merge(self.config.model_dump(mode="json"), {"sampling": overrides})
+        """The run's decoding hyperparameters, those replaced that are given (None: not); validated."""
+        given = {name: value for name, value in overrides.items() if value is not None}
+        settings = merge(self.config.model_dump(mode="json"), {"sampling": given})
         return validate(settings).sampling
 
     def evaluate(self, *corpus: str, step: str | int = "last") -> Evaluation:

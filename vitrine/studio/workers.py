@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 from collections.abc import AsyncGenerator, Coroutine
@@ -74,7 +73,7 @@ class Worker:
     async def follow(self, method: str, **arguments: Any) -> AsyncGenerator[tuple[str, Any], None]:
         """Have a job done: its parts as they come, then its result. Whoever stops listening no longer waits for it."""
         connection = self.start()
-        key = pickle.dumps((method, sorted(arguments.items())))
+        key = repr((method, sorted(arguments.items())))
         job = next((job for job in self._jobs.values() if job.key == key), None)
         queue: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
         if job is None or method == "generate":  # each reader of a text wants it from its beginning
@@ -128,7 +127,7 @@ class Worker:
         while True:
             try:
                 message = connection.recv()
-            except (EOFError, OSError, pickle.UnpicklingError):
+            except (EOFError, OSError):
                 message = None
             try:
                 loop.call_soon_threadsafe(self._deliver, connection, message)
