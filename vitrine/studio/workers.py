@@ -30,7 +30,7 @@ class Job:
     """What a worker does, or will do; and the queues of those who wait for it."""
 
     number: int
-    key: bytes
+    key: str
     waiting: list["asyncio.Queue[tuple[str, Any]]"] = field(default_factory=list)
     progress: dict[str, Any] | None = None
 
