@@ -4,7 +4,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo setup dev check format test test-full docs clean
+.PHONY: help demo setup dev check format test test-full page docs clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,11 +31,14 @@ test: dev  ## the tests, in minutes
 test-full: dev  ## all tests, the long ones too
 	$(BIN)/python -m pytest -n 2
 
+page:  ## the studio's page, from web/ into the package
+	cd web && npm ci --no-audit --no-fund && npm run check && npm test && npm run build
+
 docs: dev  ## docs/hyperparameters.md, from the code
 	$(BIN)/python docs/hyperparameters.py
 
 clean:  ## remove .venv and what the tools leave behind
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist web/node_modules vitrine/studio/page .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "Vitrine needs Python 3.11 or newer: none was found. Try make PYTHON=/path/to/python3"; exit 2; }

@@ -15,7 +15,7 @@ ROWS = [
 ]
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
 FILES = sorted(file for file in (ROOT / "vitrine").rglob("*.py") if file != ROOT / "vitrine/__init__.py")
-TORCH_FREE = ("errors", "draws", "config", "census", "presets", "tokenizer", "runs", "data")
+TORCH_FREE = ("errors", "draws", "config", "census", "presets", "tokenizer", "runs", "data", "corpora")
 
 
 def test_the_map_names_every_module_and_no_other():

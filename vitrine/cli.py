@@ -63,9 +63,10 @@ def demo(
     """Train a small GPT-2 for a minute, and see what it writes."""
     with _errors():
         from vitrine import demo as demonstration
+        from vitrine.config import parse_seconds
 
         reporter = _reporter()
-        result = demonstration.demo(corpus, run, _seconds(for_time), reporter)
+        result = demonstration.demo(corpus, run, parse_seconds(for_time), reporter)
         reporter.close()
         if as_json:
             _print_json(dataclasses.asdict(result))
@@ -304,6 +305,21 @@ def verify(
 
 
 @app.command()
+def studio(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUNS...]", help="run folders, or folders of them; default: runs")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="on this machine; 0: the first that is free")] = 0,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="print the address, and open nothing")] = False,
+) -> None:
+    """Open the page on which runs are seen, entered and steered. It answers on this machine alone."""
+    with _errors():
+        from vitrine.studio.serve import serve
+
+        serve(runs or ["runs"], port, not no_browser, _print)
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Look at this machine: what training will use, how fast it is, whether it repeats itself to the bit."""
     with _errors():
@@ -408,7 +424,7 @@ def _request(
     target_loss: float | None,
     parent: str,
 ) -> "Request":
-    from vitrine.config import parse_settings
+    from vitrine.config import parse_seconds, parse_settings
     from vitrine.launch import Request
 
     if steps is not None and steps < 1:
@@ -422,18 +438,10 @@ def _request(
         config,
         parse_settings(settings or []),
         steps or 0,
-        _seconds(for_time) if for_time else 0.0,
+        parse_seconds(for_time) if for_time else 0.0,
         target_loss or 0.0,
         parent,
     )
-
-
-def _seconds(text: str) -> float:
-    """90, 90s, 10m, 1.5h in seconds."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?", text.strip())
-    if not found or not float(found[1]):
-        raise ConfigError(f"--for takes a time such as 90s, 10m or 2h: got {text!r}.")
-    return float(found[1]) * {"s": 1, None: 1, "m": 60, "min": 60, "h": 3600}[found[2]]
 
 
 def _report(result: "Result", as_json: bool) -> None:

@@ -5,6 +5,7 @@ A `Config` holds concrete values only. What the user leaves out (or writes as "a
 """
 
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -235,6 +236,14 @@ def parse_settings(pairs: list[str]) -> Settings:
         section, key = check_name(name.strip())
         settings.setdefault(section, {})[key] = _parse_value(text.strip())
     return settings
+
+
+def parse_seconds(text: str) -> float:
+    """90, 90s, 10m, 1.5h in seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?", text.strip(), re.ASCII)
+    if not found or not float(found[1]):
+        raise ConfigError(f"--for takes a time such as 90s, 10m or 2h: got {text!r}.")
+    return float(found[1]) * {"s": 1, None: 1, "m": 60, "min": 60, "h": 3600}[found[2]]
 
 
 def merge(*layers: Mapping[str, Mapping[str, Any]]) -> Settings:

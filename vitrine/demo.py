@@ -1,22 +1,14 @@
 """The first command: a small GPT-2, trained for about a minute on a text that is always there."""
 
-import hashlib
-import pydoc_data.topics
 import sys
-import tempfile
-import urllib.error
-import urllib.request
-from pathlib import Path
 
 from vitrine import launch
-from vitrine.data.shards import cache_folder
+from vitrine.corpora import python_topics, shakespeare
 from vitrine.errors import CorpusError
 from vitrine.health import examine
 from vitrine.run import Run
 from vitrine.trainer import Reporter, Result
 
-SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 TEMPERATURES = (0.2, 0.8, 1.2)
 
 
@@ -33,33 +25,6 @@ def demo(corpus: str, run: str, for_s: float, reporter: Reporter) -> Result:
             f"vitrine train {corpus}"
         )
     return launch.train(launch.Request((str(texts[corpus]()),), run, "demo", for_s=for_s), reporter)
-
-
-def python_topics() -> Path:
-    """The prose on the language that every Python carries, as a file in the cache."""
-    topics = pydoc_data.topics.topics
-    text = "\n\n".join(topics[name].strip() for name in sorted(topics))
-    return _keep("python-topics.txt", text.encode("utf-8"))
-
-
-def shakespeare() -> Path:
-    """The 1.1 MB of Shakespeare that small language models are compared on; downloaded once."""
-    file = cache_folder() / "corpora" / "shakespeare.txt"
-    if file.is_file() and _sha256(file.read_bytes()) == SHAKESPEARE_SHA256:
-        return file
-    try:
-        with urllib.request.urlopen(SHAKESPEARE, timeout=30) as answer:
-            content: bytes = answer.read(10_000_000)
-    except (urllib.error.URLError, OSError) as error:
-        raise CorpusError(
-            f"Shakespeare cannot be downloaded from {SHAKESPEARE}: {error}. Without a network: vitrine demo"
-        ) from None
-    if _sha256(content) != SHAKESPEARE_SHA256:
-        raise CorpusError(
-            f"What {SHAKESPEARE} sent is not the expected text: its SHA-256 is {_sha256(content)}, not "
-            f"{SHAKESPEARE_SHA256}. Without it: vitrine demo"
-        )
-    return _keep("shakespeare.txt", content)
 
 
 def show(result: Result) -> None:
@@ -118,18 +83,3 @@ def _unknown(run: Run, text: str) -> bool:
     from vitrine.tokenizer import unknown_characters
 
     return bool(unknown_characters(run.tokenizer, text))
-
-
-def _keep(name: str, content: bytes) -> Path:
-    """Write a file into the cache, whole or not at all."""
-    file = cache_folder() / "corpora" / name
-    if file.is_file() and file.read_bytes() == content:
-        return file
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as handle:
-        handle.write(content)
-    return Path(handle.name).rename(file)
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -118,6 +118,15 @@ def generate(
     return Generation(prompt, prompt + written, tuple(ids[start:]), ended)
 
 
+@torch.inference_mode()
+def next_logits(model: Decoder, tokenizer: Tokenizer, prompt: str) -> tuple[list[int], list[float]]:
+    """The ids of a prompt, as the model reads it, and the logit of every token that may follow."""
+    ids = _prompt_ids(tokenizer, prompt, model.config.vocab_size)
+    inputs = torch.tensor([ids[-model.config.context :]], device=model.embedding.weight.device)
+    logits: list[float] = model(inputs)[0, -1].float().tolist()
+    return ids, logits
+
+
 def _prompt_ids(tokenizer: Tokenizer, prompt: str, vocab_size: int) -> list[int]:
     """The ids of the prompt; an empty one starts as a document does: after an end of text, or on a new line."""
     ids = encode(tokenizer, prompt)

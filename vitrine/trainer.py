@@ -37,11 +37,14 @@ from vitrine.recording.recorder import Recorder, StepLoss
 from vitrine.runs.keyframes import keyframe_path, keyframe_steps
 from vitrine.runs.reader import HISTORY, KEYFRAMES, LOCK, TOKENIZER
 from vitrine.runs.records import EvaluationRecord, SampleRecord, StepRecord
+from vitrine.runs.requests import LOOK_EVERY_S, Mailbox
 from vitrine.runs.statistics import spaced
 from vitrine.step import MicroBatch, State, step
 from vitrine.tokenizer import load_tokenizer
 
 SAMPLE_TOKENS = 64  # that the model writes, now and then
+GO_ON, HOLD, TIME, LEAVE = range(4)  # what a process wants between two steps; the largest of all counts
+LOCK_TRIES, LOCK_EVERY_S = 5, 0.02  # who looks whether a run trains holds its lock for a moment
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,8 @@ class Trainer:
         self.keyframes = KeyframeWriter(path / KEYFRAMES, config.recording.disk_budget) if processes.first else None
         self.pace = Pace(config)
         self.sample_steps = spaced(config.training.steps + 1, config.recording.text_samples)
-        self.signal = 0
+        self.mailbox = Mailbox(path) if processes.first else None
+        self.signal, self.stopping, self.paused = 0, False, False
         self.best_loss, self.evaluations_without_best = math.inf, 0
         self.last_sample_loss = math.inf
         self.entered_at = self.kept_at = 0
@@ -193,9 +197,36 @@ class Trainer:
         best_here = self.keyframes and self.keyframes.best_step == number
         if number != self.entered_at and (number % config.recording.keyframe_every == 0 or best_here):
             self._keep(must=bool(best_here))
-        too_late = self.for_s and time.monotonic() - self.began_s > 1.2 * self.for_s
-        reason = self.processes.agree(2 if self.signal else 1 if too_late else 0)
-        return "interrupted" if reason == 2 else stopped or ("time" if reason == 1 else "")
+        reason = self._go_on()
+        return "interrupted" if reason == LEAVE else stopped or ("time" if reason == TIME else "")
+
+    def _go_on(self) -> float:
+        """Whether to go on, leave, or end for want of time: all processes alike. As long as a pause lasts, wait."""
+        while True:
+            self._heed()
+            now = time.monotonic()
+            too_late = self.for_s and now - self.began_s > 1.2 * self.for_s
+            own = LEAVE if self.signal or self.stopping else TIME if too_late else HOLD if self.paused else GO_ON
+            reason = self.processes.agree(own)
+            if reason != HOLD:
+                return reason
+            time.sleep(LOOK_EVERY_S)
+            self.began_s += time.monotonic() - now  # a pause does not count
+
+    def _heed(self) -> None:
+        """Do what the mailbox asks for."""
+        if not (self.mailbox and self.history and self.keyframes):
+            return
+        for wish in self.mailbox.wishes():
+            if wish.action == "snapshot" and self.state.step not in (self.entered_at, self.kept_at):
+                self._keep(must=True)
+                self.keyframes.flush()
+            elif wish.action == "stop":
+                self.stopping = True
+            elif wish.action in ("pause", "resume") and self.paused != (wish.action == "pause"):
+                self.paused = wish.action == "pause"
+                self.history.store.event(self.state.step, "paused" if self.paused else "continued")
+            self.mailbox.done(wish, self.state.step)
 
     def _evaluate(self) -> str:
         """Measure a part of the validation split, and all of it when the target seems to be met."""
@@ -419,17 +450,18 @@ def micro_batches(batches: Batches, number: int, decoder: Decoder, processes: Pr
 def lock(path: Path) -> Iterator[None]:
     """Hold a run folder against a second trainer."""
     with open(path / LOCK, "a+", encoding="utf-8") as handle:
-        for attempt in range(5):
+        for tries_left in reversed(range(LOCK_TRIES)):
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError:  # perhaps by someone who only looks whether it is held
-                if attempt == 4:
-                    handle.seek(0)
-                    raise RunError(
-                        f"{path} is being trained by process {handle.read().strip()}. Wait for it, or stop it first."
-                    ) from None
-                time.sleep(0.05)
+            except OSError:
+                if tries_left:
+                    time.sleep(LOCK_EVERY_S)
+                    continue
+                handle.seek(0)
+                raise RunError(
+                    f"{path} is being trained by process {handle.read().strip()}. Wait for it, or stop it first."
+                ) from None
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()

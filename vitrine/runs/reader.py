@@ -1,5 +1,6 @@
 """Reading a run's folder, also while it grows. Needs no torch."""
 
+import dataclasses
 import fcntl
 import json
 import sqlite3
@@ -15,7 +16,7 @@ from vitrine.config import Config, load_toml, validate
 from vitrine.errors import RunError, nearest
 from vitrine.runs.records import EvaluationRecord, EventRecord, HistogramRecord, SampleRecord, StepRecord
 from vitrine.runs.statistics import BLOCK, STATISTICS, Layout, Numbers
-from vitrine.runs.store import check_version
+from vitrine.runs.store import TABLES, Record, check_version
 
 CONFIG, HISTORY, TOKENIZER, TOKENS, KEYFRAMES, FILM, LIVE, LOCK = (
     "config.toml",
@@ -51,6 +52,20 @@ class RunReader:
         """What was recorded of one step, if anything."""
         rows = self._rows("SELECT * FROM steps WHERE step = ?", step)
         return StepRecord(*rows[0]) if rows else None
+
+    def step_column(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """One field of every `StepRecord`: the steps, and its values; where there is none, not a number."""
+        if name not in {field.name for field in dataclasses.fields(StepRecord)}:
+            raise RunError(f"A step has no {name!r}. {nearest(name, [f.name for f in dataclasses.fields(StepRecord)])}")
+        rows = self._rows(f"SELECT step, {name} FROM steps ORDER BY step")
+        return np.array([row[0] for row in rows], np.int64), np.array([row[1] for row in rows], np.float64)
+
+    def written_after(self, kind: type[Record], row: int) -> list[tuple[int, Any]]:
+        """The records of a kind that were written after a row, in order, each with its own row number."""
+        rows = self._rows(f"SELECT rowid, * FROM {TABLES[kind]} WHERE rowid > ? ORDER BY rowid", row)
+        if kind is EvaluationRecord:
+            rows = [(*row[:4], bool(row[4]), row[5]) for row in rows]
+        return [(number, kind(*values)) for number, *values in rows]
 
     def steps_made(self) -> int:
         """How many steps the history knows of."""
@@ -120,10 +135,14 @@ class RunReader:
         rows = self._rows("SELECT * FROM evaluations ORDER BY step, whole")
         return [EvaluationRecord(step, loss, tokens, bool(whole), s) for step, loss, tokens, whole, s in rows]
 
+    def sampled_evaluations(self) -> list[EvaluationRecord]:
+        """The measurements that can be held against each other: all by the same sample of the split."""
+        limit = self.config.training.evaluation_tokens
+        return [e for e in self.evaluations() if not (e.whole and e.tokens > limit)]
+
     def best_step(self) -> int | None:
         """The step with the least validation loss, by the same sample of the split at every measurement."""
-        limit = self.config.training.evaluation_tokens
-        samples = [e for e in self.evaluations() if not (e.whole and e.tokens > limit)]
+        samples = self.sampled_evaluations()
         return min(samples, key=lambda e: e.loss).step if samples else None
 
     def samples(self) -> list[SampleRecord]:

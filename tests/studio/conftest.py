@@ -1,0 +1,122 @@
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+SMALL = [
+    *("--preset", "demo", "--steps", "160"),
+    *(f"--set={pair}" for pair in (
+        "model.n_layers=2", "model.d_model=24", "model.n_heads=2", "model.context=32", "training.batch_size=4",
+        "training.evaluate_every=40", "recording.keyframe_every=150", "recording.film_frames=12",
+    )),
+]  # fmt: skip
+
+
+@dataclass
+class Studio:
+    """A real server, and a browser that it has let in."""
+
+    process: "subprocess.Popen[str]"
+    address: str
+    runs: Path
+    client: httpx.Client
+
+    @property
+    def url(self) -> str:
+        return self.address.split("/?")[0]
+
+    @property
+    def token(self) -> str:
+        return self.address.split("token=")[1]
+
+    def get(self, path: str, **query: object) -> httpx.Response:
+        return self.client.get(f"/api/{path}", params=query)
+
+    def json(self, path: str, **query: object) -> dict:
+        answer = self.get(path, **query)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def post(self, path: str, **body: object) -> httpx.Response:
+        return self.client.post(f"/api/{path}", json=body)
+
+    def cells(self, run: str, **query: object) -> np.ndarray:
+        answer = self.get(f"runs/{run}/tile", **query)
+        assert answer.status_code == 200, answer.text
+        shape = tuple(map(int, answer.headers["x-shape"].split(",")))
+        return np.frombuffer(answer.content, "<f4").reshape(shape)
+
+    def workers(self) -> list[int]:
+        """The process numbers of the workers."""
+        listed = subprocess.run(
+            ["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+        )
+        rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
+        return [int(pid) for pid, parent, what in rows if int(parent) == self.process.pid and "spawn_main" in what]
+
+
+@pytest.fixture(scope="session")
+def book_file(tmp_path_factory: pytest.TempPathFactory, prose: str) -> Path:
+    file = tmp_path_factory.mktemp("text") / "book.txt"
+    file.write_text(prose, encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory, own_cache: Path, book_file: Path) -> Path:
+    """A folder with one run that was trained to its end: 160 steps, keyframes at 0, 120 (the best), 150 and 160."""
+    folder = tmp_path_factory.mktemp("studio") / "runs"
+    subprocess.run(
+        [sys.executable, "-m", "vitrine", "train", str(book_file), "--run", str(folder / "small"), *SMALL],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def studio(runs: Path) -> Iterator[Studio]:
+    """A server over that folder."""
+    with serve(runs) as served:
+        yield served
+
+
+class serve:  # noqa: N801 - used as a function
+    """`vitrine studio`, as a process, until it is left."""
+
+    def __init__(self, *runs: Path) -> None:
+        command = [sys.executable, "-m", "vitrine", "studio", *map(str, runs), "--no-browser"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
+        address = process.stdout.readline().strip()
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{20,}", address)
+        client = httpx.Client(base_url=address.split("/?")[0], timeout=60, verify=False)
+        self.studio = Studio(process, address, runs[0], client)
+
+    def __enter__(self) -> Studio:
+        let_in = self.studio.client.get(self.studio.address)
+        assert let_in.status_code == 303
+        return self.studio
+
+    def __exit__(self, *error: object) -> None:
+        self.studio.client.close()
+        self.studio.process.terminate()
+        self.studio.process.wait(20)
+        self.studio.process.stdout.close()
+
+
+def until(true, timeout_s: float = 30.0):
+    """Wait until something is so."""
+    began_s = time.monotonic()
+    while not (found := true()):
+        assert time.monotonic() - began_s < timeout_s, "it did not come to be"
+        time.sleep(0.02)
+    return found

@@ -1,0 +1,199 @@
+"""Whoever has no token, or comes from elsewhere, gets nothing, whatever the method and the path."""
+
+import asyncio
+import http.client
+import json
+import os
+import shutil
+from pathlib import Path
+
+import httpx
+import pytest
+
+from studio.conftest import Studio, serve
+from vitrine.studio import guard
+
+PATHS = ["/", "/api/runs", "/api/runs/small", "/api/runs/small/stream", "/assets/x.js", "/api/openapi.json", "/nothing"]
+METHODS = ["GET", "POST", "DELETE", "PUT", "OPTIONS", "HEAD"]
+
+
+@pytest.fixture
+def stranger(studio: Studio):
+    with httpx.Client(base_url=studio.url, timeout=20, verify=False) as client:
+        yield client
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("path", PATHS)
+def test_without_the_token_nothing_is_answered(stranger: httpx.Client, method: str, path: str):
+    answer = stranger.request(method, path)
+    assert answer.status_code == 401
+    assert method == "HEAD" or "token" in answer.json()["error"]
+
+
+def test_a_wrong_token_is_refused_in_the_address_and_in_the_cookie(studio: Studio, stranger: httpx.Client):
+    assert stranger.get("/?token=wrong").status_code == 401
+    assert stranger.get(f"/?token={studio.token[:-1]}").status_code == 401
+    port = studio.url.rpartition(":")[2]
+    for cookie in (f"vitrine-{port}=wrong", f"vitrine-1={studio.token}", "vitrine-" + port, '"; \\'):
+        assert stranger.get("/api/runs", headers={"Cookie": cookie}).status_code == 401
+
+
+def test_the_token_counts_on_the_page_alone(studio: Studio, stranger: httpx.Client):
+    assert stranger.get(f"/api/runs?token={studio.token}").status_code == 401
+
+
+def test_the_right_token_becomes_a_cookie_and_leaves_the_address(studio: Studio, stranger: httpx.Client):
+    answer = stranger.get(f"/?run=small&token={studio.token}")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/?run=small")
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    assert stranger.get("/api/runs").status_code == 200
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("path", PATHS)
+def test_a_foreign_host_is_refused_even_with_the_token(studio: Studio, method: str, path: str):
+    port = studio.url.rpartition(":")[2]
+    for host in (f"evil.example:{port}", "127.0.0.1", "127.0.0.1:1", f"127.0.0.1:{port}.evil.example"):
+        assert studio.client.request(method, path, headers={"Host": host}).status_code == 403
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("path", PATHS)
+def test_a_foreign_origin_is_refused_even_with_the_token(studio: Studio, method: str, path: str):
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:1", studio.url.replace("http:", "https:")):
+        assert studio.client.request(method, path, headers={"Origin": origin}).status_code == 403
+
+
+def test_its_own_origin_is_welcome_by_each_name(studio: Studio):
+    port = studio.url.rpartition(":")[2]
+    for name in ("127.0.0.1", "localhost", "[::1]"):
+        headers = {"Host": f"{name}:{port}", "Origin": f"http://{name}:{port}"}
+        assert studio.client.get("/api/runs", headers=headers).status_code == 200
+
+
+def test_two_hosts_are_one_too_many(studio: Studio):
+    port = studio.url.rpartition(":")[2]
+    connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=20)
+    connection.putrequest("GET", "/api/runs", skip_host=True)
+    for host in (f"127.0.0.1:{port}", "evil.example"):
+        connection.putheader("Host", host)
+    connection.endheaders()
+    assert connection.getresponse().status in (400, 403)
+    connection.close()
+
+
+def test_it_listens_on_the_loopback_address_alone(studio: Studio):
+    port = int(studio.url.rpartition(":")[2])
+    files = [Path("/proc/net/tcp"), Path("/proc/net/tcp6")]
+    if not files[0].is_file():
+        pytest.skip("NOT CHECKED on this system: which addresses are listened on is read from /proc/net/tcp")
+    rows = [line.split() for file in files if file.is_file() for line in file.read_text().splitlines()[1:]]
+    assert {row[1] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A"} == {f"0100007F:{port:04X}"}
+
+
+def test_every_answer_says_what_the_page_may_load(studio: Studio, stranger: httpx.Client):
+    for answer in (studio.get("runs"), studio.get("nothing"), stranger.get("/"), studio.client.get("/assets/none")):
+        assert answer.headers["content-security-policy"] == guard.POLICY
+        assert "default-src 'self'" in guard.POLICY
+        assert "frame-ancestors 'none'" in guard.POLICY
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+
+
+TRAVERSALS = [
+    "..",
+    "../small",
+    "%2e%2e",
+    "..%2fsmall",
+    "small%2f..",
+    "%2fetc",
+    "small%00",
+    ".",
+    "~",
+    "small~2",
+    "..\\small",
+]
+
+
+@pytest.mark.parametrize("name", TRAVERSALS)
+@pytest.mark.parametrize("rest", ["", "/series?name=loss", "/film/picks", "/stream", "/live", "/health"])
+def test_a_path_for_the_name_of_a_run_leads_nowhere(studio: Studio, name: str, rest: str):
+    port = int(studio.url.rpartition(":")[2])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)  # which leaves the path as it is
+    cookie = f"vitrine-{port}={studio.token}"
+    connection.request("GET", f"/api/runs/{name}{rest}", headers={"Cookie": cookie})
+    answer = connection.getresponse()
+    assert answer.status == 404
+    assert "error" in json.loads(answer.read())
+    connection.close()
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "model.safetensors", "..", ""])
+def test_a_path_for_the_name_of_a_tensor_leads_nowhere(studio: Studio, name: str):
+    query = {"tensor": name, "step": 0, "mode": "value"}
+    assert studio.get("runs/small/tile", **query).status_code == 404
+    assert studio.get("runs/small/series", name=f"{name}/weight_norm").status_code == 404
+    assert studio.get("runs/small/tensor", name=name, step=1).status_code == 404
+    assert studio.get("runs/small/tile", tensor="embedding.weight", step=1, mode=f"memory:{name}").status_code in (
+        400,
+        404,
+    )
+
+
+def test_files_beside_the_page_are_not_served(studio: Studio):
+    for path in ("/assets/../app.py", "/assets/%2e%2e/%2e%2e/app.py", "/assets/..%2f..%2fapp.py", "/app.py"):
+        assert studio.client.get(path).status_code == 404
+
+
+def test_a_run_named_script_is_only_a_name(runs: Path, tmp_path: Path):
+    name = "<script>alert(1)<&script>"
+    shutil.copytree(runs / "small", tmp_path / "odd" / name)
+    with serve(tmp_path / "odd") as studio:
+        assert [run["name"] for run in studio.json("runs")["runs"]] == [name]
+        answer = studio.client.get("/api/runs/%3Cscript%3Ealert(1)%3C%26script%3E")
+        assert answer.json()["name"] == name
+        assert answer.headers["content-type"] == "application/json"
+        missing = studio.client.get("/api/runs/%3Cscript%3E")
+        assert (missing.status_code, missing.headers["content-type"]) == (404, "application/json")
+
+
+def test_a_name_that_is_no_text_does_no_harm(runs: Path, tmp_path: Path):
+    folder = os.fsencode(tmp_path / "odd")
+    shutil.copytree(os.fsencode(runs / "small"), folder + b"/caf\xe9")
+    with serve(tmp_path / "odd") as studio:
+        assert studio.json("runs")["runs"][0]["parameters"] > 0
+
+
+def test_a_body_that_is_too_long_is_refused_with_and_without_its_length(studio: Studio):
+    long = b" " * (guard.BODY_BYTES + 1)
+    assert studio.client.post("/api/plan", content=long).status_code == 413
+
+    def pieces():
+        for _ in range(21):
+            yield b" " * 2**20
+
+    assert studio.client.post("/api/plan", content=pieces()).status_code == 413
+    assert studio.json("runs")["runs"]
+
+
+def test_json_that_is_nested_without_end_is_refused(studio: Studio):
+    content = b'{"settings":' + b"[" * 100_000
+    answer = studio.client.post("/api/plan", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code in (400, 422)
+    assert "error" in answer.json()
+
+
+def test_web_sockets_are_closed():
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def never(*arguments):
+        raise AssertionError("it was passed on")
+
+    asyncio.run(guard.Guard(never, "token", 1)({"type": "websocket"}, never, send))
+    assert sent == [{"type": "websocket.close", "code": 1008}]

@@ -1,0 +1,259 @@
+"""The page, in the system's own browser: what it shows is what the run has."""
+
+import asyncio
+import base64
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.studio.conftest import Studio, serve
+from vitrine.config import SamplingConfig
+from vitrine.generate import filter_logits
+from vitrine.inspection import inspect
+from vitrine.runs.reader import RunReader
+
+BROWSER = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+PAGE = Path(__file__).parents[2] / "vitrine" / "studio" / "page" / "index.html"
+MISSING = (
+    "no Chromium on this machine: the page was NOT tested"
+    if BROWSER is None
+    else "the page is not built (make page): it was NOT tested"
+    if not PAGE.is_file()
+    else ""
+)
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+sync_api = pytest.importorskip("playwright.sync_api")
+
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+STEP = 77  # neither a keyframe nor a frame of the film
+CELL = "blocks.0.mlp.expand.weight[41,7]"
+
+
+class Browser:
+    """A page, and what its console said."""
+
+    def __init__(self, page: "sync_api.Page", studio: Studio) -> None:
+        self.page, self.studio, self.said = page, studio, list[str]()
+        page.on("console", lambda message: self.said.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.said.append(str(error)))
+
+    def open(self, **where: object) -> "sync_api.Page":
+        self.page.goto("about:blank")
+        self.page.goto(f"{self.studio.url}/#run=small&" + "&".join(f"{key}={value}" for key, value in where.items()))
+        return self.page
+
+    def identical(self) -> None:
+        """Wait until the step is re-run, and every cell shown is the step's own."""
+        self.page.wait_for_selector("[data-state=identical]", timeout=60_000)
+
+    def exact(self) -> None:
+        self.identical()
+        self.page.wait_for_function("() => { const s = window.vitrine.shown(); return s.exact && s.step === s.wanted }")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator["sync_api.Browser"]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=QUIET)
+        yield browser
+        browser.close()
+    asyncio.set_event_loop(None)
+
+
+@pytest.fixture
+def browser(chromium: "sync_api.Browser", studio: Studio) -> Iterator[Browser]:
+    context = chromium.new_context(viewport={"width": 1280, "height": 720}, color_scheme="light")
+    seen = Browser(context.new_page(), studio)
+    seen.page.goto(studio.address)  # lets it in
+    yield seen
+    context.close()
+    assert seen.said == []
+
+
+@pytest.fixture(scope="module")
+def reader(runs: Path) -> RunReader:
+    return RunReader(runs / "small")
+
+
+def test_the_first_screen_names_all_that_was_learned(browser: Browser, reader: RunReader):
+    page = browser.page
+    page.wait_for_selector("canvas")
+    total = sum(tensor.parameters for tensor in inspect(reader).view.tensors)
+    assert f"{total:,} learned numbers" in page.inner_text("header")
+    for name in ("you chose", "it learned", "it writes", "the loss is the time line"):
+        assert page.get_by_role("heading", name=name).is_visible()
+    assert "token=" not in page.url
+    overflow = page.evaluate("() => [document.body.scrollWidth - innerWidth, document.body.scrollHeight - innerHeight]")
+    assert overflow == [0, 0]
+
+
+def test_the_lens_shows_what_inspect_says(browser: Browser, reader: RunReader):
+    page = browser.open(step=STEP, cell=CELL, side="number")
+    browser.exact()
+    life = inspect(reader, CELL, STEP).to_json()
+    shown = page.locator(f'[data-cell="{CELL}"]')
+    assert float(shown.get_attribute("data-value").replace("−", "-")) == life["before"]
+    page.wait_for_selector(f'[data-biography="{CELL}"]')
+    story = page.inner_text("[data-biography]").replace("−", "-")
+    assert np.float32(life["birth"]) in [np.float32(x) for x in re.findall(r"-?\d+\.\d+(?:e-?\d+)?", story)]
+    page.get_by_role("button", name="gradient").click()
+    page.wait_for_function(
+        '([cell, wanted]) => Math.fround(Number(document.querySelector(`[data-cell="${cell}"]`)'
+        "?.dataset.value?.replaceAll('−', '-'))) === Math.fround(wanted)",
+        arg=[CELL, life["gradient"]],
+    )
+
+
+def test_dragging_the_time_line_goes_to_a_step_and_proves_it(browser: Browser):
+    page = browser.open(step=150)
+    page.wait_for_selector(".u-over")
+    box = page.locator(".u-over").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + 30)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 30, steps=6)
+    page.mouse.up()
+    assert int(page.get_by_label("Step", exact=True).first.input_value()) == 80
+    browser.exact()
+    page.locator("[data-state=identical]").click()
+    assert "loss" in page.get_by_role("dialog").inner_text()
+    assert "step=80" in page.url
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("() => window.vitrine.shown().wanted === 81")
+    browser.exact()
+
+
+def test_until_a_step_is_re_run_its_picture_is_marked_as_near(browser: Browser):
+    page = browser.page
+    page.route("**/api/runs/small/step/*", lambda route: None)  # never answered
+    browser.open(step=STEP)
+    page.wait_for_selector("text=≈ from step")
+    shown = page.evaluate("() => window.vitrine.shown()")
+    assert not shown["exact"]
+    assert shown["step"] != STEP
+    assert f"≈ from step {shown['step']}" in page.inner_text("section[aria-label^='It learned']")
+    page.unroute_all(behavior="ignoreErrors")
+
+
+def test_the_four_phases_follow_each_other(browser: Browser, studio: Studio):
+    page = browser.open(step=STEP, view="step")
+    browser.identical()
+    phases = studio.json(f"runs/small/step/{STEP}")
+    told = []
+    for phase in range(1, 5):
+        page.wait_for_selector(f'[data-phase="{phase}"]')
+        told.append(page.inner_text("[data-phase]"))
+        page.keyboard.press("Space")
+    assert f"{100 * phases['forward']['target_probability']:.1f}%" in told[0]
+    assert f"{phases['loss']['value']:.4f}" in told[1]
+    assert f"{phases['loss']['same_batch_again']:.3f}" in told[3]
+    page.wait_for_function(f"() => window.vitrine === undefined || location.hash.includes('step={STEP + 1}')")
+
+
+@pytest.mark.parametrize(
+    "chosen", [{"temperature": 0.5}, {"top_k": 5}, {"top_p": 0.6}, {"temperature": 1.3, "top_k": 20, "top_p": 0.8}]
+)
+def test_the_bars_are_what_the_library_would_draw_from(browser: Browser, studio: Studio, chosen: dict[str, float]):
+    settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} | chosen
+    page = browser.open(step=160, view="play", prompt="The", **settings)
+    page.wait_for_selector("[data-bars=ready]")
+    bars = page.eval_on_selector_all("[data-token]", "all => all.map(b => [+b.dataset.token, +b.dataset.kept])")
+    logits = studio.post("runs/small/next", prompt="The", step=160).json()["logits"]
+    kept = filter_logits(torch.tensor([logits]), SamplingConfig(**settings)).double().softmax(-1)[0]
+    assert len(bars) >= min(65, len(logits))
+    for token, p in bars:
+        assert p == pytest.approx(float(kept[token]), abs=2e-6)
+        assert (p > 0) == bool(kept[token] > 0)
+
+
+@pytest.mark.parametrize("mode", ["value", "learned", "gradient"])
+def test_every_colour_is_the_number_of_its_cell(
+    browser: Browser, chromium: "sync_api.Browser", studio: Studio, mode: str
+):
+    page = browser.open(step=STEP, mode=mode)
+    browser.exact()
+    page.wait_for_timeout(200)
+    pixels = pixels_of(chromium, page.screenshot())
+    palette = np.array(page.evaluate("() => window.vitrine.palette()"))
+    steps = (len(palette) - 1) // 2
+    draws, looked = np.random.default_rng(1), 0
+    for name, shape in (("blocks.0.mlp.expand.weight", (96, 24)), ("blocks.1.mlp.shrink.weight", (24, 96)),
+                        ("blocks.1.attention.key.weight", (24, 24)), ("blocks.0.mlp.expand.bias", (1, 96))):  # fmt: skip
+        exact = studio.cells(
+            "small", tensor=name, step=STEP, mode=mode, row=0, column=0, rows=shape[0], columns=shape[1]
+        )
+        scale = page.evaluate("name => window.vitrine.scale(name)", name)
+        for _ in range(60):
+            cell = {"name": name, "row": int(draws.integers(shape[0])), "column": int(draws.integers(shape[1]))}
+            where = page.evaluate("c => window.vitrine.where(c.name, c.row, c.column)", cell)
+            x, y = where["x"] + where["width"] / 2, where["y"] + where["height"] / 2
+            colour = pixels[int(y), int(x)]
+            distance = np.abs(palette - colour).sum(1)
+            if distance.min() > 3:
+                continue  # under the ring that marks the chosen cell
+            share = float(exact[cell["row"], cell["column"]]) / scale["full"]
+            if scale["bend"]:
+                value = float(exact[cell["row"], cell["column"]])
+                share = np.arcsinh(value / scale["bend"]) / np.arcsinh(scale["full"] / scale["bend"])
+            assert abs((int(distance.argmin()) - steps) - np.clip(share, -1, 1) * steps) <= 1.5, cell
+            looked += 1
+    assert looked >= 200
+
+
+def test_the_cabinet_is_walked_with_the_keys(browser: Browser):
+    page = browser.open(step=150, cell=CELL)
+    page.wait_for_selector(f'[data-cell="{CELL}"]')
+    page.locator("canvas[role=application]").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector('td[aria-selected=true][data-cell="blocks.0.mlp.expand.weight[42,8]"]')
+    page.keyboard.press("PageDown")
+    page.wait_for_selector('td[aria-selected=true][data-cell^="blocks.0.mlp."]')
+
+
+def test_a_run_started_from_the_page_is_watched_to_its_end(
+    chromium: "sync_api.Browser", tmp_path: Path, own_cache: Path, prose: str
+):
+    (tmp_path / "runs").mkdir()
+    with serve(tmp_path / "runs") as studio:
+        context = chromium.new_context(viewport={"width": 1280, "height": 720})
+        seen = Browser(context.new_page(), studio)
+        page = seen.page
+        page.goto(studio.address)
+        page.get_by_role("button", name="Train on your text").click()
+        page.get_by_label("Your text", exact=True).fill(prose[:20_000])
+        page.get_by_label("name", exact=True).fill("pasted")
+        page.get_by_label("steps", exact=True).fill("25")
+        page.wait_for_selector("text=numbers to learn", timeout=60_000)
+        page.get_by_role("button", name="start training").click()
+        page.wait_for_function("() => window.vitrine?.shown().wanted === 25", timeout=60_000)
+        page.wait_for_selector("[data-state=end]", timeout=30_000)
+        page.wait_for_function("() => window.vitrine.shown().exact", timeout=30_000)
+        assert "run=pasted" in page.url
+        context.close()
+        assert seen.said == []
+
+
+def pixels_of(chromium: "sync_api.Browser", screenshot: bytes) -> np.ndarray:
+    """A screenshot's pixels, (height, width, 3), read by the browser on a page of its own."""
+    page = chromium.new_page()
+    source = "data:image/png;base64," + base64.b64encode(screenshot).decode()
+    width, height, data = page.evaluate(
+        """async source => {
+            const image = new Image(); image.src = source; await image.decode();
+            const canvas = new OffscreenCanvas(image.width, image.height), context = canvas.getContext('2d');
+            context.drawImage(image, 0, 0);
+            const data = context.getImageData(0, 0, image.width, image.height).data;
+            let text = ''; for (let i = 0; i < data.length; i += 8192) text += String.fromCharCode(...data.subarray(i, i + 8192));
+            return [image.width, image.height, btoa(text)];
+        }""",
+        source,
+    )
+    page.close()
+    return np.frombuffer(base64.b64decode(data), np.uint8).reshape(height, width, 4)[..., :3].astype(np.int64)

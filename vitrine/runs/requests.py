@@ -1,0 +1,92 @@
+"""The mailbox of a run that trains: whoever looks on may ask for a pause, and the like. Needs no torch.
+
+A request is a file `requests/ID.json` with its `id` and `action`. The trainer looks between two steps, and when it
+has done what was asked it renames the file to `requests/ID.done`, with the `step` at which it stood.
+"""
+
+import json
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitrine.errors import RunError, nearest
+
+REQUESTS = "requests"
+ACTIONS = ("pause", "resume", "stop", "snapshot")
+LOOK_EVERY_S = 0.1
+KEPT_S = 60.0  # that an answer lies there for whoever asked
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One request, as the trainer found it."""
+
+    file: Path
+    action: str
+
+
+class Mailbox:
+    """The trainer's side. What was asked for before it came is thrown away."""
+
+    def __init__(self, run: Path) -> None:
+        self.folder = run / REQUESTS
+        self.looked_s = -1e9
+        for file in self.folder.glob("*"):
+            file.unlink(missing_ok=True)
+
+    def wishes(self) -> list[Wish]:
+        """What is asked for since the last look, the oldest first; looks ten times a second at most."""
+        now = time.monotonic()
+        if now - self.looked_s < LOOK_EVERY_S:
+            return []
+        self.looked_s = now
+        if not self.folder.is_dir():
+            return []
+        files = sorted(self.folder.glob("*.json"))
+        return [Wish(file, action) for file in files if (action := _action(file)) is not None]
+
+    def done(self, wish: Wish, step: int) -> None:
+        """Acknowledge; and clear away what was acknowledged long ago."""
+        answer = {"id": wish.file.stem, "action": wish.action, "step": step}
+        temporary = wish.file.with_suffix(".partial")
+        temporary.write_text(json.dumps(answer), encoding="utf-8")
+        temporary.rename(wish.file.with_suffix(".done"))
+        wish.file.unlink(missing_ok=True)
+        for old in self.folder.glob("*.done"):
+            if time.time() - old.stat().st_mtime > KEPT_S:
+                old.unlink(missing_ok=True)
+
+
+def ask(run: Path, action: str) -> str:
+    """Put a request into the mailbox of a run; its id. Raises RunError if there is no such action."""
+    if action not in ACTIONS:
+        raise RunError(f"A training cannot be asked to {action!r}. {nearest(action, ACTIONS)}")
+    folder = run / REQUESTS
+    folder.mkdir(exist_ok=True)
+    number = f"{time.time_ns():020d}-{secrets.token_hex(4)}"  # in the order of time
+    temporary = folder / f"{number}.partial"
+    temporary.write_text(json.dumps({"id": number, "action": action}), encoding="utf-8")
+    temporary.rename(folder / f"{number}.json")
+    return number
+
+
+def acknowledged(run: Path, number: str) -> int | None:
+    """The step at which a request was done; None as long as it was not."""
+    try:
+        answer = json.loads((run / REQUESTS / f"{number}.done").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return int(answer["step"])
+
+
+def _action(file: Path) -> str | None:
+    """What a file asks for; what asks for nothing that we know is taken away."""
+    try:
+        action = json.loads(file.read_text(encoding="utf-8"))["action"]
+    except (OSError, ValueError, KeyError, TypeError):
+        action = None
+    if action in ACTIONS:
+        return str(action)
+    file.unlink(missing_ok=True)
+    return None

@@ -1,0 +1,1 @@
+"""The studio: a page on which a run is seen, entered and steered, and the server behind it. Needs no torch."""

@@ -1,0 +1,110 @@
+"""What the server answers with: JSON without NaN, raw numbers with their step, and refusals in one sentence."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator
+from starlette.requests import Request
+from starlette.responses import Response
+
+IMMUTABLE = "private, max-age=31536000, immutable"
+ASK_AGAIN = "private, no-cache"  # may be kept, but is asked for again each time: mostly answered by 304
+NEVER = "no-store"
+
+
+def _whole_characters(text: str) -> str:
+    """Half a character, as JSON can spell it, is no text: nothing could write it down."""
+    if not text.isascii() and any(0xD800 <= ord(character) <= 0xDFFF for character in text):
+        raise ValueError("text of whole characters")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole_characters)]
+
+
+class RefusalError(Exception):
+    """A request that cannot be answered: a status and one sentence."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status, self.sentence = status, sentence
+
+
+class Json(Response):
+    """JSON; a number that is not finite becomes null."""
+
+    media_type = "application/json"
+
+    def __init__(self, content: Any = None, status_code: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(content, status_code, {"Cache-Control": NEVER} | dict(headers or {}))
+
+    def render(self, content: Any) -> bytes:
+        """The bytes; everything beyond ASCII escaped, since a folder's name may be no valid text."""
+        return dumps(content).encode("ascii")
+
+
+def error(status: int, sentence: str) -> Json:
+    """The one shape of every error."""
+    return Json({"error": sentence}, status)
+
+
+def dumps(content: Any) -> str:
+    """One line of JSON."""
+    try:
+        return json.dumps(content, allow_nan=False, separators=(",", ":"), default=_plain)
+    except ValueError:
+        return json.dumps(_finite(content), allow_nan=False, separators=(",", ":"))
+
+
+def event(content: Any, number: str = "") -> str:
+    """One server-sent event."""
+    return (f"id: {number}\n" if number else "") + f"data: {dumps(content)}\n\n"
+
+
+def numbers(
+    request: Request, values: NDArray[Any] | bytes, *, step: int, exact: bool, fixed: str, shape: tuple[int, ...] = ()
+) -> Response:
+    """Raw little-endian numbers.
+
+    Args:
+        values: an array, or the bytes as they stand in a file.
+        fixed: how long they may be kept: IMMUTABLE, ASK_AGAIN or NEVER.
+    """
+    body = values if isinstance(values, bytes) else np.ascontiguousarray(values).tobytes()
+    shape = shape or (values.shape if isinstance(values, np.ndarray) else (len(values),))
+    tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+    headers = {
+        "X-Step": str(step),
+        "X-Exact": str(exact).lower(),
+        "X-Shape": ",".join(map(str, shape)),
+        "Cache-Control": fixed,
+        "ETag": tag,
+    }
+    if fixed != NEVER and tag in request.headers.get("if-none-match", ""):
+        return Response(None, 304, headers)
+    return Response(body, 200, headers, "application/octet-stream")
+
+
+def _plain(value: Any) -> Any:
+    """What json does not know: records and NumPy's numbers."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | None) else _finite(_plain(value))

@@ -1,0 +1,214 @@
+"""The routes that read a run: everything that needs no torch."""
+
+import math
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import Response, StreamingResponse
+
+from vitrine.census import census
+from vitrine.errors import RunError
+from vitrine.runs.film import PICKS, Film
+from vitrine.runs.live import LiveReader
+from vitrine.runs.reader import FILM, LIVE, TOKENIZER, RunReader, is_training
+from vitrine.studio import series as curves
+from vitrine.studio.answers import ASK_AGAIN, IMMUTABLE, NEVER, Json, RefusalError, numbers
+from vitrine.studio.listing import Listing, identity
+from vitrine.studio.stream import Cursor, film_steps, follow, is_paused
+from vitrine.studio.tiles import keyframes, read_birth
+from vitrine.tokenizer import decode, load_tokenizer
+
+VOCABULARY = 2000  # largest that is sent token by token
+LARGEST = 2**31  # of numbers in requests
+
+Name = Annotated[str, Path(description="a run, by the name that the listing gives it")]
+Step = Annotated[int, Query(ge=0, lt=LARGEST, description="with the parameters that this step starts from")]
+Version = Annotated[str, Query(description="the run's identity: what is fixed may then be kept for good")]
+
+
+def make_router(listing: Listing) -> APIRouter:
+    """The routes, for these runs."""
+    router = APIRouter(prefix="/api", default_response_class=Json)
+
+    @router.get("/runs")
+    def runs() -> Response:
+        """Every run, the newest first."""
+        readers, unreadable = listing.all()
+        rows = [_row(name, reader) for name, reader in readers.items()]
+        rows.sort(key=lambda row: -row["modified_s"])
+        broken = [{"name": name, "error": reason} for name, reason in unreadable.items()]
+        return Json({"runs": rows, "unreadable": broken})
+
+    @router.get("/runs/{run}")
+    def run(run: Name) -> Response:
+        """All that a page needs to open a run."""
+        return Json(_whole(run, listing.open(run)))
+
+    @router.get("/runs/{run}/series")
+    def series(
+        run: Name,
+        name: str,
+        first: Annotated[int, Query(ge=0, lt=LARGEST)] = 0,
+        last: Annotated[int, Query(ge=-1, lt=LARGEST, description="-1: the last there is")] = -1,
+        pixels: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+    ) -> Response:
+        """One curve, as low and high per pixel."""
+        return Json(curves.series(listing.open(run), name, first, last, pixels))
+
+    @router.get("/runs/{run}/stream")
+    def stream(request: Request, run: Name, cursor: str = "") -> Response:
+        """Server-sent events: what is new since the cursor."""
+        listing.open(run)
+        at = Cursor.parse(request.headers.get("last-event-id") or cursor)
+        headers = {"Cache-Control": NEVER, "X-Accel-Buffering": "no"}
+        return StreamingResponse(follow(listing, run, at), 200, headers, "text/event-stream")
+
+    _add_film(router, listing)
+    return router
+
+
+def _add_film(router: APIRouter, listing: Listing) -> None:
+    @router.get("/runs/{run}/film/picks")
+    def picks(request: Request, run: Name, v: Version = "") -> Response:
+        """Places in the flattened tensors: of the values shown, then of the changes. uint32."""
+        reader = listing.open(run)
+        content = (open_film(reader).folder / PICKS).read_bytes()
+        shape = (len(content) // 4,)
+        return numbers(request, content, step=0, exact=True, fixed=fixed(reader, v), shape=shape)
+
+    @router.get("/runs/{run}/film/birth")
+    def birth(request: Request, run: Name, v: Version = "") -> Response:
+        """The value at birth of each parameter that the film shows. float32."""
+        reader = listing.open(run)
+        shown = open_film(reader).values.indices
+        values = [read_birth(reader, name)[grid.ravel()] for name, grid in shown.items()]
+        return numbers(request, np.concatenate(values), step=0, exact=True, fixed=fixed(reader, v))
+
+    @router.get("/runs/{run}/film/{number}")
+    def frame(request: Request, run: Name, number: Annotated[int, Path(ge=0, lt=LARGEST)], v: Version = "") -> Response:
+        """One frame as it stands in the file (docs/run-format.md). Rounded, so never exact."""
+        reader = listing.open(run)
+        film = open_film(reader)
+        steps = film.steps()
+        if number >= len(steps):
+            raise RefusalError(
+                404, f"The film has {len(steps)} frames, counted from 0: there is no frame {number} yet."
+            )
+        return numbers(request, film.raw(number), step=int(steps[number]), exact=False, fixed=fixed(reader, v))
+
+    @router.get("/runs/{run}/live", responses={204: {"description": "there is no picture yet"}})
+    def live(request: Request, run: Name) -> Response:
+        """Asks for a live picture, and gives the newest: values, gradients, updates at the picks. float32."""
+        reader = listing.open(run)
+        pictures = LiveReader(reader.path / LIVE)
+        training = is_training(reader.path)
+        if training:
+            pictures.ask()
+        picture = pictures.read() if training else None
+        if picture is None:
+            return Response(None, 204, {"Cache-Control": NEVER})
+        parts = np.concatenate([picture.values, picture.gradients, picture.updates])
+        return numbers(request, parts, step=picture.step, exact=True, fixed=NEVER)
+
+
+def fixed(reader: RunReader, version: str) -> str:
+    """How long an answer that cannot change may be kept: for good only by who says which run is meant.
+
+    Another run may have the same name later, and a resumed one makes its last steps again.
+    """
+    if not version:
+        return ASK_AGAIN
+    if version != identity(reader):
+        raise RefusalError(
+            409, "The run has changed since the page opened it: it was resumed or made anew. Open it again."
+        )
+    return IMMUTABLE
+
+
+def open_film(reader: RunReader) -> Film:
+    """The film of a run. Raises RefusalError if it has none."""
+    try:
+        return Film(reader.path / FILM)
+    except RunError as error:
+        raise RefusalError(404, str(error)) from None
+
+
+def _row(name: str, reader: RunReader) -> dict[str, Any]:
+    """A run in the listing."""
+    config, made = reader.config, reader.steps_made()
+    measured, last = reader.evaluations(), reader.step_record(made - 1)
+    return {
+        "name": name,
+        "parameters": sum(plan.parameters for plan in census(config.model)),
+        "architecture": config.model.architecture,
+        "steps": config.training.steps,
+        "steps_made": made,
+        "training": is_training(reader.path),
+        "val_loss": measured[-1].loss if measured else None,
+        "train_loss": last.loss if last else None,
+        "modified_s": max(file.stat().st_mtime for file in reader.path.glob("run.sqlite*")),
+    }
+
+
+def _whole(name: str, reader: RunReader) -> dict[str, Any]:
+    config, training = reader.config, is_training(reader.path)
+    tensors = census(config.model)
+    return {
+        "name": name,
+        "identity": identity(reader),
+        "config": config.model_dump(mode="json"),
+        "tensors": [
+            {
+                "name": plan.name,
+                "shape": list(plan.shape),
+                "kind": plan.kind,
+                "parameters": plan.parameters,
+                "birth": plan.birth,
+                "std": plan.std,
+            }
+            for plan in tensors
+        ],
+        "parameters": sum(plan.parameters for plan in tensors),
+        "vocab": _vocabulary(reader),
+        "steps": config.training.steps,
+        "steps_made": reader.steps_made(),
+        "training": training,
+        "paused": training and is_paused(reader),
+        "ended": None if training else reader.result() or None,
+        "keyframes": keyframes(reader),
+        "best_step": reader.best_step(),
+        "guessing_loss": math.log(config.model.vocab_size),
+        "events": reader.events(),
+        "evaluations": reader.evaluations(),
+        "samples": reader.samples(),
+        "film": _film(reader),
+        "statistics_every": layout.every if (layout := reader.layout()) else None,
+        "tied": config.model.tie_embeddings,
+    }
+
+
+def _vocabulary(reader: RunReader) -> list[str] | None:
+    """The text of every token id, unless there are too many."""
+    size = reader.config.model.vocab_size
+    if size > VOCABULARY:
+        return None
+    tokenizer = load_tokenizer(reader.path / TOKENIZER)
+    return [decode(tokenizer, [number]) for number in range(size)]
+
+
+def _film(reader: RunReader) -> dict[str, Any] | None:
+    try:
+        film = Film(reader.path / FILM)
+    except RunError:
+        return None
+    return {
+        "steps": film_steps(reader.path),
+        "value_level": film.values.level,
+        "change_level": film.changes.level,
+        "frame_bytes": film.frame_bytes,
+        "tensors": [
+            {"name": name, "values": list(grid.shape), "changes": list(film.changes.indices[name].shape)}
+            for name, grid in film.values.indices.items()
+        ],
+    }

@@ -1,0 +1,110 @@
+"""The studio as one ASGI application: its guard, its errors, its page, and the routes of `api`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+
+from vitrine import __version__
+from vitrine.errors import VitrineError
+from vitrine.studio import api, inside, playground, starting
+from vitrine.studio.answers import IMMUTABLE, RefusalError, error
+from vitrine.studio.guard import Guard
+from vitrine.studio.listing import Listing
+from vitrine.studio.workers import Workers
+
+PAGE = Path(__file__).parent / "page"
+NO_PAGE = (
+    "The page has not been built in this checkout: run «npm ci» and «npm run build» in the folder web, "
+    "or install Vitrine with pip, which builds it."
+)
+
+
+def make_app(folders: list[Path], token: str, port: int) -> FastAPI:
+    """The application that `vitrine studio` serves.
+
+    Args:
+        folders: run folders, or folders of run folders.
+        token: that the page's address must carry once; see `guard`.
+        port: that it will listen on, on the loopback address.
+    """
+    listing, workers = Listing(folders), Workers.make()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await workers.close()
+
+    app = FastAPI(
+        title="Vitrine studio",
+        version=__version__,
+        openapi_url="/api/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.include_router(api.make_router(listing))
+    app.include_router(inside.make_router(listing, workers))
+    app.include_router(playground.make_router(listing, workers))
+    app.include_router(starting.make_router(listing, workers))
+    _add_errors(app)
+    _add_page(app)
+    app.add_middleware(Guard, token=token, port=port)
+    return app
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Every error is one sentence, and the same sentence that a command would print."""
+
+    @app.exception_handler(RefusalError)
+    async def refused(request: Request, problem: RefusalError) -> Response:
+        return error(problem.status, problem.sentence)
+
+    @app.exception_handler(VitrineError)
+    async def wrong(request: Request, problem: VitrineError) -> Response:
+        return error(400, str(problem))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, problem: RequestValidationError) -> Response:
+        first = problem.errors()[0]
+        name = ".".join(str(part) for part in first["loc"][1:]) or "The body"
+        reason = str(first["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+        return error(422, f"{name} is not as it should be ({reason}): got {str(first.get('input'))[:200]!r}.")
+
+    @app.exception_handler(HTTPException)
+    async def not_there(request: Request, problem: HTTPException) -> Response:
+        sentences = {
+            404: f"There is nothing at {request.scope['path']!r}.",
+            405: f"{request.method} is not a way to ask for {request.scope['path']!r}.",
+        }
+        answer = error(problem.status_code, sentences.get(problem.status_code, str(problem.detail)))
+        answer.headers.update(problem.headers or {})
+        return answer
+
+    @app.exception_handler(Exception)
+    async def mistake(request: Request, problem: Exception) -> Response:
+        return error(500, "The studio made a mistake; its terminal says more. Please report it.")
+
+
+def _add_page(app: FastAPI) -> None:
+    """What the browser loads first: built from web/ into this package."""
+
+    @app.get("/", include_in_schema=False)
+    def index() -> Response:
+        file = PAGE / "index.html"
+        if not file.is_file():
+            return error(503, NO_PAGE)
+        return FileResponse(file, headers={"Cache-Control": "no-cache"})
+
+    @app.get("/assets/{name}", include_in_schema=False)
+    def asset(name: str) -> Response:
+        # Looked up, never joined; the names of built files carry a digest, so that they never change.
+        files = {file.name: file for file in (PAGE / "assets").glob("*") if file.is_file()}
+        if name not in files:
+            raise HTTPException(404)
+        return FileResponse(files[name], headers={"Cache-Control": IMMUTABLE})

@@ -1,0 +1,143 @@
+"""The routes that look inside a step: cells of tensors, one parameter, one neuron, the four phases."""
+
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from vitrine.runs.reader import RunReader
+from vitrine.studio.answers import NEVER, Json, RefusalError, Text, numbers
+from vitrine.studio.api import LARGEST, Name, Step, Version, fixed
+from vitrine.studio.listing import Listing, identity
+from vitrine.studio.tiles import MEMORY, MODES, Floats, Tile, keyframes, read_birth, read_tile, tensor_of, tile_of
+from vitrine.studio.workers import Workers, while_there
+
+NUDGES = 32  # sizes in one request
+
+Place = Annotated[int, Query(ge=0, lt=LARGEST)]
+Size = Annotated[int, Query(ge=1, lt=LARGEST)]
+Row = Annotated[int, Query(ge=0, lt=LARGEST, description="of the step's first micro-batch")]
+Token = Annotated[int, Query(gt=-LARGEST, lt=LARGEST, description="by its place in the row; -1: the last")]
+ParameterName = Annotated[str, Query(description="such as blocks.0.attention.query.weight[3,7]")]
+NeuronName = Annotated[str, Query(description="such as blocks.0.mlp.expand[12]")]
+
+
+class NudgeRequest(BaseModel):
+    """A parameter, and how far to move it, each in turn."""
+
+    parameter: Text
+    step: Annotated[int, Field(ge=0, lt=LARGEST)]
+    sizes: Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1, max_length=NUDGES)]
+
+
+def make_router(listing: Listing, workers: Workers) -> APIRouter:
+    """The routes, for these runs."""
+    router = APIRouter(prefix="/api/runs/{run}", default_response_class=Json)
+
+    async def ask(request: Request, reader: RunReader, step: int, method: str, **arguments: Any) -> Any:
+        """What the replay worker finds of a step that was made."""
+        check_step(reader, step, opened=True)
+        job = workers.replay.ask(method, run=str(reader.path), identity=identity(reader), step=step, **arguments)
+        return await while_there(request, job)
+
+    @router.get("/tile")
+    async def tile(
+        request: Request,
+        run: Name,
+        tensor: str,
+        step: Step,
+        mode: str,
+        row: Place = 0,
+        column: Place = 0,
+        rows: Size = 256,
+        columns: Size = 256,
+        v: Version = "",
+    ) -> Response:
+        """Exact cells of a tensor, float32. mode: birth, value, learned, gradient, update, or memory:NAME."""
+        reader = listing.open(run)
+        kept, part = fixed(reader, v), tile_of(reader, tensor, row, column, rows, columns)
+        if mode not in MODES and not (mode.startswith(MEMORY) and mode != MEMORY):
+            raise RefusalError(400, f"mode is one of {', '.join(MODES)} or {MEMORY}NAME: got {mode[:100]!r}.")
+        cells, exact = await run_in_threadpool(on_disk, reader, step, mode, part), True
+        if cells is None:
+            made = check_step(reader, step, opened=mode in ("gradient", "update"))
+            job = workers.replay.ask(
+                "cells", run=str(reader.path), identity=identity(reader), step=step, mode=mode, tile=part,
+                opened=step < made,
+            )  # fmt: skip
+            cells, exact = await while_there(request, job)
+        return numbers(request, cells, step=0 if mode == "birth" else step, exact=exact, fixed=kept if exact else NEVER)
+
+    @router.get("/step/{n}")
+    async def step(request: Request, run: Name, n: int, row: Row = 0, token: Token = -1) -> Response:
+        """A step in its four phases, seen from one token."""
+        return Json(await ask(request, listing.open(run), n, "phases", row=row, token=token))
+
+    @router.get("/parameter")
+    async def parameter(request: Request, run: Name, name: ParameterName, step: Step) -> Response:
+        """The biography of one parameter."""
+        return Json(await ask(request, listing.open(run), step, "parameter", name=name))
+
+    @router.get("/neuron")
+    async def neuron(
+        request: Request, run: Name, name: NeuronName, step: Step, row: Row = 0, token: Token = -1
+    ) -> Response:
+        """One neuron: inputs times weights, the bias, the output."""
+        return Json(await ask(request, listing.open(run), step, "neuron", name=name, row=row, token=token))
+
+    @router.get("/tensor")
+    async def tensor(request: Request, run: Name, name: str, step: Step) -> Response:
+        """One tensor in a step, with a scatter of gradients against updates."""
+        reader = listing.open(run)
+        tensor_of(reader, name)
+        return Json(await ask(request, reader, step, "tensor", name=name))
+
+    @router.post("/nudge")
+    async def nudge(request: Request, run: Name, body: NudgeRequest) -> Response:
+        """The loss of a step's own batch, with one parameter moved."""
+        reader = listing.open(run)
+        return Json(await ask(request, reader, body.step, "nudge", name=body.parameter, sizes=body.sizes))
+
+    @router.get("/progress")
+    async def progress(run: Name, step: Step) -> Response:
+        """Where the replay worker stands, at once."""
+        listing.open(run)
+        stands = workers.replay.progress
+        nothing = {"step": None, "from": None, "made": 0, "of": 0}
+        return Json({"working": workers.replay.waiting > 0} | (stands or nothing) | {"wanted": workers.replay.waiting})
+
+    @router.get("/health")
+    async def health(request: Request, run: Name) -> Response:
+        """Verdicts on the run, each with its evidence."""
+        reader = listing.open(run)
+        return Json(await while_there(request, workers.replay.ask("health", run=str(reader.path))))
+
+    return router
+
+
+def check_step(reader: RunReader, step: int, opened: bool) -> int:
+    """How many steps were made. Raises RefusalError if this one was not. opened: it is to be made again itself."""
+    made = max([reader.steps_made(), *keyframes(reader)])
+    last = made - 1 if opened else made
+    if step < 0 or step > last:
+        can = "be opened" if opened else "be entered"
+        range_ = f"Give one from 0 to {last}." if last >= 0 else "It has to make one first."
+        raise RefusalError(404, f"{reader.path.name} has made {made} steps: step {step} cannot {can}. {range_}")
+    return made
+
+
+def on_disk(reader: RunReader, step: int, mode: str, part: Tile) -> Floats | None:
+    """Cells that a keyframe holds; None if they have to be worked out."""
+    if mode == "birth":
+        return part.cut(read_birth(reader, part.tensor))
+    if mode.startswith(MEMORY):
+        return read_tile(reader, step, part, mode.removeprefix(MEMORY))
+    if mode not in ("value", "learned"):
+        return None
+    values = read_tile(reader, step, part)
+    if values is None or mode == "value":
+        return values
+    return np.subtract(values, part.cut(read_birth(reader, part.tensor)))

@@ -1,0 +1,157 @@
+/** The only place that speaks with the server. */
+
+import type {
+  Biography, CellMode, Cells, Health, Hyperparameter, Neuron, Next, Nudge, Phases, Plan, Progress, RunInfo, RunSummary,
+  Series, StreamState,
+} from './types';
+
+/** A refusal of the server, in its own words. */
+export class ServerError extends Error {
+  constructor(readonly status: number, sentence: string) {
+    super(sentence);
+  }
+}
+
+export const isAbort = (error: unknown): boolean => error instanceof DOMException && error.name === 'AbortError';
+
+/** What to tell a person about any error. */
+export function sentence(error: unknown): string {
+  if (error instanceof ServerError) return error.message;
+  if (error instanceof TypeError) return 'The studio does not answer. Is it still running? Start it again with: vitrine studio';
+  return error instanceof Error ? error.message : String(error);
+}
+
+async function ask(path: string, init: RequestInit = {}): Promise<Response> {
+  const answer = await fetch(path, { credentials: 'same-origin', ...init });
+  if (answer.ok) return answer;
+  let text = `The studio answered with ${answer.status}.`;
+  try {
+    const body = (await answer.json()) as { error?: string };
+    if (body.error) text = body.error;
+  } catch {
+    // no JSON: the status must do
+  }
+  if (answer.status === 401) text = 'This tab has no key to the studio. Open the address that vitrine studio printed.';
+  throw new ServerError(answer.status, text);
+}
+
+const json = async <T>(path: string, signal?: AbortSignal): Promise<T> => (await ask(path, { signal })).json() as Promise<T>;
+
+async function post<T>(path: string, body: unknown, signal?: AbortSignal): Promise<T> {
+  const headers = { 'Content-Type': 'application/json' };
+  return (await ask(path, { method: 'POST', headers, body: JSON.stringify(body), signal })).json() as Promise<T>;
+}
+
+const of = (run: string): string => `/api/runs/${encodeURIComponent(run)}`;
+const query = (values: Record<string, string | number>): string =>
+  new URLSearchParams(Object.entries(values).map(([key, value]) => [key, String(value)])).toString();
+
+export const getRuns = (): Promise<{ runs: RunSummary[] }> => json('/api/runs');
+export const getRun = (run: string, signal?: AbortSignal): Promise<RunInfo> => json(of(run), signal);
+export const getSeries = (run: string, name: string, last: number, pixels: number, signal?: AbortSignal): Promise<Series> =>
+  json(`${of(run)}/series?${query({ name, first: 0, last, pixels })}`, signal);
+
+async function numbers(path: string, signal?: AbortSignal): Promise<Cells> {
+  const answer = await ask(path, { signal });
+  const body = await answer.arrayBuffer();
+  return {
+    step: Number(answer.headers.get('X-Step')),
+    exact: answer.headers.get('X-Exact') === 'true',
+    numbers: new Float32Array(body),
+  };
+}
+
+// `version` says which run of this name is meant: what is fixed may then be kept by the browser.
+export async function getPicks(run: string, version: string, signal?: AbortSignal): Promise<Uint32Array> {
+  return new Uint32Array(await (await ask(`${of(run)}/film/picks?${query({ v: version })}`, { signal })).arrayBuffer());
+}
+export const getBirth = async (run: string, version: string, signal?: AbortSignal): Promise<Float32Array> =>
+  (await numbers(`${of(run)}/film/birth?${query({ v: version })}`, signal)).numbers;
+export async function getFrame(run: string, number: number, version: string, signal?: AbortSignal): Promise<ArrayBuffer> {
+  return (await ask(`${of(run)}/film/${number}?${query({ v: version })}`, { signal })).arrayBuffer();
+}
+
+/** The live picture, or null while there is none. */
+export async function getLive(run: string, signal?: AbortSignal): Promise<Cells | null> {
+  const answer = await ask(`${of(run)}/live`, { signal });
+  if (answer.status === 204) return null;
+  return { step: Number(answer.headers.get('X-Step')), exact: true, numbers: new Float32Array(await answer.arrayBuffer()) };
+}
+
+export interface Window {
+  tensor: string;
+  step: number;
+  mode: CellMode;
+  row: number;
+  column: number;
+  rows: number;
+  columns: number;
+}
+export const getTile = (run: string, window: Window, signal?: AbortSignal): Promise<Cells> =>
+  numbers(`${of(run)}/tile?${query({ ...window })}`, signal);
+
+export const getStep = (run: string, step: number, row: number, token: number, signal?: AbortSignal): Promise<Phases> =>
+  json(`${of(run)}/step/${step}?${query({ row, token })}`, signal);
+export const getBiography = (run: string, name: string, step: number, signal?: AbortSignal): Promise<Biography> =>
+  json(`${of(run)}/parameter?${query({ name, step })}`, signal);
+export const getNeuron = (run: string, name: string, step: number, row: number, token: number, signal?: AbortSignal): Promise<Neuron> =>
+  json(`${of(run)}/neuron?${query({ name, step, row, token })}`, signal);
+export const postNudge = (run: string, parameter: string, step: number, sizes: number[], signal?: AbortSignal): Promise<Nudge> =>
+  post(`${of(run)}/nudge`, { parameter, step, sizes }, signal);
+export const getProgress = (run: string, step: number, signal?: AbortSignal): Promise<Progress> =>
+  json(`${of(run)}/progress?${query({ step })}`, signal);
+export const postNext = (run: string, prompt: string, step: number, signal?: AbortSignal): Promise<Next> =>
+  post(`${of(run)}/next`, { prompt, step }, signal);
+export const getHealth = (run: string, signal?: AbortSignal): Promise<Health> => json(`${of(run)}/health`, signal);
+export const getHyperparameters = (): Promise<{ hyperparameters?: Hyperparameter[]; presets: unknown } | Hyperparameter[]> =>
+  json('/api/hyperparameters');
+export const postPlan = (body: unknown, signal?: AbortSignal): Promise<Plan> => post('/api/plan', body, signal);
+export const postRun = (body: unknown): Promise<{ name: string }> => post('/api/runs', body);
+export const postRequest = (run: string, action: string): Promise<{ acknowledged: boolean }> =>
+  post(`${of(run)}/requests`, { action });
+
+export interface Sampling {
+  temperature: number;
+  top_k: number;
+  top_p: number;
+  min_p: number;
+  repetition_penalty: number;
+}
+
+/** Let the model write; `onText` gets each piece. Resolves when it is done; abort to stop it. */
+export async function generate(
+  run: string,
+  body: { prompt: string; step: number; max_new_tokens: number; seed: number } & Sampling,
+  onText: (text: string) => void,
+  signal: AbortSignal,
+): Promise<{ step: number; text: string }> {
+  const headers = { 'Content-Type': 'application/json' };
+  const answer = await ask(`${of(run)}/generate`, { method: 'POST', headers, body: JSON.stringify(body), signal });
+  const reader = answer.body!.pipeThrough(new TextDecoderStream()).getReader();
+  let waiting = '';
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) throw new ServerError(503, 'The writing broke off. Try it again.');
+    waiting += value;
+    const events = waiting.split('\n\n');
+    waiting = events.pop()!;
+    for (const event of events) {
+      const line = event.split('\n').find((part) => part.startsWith('data: '));
+      if (!line) continue;
+      const data = JSON.parse(line.slice(6)) as { text?: string; done?: boolean; step?: number; error?: string };
+      if (data.error) throw new ServerError(503, data.error);
+      if (data.done) return { step: data.step!, text: data.text ?? '' };
+      if (data.text) onText(data.text);
+    }
+  }
+}
+
+/** What is new of a run, until `close`. The browser comes back by itself when the line breaks. */
+export function listen(run: string, cursor: string, onState: (state: StreamState) => void, onLost: () => void): () => void {
+  const source = new EventSource(`${of(run)}/stream?${query({ cursor })}`, { withCredentials: true });
+  source.onmessage = (event: MessageEvent<string>) => onState(JSON.parse(event.data) as StreamState);
+  source.onerror = () => {
+    if (source.readyState === EventSource.CLOSED) onLost();
+  };
+  return () => source.close();
+}

@@ -1,0 +1,70 @@
+/** The one law of colour: orange is negative, blue is positive, zero is grey. And the scales that go with it. */
+
+type Rgb = [number, number, number];
+
+export const NEGATIVE: Rgb = [0xf5, 0x93, 0x22];
+export const POSITIVE: Rgb = [0x08, 0x77, 0xbd];
+export const ZERO_LIGHT: Rgb = [0xe8, 0xea, 0xeb];
+export const ZERO_DARK: Rgb = [0x26, 0x2b, 0x31];
+
+export const SHADES = 127; // to each side of zero
+
+/** RGBA, little-endian, from -SHADES to SHADES; one more, at the end, for what is not finite. */
+export function palette(dark: boolean): Uint32Array {
+  const zero = dark ? ZERO_DARK : ZERO_LIGHT;
+  const colours = new Uint32Array(2 * SHADES + 2);
+  for (let shade = -SHADES; shade <= SHADES; shade++) {
+    const end = shade < 0 ? NEGATIVE : POSITIVE;
+    const share = Math.abs(shade) / SHADES;
+    const [r, g, b] = zero.map((from, i) => Math.round(from + (end[i]! - from) * share)) as Rgb;
+    colours[shade + SHADES] = (255 << 24) | (b << 16) | (g << 8) | r;
+  }
+  colours[2 * SHADES + 1] = dark ? 0xffff66ff | 0 : 0xffc000c0 | 0;
+  return colours;
+}
+
+export const css = (colour: number): string => `rgb(${colour & 255} ${(colour >> 8) & 255} ${(colour >> 16) & 255})`;
+
+/** How a number becomes a shade: straight for weights, asinh for what spans many sizes. */
+export interface Scale {
+  full: number; // the magnitude with the full colour
+  bend: number; // 0: straight; else where asinh begins to bend
+}
+
+export function shadeOf(value: number, scale: Scale): number {
+  if (!Number.isFinite(value)) return SHADES + 1;
+  if (!(scale.full > 0)) return 0;
+  const share = scale.bend ? Math.asinh(value / scale.bend) / Math.asinh(scale.full / scale.bend) : value / scale.full;
+  return Math.round(Math.max(-1, Math.min(1, share)) * SHADES);
+}
+
+/** A fast table for `shadeOf` over many numbers. */
+export function shader(scale: Scale): (value: number) => number {
+  if (!(scale.full > 0)) return (value) => (Number.isFinite(value) ? 0 : SHADES + 1);
+  if (scale.bend) return (value) => shadeOf(value, scale);
+  const factor = SHADES / scale.full;
+  return (value) => {
+    const share = value * factor;
+    return share > SHADES ? (share === Infinity ? SHADES + 1 : SHADES) : share < -SHADES ? (share === -Infinity ? SHADES + 1 : -SHADES) : share === share ? Math.round(share) : SHADES + 1;
+  };
+}
+
+/** The next number up of 1, 2, 5, 10, 20, 50... and so on. */
+export function roundUp125(value: number): number {
+  if (!(value > 0) || !Number.isFinite(value)) return 0;
+  const power = 10 ** Math.floor(Math.log10(value));
+  for (const step of [1, 2, 5, 10]) if (value <= step * power * (1 + 1e-9)) return Number((step * power).toPrecision(1));
+  return Number((10 * power).toPrecision(1));
+}
+
+/** The magnitude that a share of the numbers stays within. */
+export function quantile(numbers: ArrayLike<number>, share: number, from = 0, to = numbers.length): number {
+  const step = Math.max(1, Math.floor((to - from) / 4096));
+  const sizes: number[] = [];
+  for (let i = from; i < to; i += step) {
+    const size = Math.abs(numbers[i]!);
+    if (Number.isFinite(size)) sizes.push(size);
+  }
+  sizes.sort((a, b) => a - b);
+  return sizes.length ? sizes[Math.min(sizes.length - 1, Math.floor(share * sizes.length))]! : 0;
+}

@@ -1,0 +1,117 @@
+/** The film of a run: the same few parameters of every tensor, step after step. docs/run-format.md has the layout. */
+
+import type { FilmInfo, TensorInfo } from './types';
+
+/** Where the picks of one tensor stand, and which parameters they are. */
+export interface TensorPicks {
+  name: string;
+  /** squares down and across */
+  rows: number;
+  columns: number;
+  /** of the first pick in a frame's list */
+  start: number;
+  /** places in the flattened tensor */
+  places: Uint32Array;
+}
+
+export interface Picks {
+  level: number;
+  count: number;
+  tensors: Map<string, TensorPicks>;
+}
+
+/** Numbers at the picks of a film, at one step. NaN stands for what is not finite. */
+export interface Picture {
+  step: number;
+  exact: boolean;
+  source: 'film' | 'live' | 'replay';
+  values: Float32Array; // at the picks of values
+  gradients: Float32Array | null; // at the picks of changes
+  updates: Float32Array | null;
+}
+
+export class Film {
+  readonly values: Picks;
+  readonly changes: Picks;
+  private readonly frames = new Map<number, Picture>();
+
+  constructor(
+    readonly info: FilmInfo,
+    readonly tensors: TensorInfo[],
+    numbers: Uint32Array,
+    readonly birth: Float32Array,
+  ) {
+    let at = 0;
+    const read = (level: number, key: 'values' | 'changes'): Picks => {
+      const found = new Map<string, TensorPicks>();
+      let start = 0;
+      for (const tensor of info.tensors) {
+        const [rows, columns] = tensor[key];
+        const size = rows * columns;
+        found.set(tensor.name, { name: tensor.name, rows, columns, start, places: numbers.subarray(at, at + size) });
+        start += size;
+        at += size;
+      }
+      return { level, count: start, tensors: found };
+    };
+    this.values = read(info.value_level, 'values');
+    this.changes = read(info.change_level, 'changes');
+  }
+
+  /** The number of the frame nearest to a step. */
+  nearest(step: number): number {
+    const steps = this.info.steps;
+    let best = 0;
+    for (let i = 1; i < steps.length; i++) if (Math.abs(steps[i]! - step) < Math.abs(steps[best]! - step)) best = i;
+    return best;
+  }
+
+  known(number: number): Picture | undefined {
+    return this.frames.get(number);
+  }
+
+  /** Read a frame; each number is a byte times its tensor's scale, and is never exact. */
+  decode(number: number, raw: ArrayBuffer): Picture {
+    const view = new DataView(raw);
+    const tensors = this.info.tensors.length;
+    const step = Number(view.getBigInt64(0, true));
+    const scales = new Float32Array(raw.slice(16, 16 + 12 * tensors));
+    const cells = new Int8Array(raw, 16 + 12 * tensors);
+    const spread = (kind: number, picks: Picks, from: number, base: Float32Array | null): Float32Array => {
+      const out = new Float32Array(picks.count);
+      let t = 0;
+      for (const tensor of picks.tensors.values()) {
+        const scale = scales[kind * tensors + t++]!;
+        const end = tensor.start + tensor.rows * tensor.columns;
+        for (let i = tensor.start; i < end; i++) out[i] = (base ? base[i]! : 0) + cells[from + i]! * scale;
+      }
+      return out;
+    };
+    const v = this.values.count;
+    const c = this.changes.count;
+    const picture: Picture = {
+      step,
+      exact: step === 0,
+      source: 'film',
+      values: step === 0 ? this.birth : spread(0, this.values, 0, this.birth),
+      gradients: spread(1, this.changes, v, null),
+      updates: spread(2, this.changes, v + c, null),
+    };
+    this.frames.set(number, picture);
+    return picture;
+  }
+
+  /** The live picture: exact float32 values, gradients and updates, one after the other. */
+  live(step: number, numbers: Float32Array): Picture {
+    const v = this.values.count;
+    const c = this.changes.count;
+    return {
+      step,
+      exact: true,
+      source: 'live',
+      values: numbers.subarray(0, v),
+      gradients: numbers.subarray(v, v + c),
+      updates: numbers.subarray(v + c, v + 2 * c),
+    };
+  }
+}

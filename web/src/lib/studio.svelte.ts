@@ -1,0 +1,734 @@
+/**
+ * What the page stands on: one run, one step, one cell. Everything that is shown carries its own step; an answer that
+ * comes late, for a step that the page has left, is dropped.
+ */
+
+import * as api from './api';
+import { quantile, roundUp125, type Scale } from './colour';
+import { Film, type Picture } from './film';
+import { address as addressOf } from './text';
+import type { CellMode, Next, Phases, Progress, RunInfo, RunSummary, Sample, StreamState, TensorInfo } from './types';
+
+export type View = 'cabinet' | 'step' | 'play' | 'health';
+export type Side = 'writes' | 'number';
+export interface Cell {
+  name: string;
+  row: number;
+  column: number;
+}
+/** All cells of every tensor, exact, at one step, in one mode. */
+export interface Whole {
+  step: number;
+  mode: CellMode;
+  exact: boolean;
+  tensors: Map<string, Float32Array>;
+}
+/** Some neighbouring cells, exact. */
+export interface Tile {
+  step: number;
+  mode: CellMode;
+  name: string;
+  row: number;
+  column: number;
+  rows: number;
+  columns: number;
+  exact: boolean;
+  numbers: Float32Array;
+}
+export interface LossCurve {
+  steps: number[];
+  low: (number | null)[];
+  high: (number | null)[];
+}
+
+const SETTLE_MS = 160;
+const TILE_CELLS = 65536;
+const WHOLE_PARAMETERS = 4_000_000; // a larger model is not read whole when a step is opened
+export const LENS_ROWS = 9;
+export const LENS_COLUMNS = 7;
+const MODES: CellMode[] = ['birth', 'value', 'learned', 'gradient', 'update'];
+
+class Studio {
+  runs = $state.raw<RunSummary[]>([]);
+  run = $state.raw<RunInfo | null>(null);
+  trouble = $state(''); // what went wrong, and what to do
+  said = $state(''); // for the live region
+  opening = $state(true);
+
+  step = $state(0);
+  following = $state(false); // the newest step of a run that trains
+  playing = $state(false);
+  mode = $state<CellMode>('value');
+  cell = $state.raw<Cell>({ name: '', row: 0, column: 0 });
+  view = $state<View>('cabinet');
+  side = $state<Side>('writes');
+  phase = $state(0);
+  row = $state(0);
+  token = $state(-1);
+  dialog = $state(false);
+
+  film = $state.raw<Film | null>(null);
+  picture = $state.raw<Picture | null>(null);
+  whole = $state.raw<Whole | null>(null);
+  tile = $state.raw<Tile | null>(null);
+  opened = $state.raw<Phases | null>(null);
+  progress = $state.raw<Progress | null>(null);
+  replaying = $state(false);
+  refused = $state(''); // why this step could not be opened
+  scalesVersion = $state(0);
+  weightScales = new Map<string, number>();
+  learnedScales = new Map<string, number>();
+  gradientScale: Scale = { full: 0, bend: 0 };
+  updateScale: Scale = { full: 0, bend: 0 };
+
+  curve = $state.raw<LossCurve>({ steps: [], low: [], high: [] });
+  dark = $state(false);
+  still = $state(false); // a person asked for less motion
+
+  prompt = $state('');
+  sampling = $state<api.Sampling>({ temperature: 0.8, top_k: 0, top_p: 1, min_p: 0, repetition_penalty: 1 });
+  next = $state.raw<Next | null>(null);
+  nextTrouble = $state('');
+
+  private leaving: AbortController | null = null; // ends what belongs to the step that the page stands at
+  private runLeaving: AbortController | null = null;
+  private settling = 0;
+  private timer = 0;
+  private closeStream: (() => void) | null = null;
+  private cursor = '';
+  private liveAt = 0;
+  private pendingFrame = -1;
+
+  tensor(name: string): TensorInfo | undefined {
+    return this.run?.tensors.find((tensor) => tensor.name === name);
+  }
+
+  get cellText(): string {
+    const tensor = this.tensor(this.cell.name);
+    return tensor ? addressOf(tensor.name, tensor.shape, this.cell.row, this.cell.column) : '';
+  }
+
+  /** Where the page stands is the end of the run: no step was made from there. */
+  get atEnd(): boolean {
+    return this.run !== null && this.step >= this.run.steps_made;
+  }
+
+  /** What the cabinet shows: the step of its numbers, and whether they are exact. */
+  get shown(): { step: number; exact: boolean; source: 'birth' | 'film' | 'live' | 'replay' } | null {
+    if (this.mode === 'birth' && this.film) return { step: 0, exact: true, source: 'birth' };
+    if (this.whole && this.whole.step === this.step && this.whole.mode === this.mode)
+      return { step: this.whole.step, exact: this.whole.exact, source: 'replay' };
+    return this.picture;
+  }
+
+  async start(): Promise<void> {
+    const media = matchMedia('(prefers-color-scheme: dark)');
+    const motion = matchMedia('(prefers-reduced-motion: reduce)');
+    this.dark = media.matches;
+    this.still = motion.matches;
+    media.addEventListener('change', () => (this.dark = media.matches));
+    motion.addEventListener('change', () => (this.still = motion.matches));
+    document.addEventListener('visibilitychange', () => this.attend());
+    window.addEventListener('hashchange', () => void this.readAddress());
+    try {
+      this.runs = (await api.getRuns()).runs;
+      await this.readAddress();
+    } catch (error) {
+      this.trouble = api.sentence(error);
+    }
+    this.opening = false;
+  }
+
+  async refreshRuns(): Promise<void> {
+    try {
+      this.runs = (await api.getRuns()).runs;
+    } catch {
+      // the list can wait
+    }
+  }
+
+  // --- the address ---------------------------------------------------------------------------------------------
+
+  private written = '';
+
+  get address(): string {
+    if (!this.run) return '';
+    const parts: Record<string, string> = { run: this.run.name, step: this.following ? 'live' : String(this.step) };
+    if (this.mode !== 'value') parts.mode = this.mode;
+    if (this.cell.name) parts.cell = this.cellText;
+    if (this.view !== 'cabinet') parts.view = this.view;
+    if (this.view === 'step') Object.assign(parts, { phase: String(this.phase + 1), row: String(this.row), token: String(this.token) });
+    if (this.side !== 'writes') parts.side = this.side;
+    if (this.prompt) parts.prompt = this.prompt;
+    const config = (this.run.config.sampling ?? {}) as Partial<api.Sampling>;
+    for (const [key, value] of Object.entries(this.sampling)) if (value !== config[key as keyof api.Sampling]) parts[key] = String(value);
+    return new URLSearchParams(parts).toString();
+  }
+
+  writeAddress(address: string): void {
+    if (!address || address === this.written) return;
+    this.written = address;
+    history.replaceState(null, '', `#${address}`);
+  }
+
+  private async readAddress(): Promise<void> {
+    const text = location.hash.slice(1);
+    if (text === this.written && this.run) return;
+    this.written = text;
+    const parts = new URLSearchParams(text);
+    const name = parts.get('run') ?? this.newest();
+    if (!name) return;
+    if (name !== this.run?.name) await this.open(name, parts);
+    else this.take(parts);
+  }
+
+  private newest(): string | undefined {
+    return [...this.runs].sort((a, b) => Number(b.training) - Number(a.training) || b.modified_s - a.modified_s)[0]?.name;
+  }
+
+  private take(parts: URLSearchParams): void {
+    const run = this.run!;
+    const mode = parts.get('mode') as CellMode | null;
+    if (mode && MODES.includes(mode)) this.mode = mode;
+    const view = parts.get('view') as View | null;
+    this.view = view && ['cabinet', 'step', 'play', 'health'].includes(view) ? view : 'cabinet';
+    this.side = parts.get('side') === 'number' ? 'number' : 'writes';
+    this.phase = Math.max(0, Math.min(3, Number(parts.get('phase') ?? 1) - 1 || 0));
+    this.row = Number(parts.get('row') ?? 0) || 0;
+    this.token = Number(parts.get('token') ?? -1);
+    if (Number.isNaN(this.token)) this.token = -1;
+    const prompt = parts.get('prompt');
+    if (prompt !== null) this.prompt = prompt;
+    for (const key of Object.keys(this.sampling) as (keyof api.Sampling)[]) {
+      const value = parts.get(key);
+      if (value !== null && Number.isFinite(Number(value))) this.sampling[key] = Number(value);
+    }
+    const found = /^([\w.]+)\[(?:(\d+),)?(\d+)\]$/.exec(parts.get('cell') ?? '');
+    const tensor = found ? run.tensors.find((t) => t.name === found[1]) : undefined;
+    const first = run.tensors.find((t) => t.name === 'blocks.0.attention.query.weight') ?? run.tensors[0]!;
+    this.cell = tensor
+      ? { name: tensor.name, row: clamp(Number(found![2] ?? 0), rowsOf(tensor)), column: clamp(Number(found![3]), tensor.shape.at(-1)!) }
+      : { name: first.name, row: clamp(3, rowsOf(first)), column: clamp(7, first.shape.at(-1)!) };
+    const step = parts.get('step');
+    if (step === 'live' || (step === null && run.training)) this.follow();
+    else this.go(step === null || !Number.isFinite(Number(step)) ? run.steps_made : Number(step));
+  }
+
+  // --- a run ---------------------------------------------------------------------------------------------------
+
+  async open(name: string, parts = new URLSearchParams()): Promise<void> {
+    this.stop();
+    this.runLeaving?.abort();
+    this.leaving?.abort();
+    this.closeStream?.();
+    this.closeStream = null;
+    const { signal } = (this.runLeaving = new AbortController());
+    this.opening = true;
+    this.trouble = '';
+    Object.assign(this, { film: null, picture: null, whole: null, tile: null, opened: null, next: null, following: false });
+    this.curve = { steps: [], low: [], high: [] };
+    try {
+      const run = await api.getRun(name, signal);
+      if (signal.aborted) return;
+      this.run = run;
+      Object.assign(this.sampling, pick(run.config.sampling ?? {}, Object.keys(this.sampling)));
+      this.prompt = defaultPrompt(run);
+      this.cursor = '';
+      this.take(parts);
+      void this.loadCurve(signal);
+      await this.loadFilm(signal);
+      this.attend();
+      this.said = `${name}: ${run.parameters} learned numbers, ${run.steps_made} steps made.`;
+    } catch (error) {
+      if (!api.isAbort(error)) this.trouble = api.sentence(error);
+    }
+    this.opening = false;
+  }
+
+  private async loadFilm(signal: AbortSignal): Promise<void> {
+    const run = this.run!;
+    if (!run.film) return;
+    const [picks, birth] = await Promise.all([api.getPicks(run.name, run.identity, signal), api.getBirth(run.name, run.identity, signal)]);
+    if (signal.aborted) return;
+    const film = new Film(run.film, run.tensors, picks, birth);
+    this.setScales(film, birth, null);
+    this.film = film;
+    const frames = run.film.steps.length;
+    if (frames) {
+      const numbers = [...new Set([Math.floor(frames / 4), Math.floor(frames / 2), Math.max(0, frames - 2), frames - 1])];
+      for (const number of numbers) {
+        const picture = await this.frame(number, signal);
+        if (signal.aborted) return;
+        this.setScales(film, picture.values, picture);
+      }
+    }
+    this.scalesVersion++;
+    if (!this.following) this.showNearest();
+  }
+
+  private async frame(number: number, signal?: AbortSignal): Promise<Picture> {
+    const film = this.film!;
+    return film.known(number) ?? film.decode(number, await api.getFrame(this.run!.name, number, this.run!.identity, signal));
+  }
+
+  /** Scales only grow, so that a colour means the same all over the run. */
+  private setScales(film: Film, values: Float32Array, picture: Picture | null): void {
+    for (const tensor of film.values.tensors.values()) {
+      const [from, to] = [tensor.start, tensor.start + tensor.rows * tensor.columns];
+      const now = quantile(values, 0.995, from, to);
+      raise(this.weightScales, tensor.name, now, !picture);
+      if (!picture) continue;
+      const moved = values.slice(from, to).map((value, i) => value - film.birth[from + i]!);
+      raise(this.learnedScales, tensor.name, quantile(moved, 0.995), false);
+    }
+    if (picture?.gradients) this.gradientScale = grown(this.gradientScale, picture.gradients);
+    if (picture?.updates) this.updateScale = grown(this.updateScale, picture.updates);
+  }
+
+  scaleOf(name: string, mode: CellMode): Scale {
+    if (mode === 'gradient') return this.gradientScale;
+    if (mode === 'update') return this.updateScale;
+    if (mode === 'learned') return { full: this.learnedScales.get(name) ?? this.weightScales.get(name) ?? 0, bend: 0 };
+    return { full: this.weightScales.get(name) ?? 0, bend: 0 };
+  }
+
+  private async loadCurve(signal: AbortSignal): Promise<void> {
+    const run = this.run!;
+    if (!run.steps_made) return;
+    try {
+      const series = await api.getSeries(run.name, 'loss', run.steps_made, 1200, signal);
+      if (signal.aborted) return;
+      // The stream may already be further.
+      const [end, now] = [series.steps.at(-1) ?? -1, this.curve];
+      const from = now.steps.findIndex((step) => step > end);
+      const tail = <T>(list: T[]): T[] => (from < 0 ? [] : list.slice(from));
+      this.curve = { steps: [...series.steps, ...tail(now.steps)], low: [...series.low, ...tail(now.low)], high: [...series.high, ...tail(now.high)] };
+    } catch (error) {
+      if (!api.isAbort(error)) this.trouble = api.sentence(error);
+    }
+  }
+
+  // --- the stream ----------------------------------------------------------------------------------------------
+
+  /** Listen while the tab is seen. */
+  private attend(): void {
+    const run = this.run;
+    if (!run || document.hidden) {
+      this.closeStream?.();
+      this.closeStream = null;
+      return;
+    }
+    if (this.closeStream) return;
+    this.closeStream = api.listen(
+      run.name,
+      this.cursor,
+      (state) => {
+        if (this.run?.name === run.name) this.grow(state);
+      },
+      () => {
+        this.closeStream = null;
+        this.trouble = 'The studio’s line broke off: the run may have been deleted, or the studio ended.';
+      },
+    );
+  }
+
+  private grow(state: StreamState): void {
+    const run = this.run!;
+    if (state.error !== undefined) {
+      this.trouble = state.error;
+      this.closeStream?.();
+      this.closeStream = null;
+      return;
+    }
+    if (state.identity && state.identity !== run.identity) {
+      void this.open(run.name, new URLSearchParams(this.address)); // it was resumed, or made anew
+      return;
+    }
+    this.cursor = state.cursor;
+    const last = this.curve.steps.at(-1) ?? -1;
+    const fresh = state.steps.filter(([step]) => step > last);
+    if (fresh.length) {
+      const losses = fresh.map(([, loss]) => loss);
+      this.curve = {
+        steps: [...this.curve.steps, ...fresh.map(([step]) => step)],
+        low: [...this.curve.low, ...losses],
+        high: [...this.curve.high, ...losses],
+      };
+    }
+    const known = (list: { step: number }[]): Set<number> => new Set(list.map((item) => item.step));
+    const add = <T extends { step: number }>(old: T[], news: T[] | undefined): T[] => {
+      const have = known(old);
+      return [...old, ...(news ?? []).filter((item) => !have.has(item.step))];
+    };
+    const film = run.film;
+    if (film && state.film_steps?.length) {
+      const have = new Set(film.steps);
+      film.steps.push(...state.film_steps.filter((step) => !have.has(step)));
+    }
+    const ended = run.training && !state.training;
+    this.run = {
+      ...run,
+      evaluations: [...run.evaluations, ...(state.evaluations ?? []).filter((e) => !run.evaluations.some((o) => o.step === e.step && o.whole === e.whole))],
+      samples: add(run.samples, state.samples),
+      events: [...run.events, ...(state.events ?? []).filter((e) => !run.events.some((o) => o.time_s === e.time_s && o.kind === e.kind))],
+      steps_made: state.steps_made,
+      training: state.training,
+      paused: state.paused,
+    };
+    if (this.following) this.step = state.steps_made;
+    if (ended) void this.finish();
+    else if (state.steps_made > run.steps_made && (state.evaluations?.length || state.film_steps?.length || !film)) void this.reread();
+  }
+
+  /** The run has come to its end: its keyframes and result are read again. */
+  private async finish(): Promise<void> {
+    await this.reread();
+    this.said = `${this.run!.name} has ended after ${this.run!.steps_made} steps.`;
+    if (this.following) {
+      this.following = false;
+      this.go(this.run!.steps_made);
+    }
+  }
+
+  private async reread(): Promise<void> {
+    const { signal } = this.runLeaving!;
+    try {
+      const run = await api.getRun(this.run!.name, signal);
+      if (signal.aborted) return;
+      if (this.following) this.step = run.steps_made;
+      const hadFilm = this.film !== null;
+      if (hadFilm && run.film && this.film) this.film.info.steps = run.film.steps;
+      this.run = hadFilm && this.film ? { ...run, film: this.film.info } : run;
+      if (!hadFilm && run.film) await this.loadFilm(signal);
+      if (this.following && this.next?.step !== this.writingStep) void this.ask();
+    } catch (error) {
+      if (!api.isAbort(error)) this.trouble = api.sentence(error);
+    }
+  }
+
+  /** Stay at the newest step while the run trains. */
+  follow(): void {
+    this.stop();
+    this.leave();
+    this.following = true;
+    this.step = this.run!.steps_made;
+    void this.watchLive(++this.liveAt);
+    void this.ask();
+  }
+
+  private async watchLive(turn: number): Promise<void> {
+    const { signal } = this.runLeaving!;
+    while (this.following && turn === this.liveAt && !signal.aborted) {
+      if (this.film && !document.hidden) {
+        try {
+          const cells = await api.getLive(this.run!.name, signal);
+          if (cells && this.following && turn === this.liveAt) {
+            const picture = this.film.live(cells.step, cells.numbers);
+            this.setScales(this.film, picture.values, picture);
+            this.scalesVersion++;
+            this.picture = picture;
+          } else if (!cells && !this.picture && this.film.info.steps.length) {
+            this.picture = await this.frame(this.film.info.steps.length - 1, signal);
+          }
+        } catch (error) {
+          if (api.isAbort(error)) return;
+          this.trouble = api.sentence(error);
+        }
+      }
+      await new Promise((resolve) => setTimeout(resolve, 600));
+    }
+  }
+
+  // --- a step --------------------------------------------------------------------------------------------------
+
+  private leave(): void {
+    this.leaving?.abort();
+    this.leaving = new AbortController();
+    clearTimeout(this.settling);
+    this.liveAt++;
+    Object.assign(this, { opened: null, progress: null, replaying: false, refused: '' });
+  }
+
+  /** Stand at a step: at once with what was recorded, soon with what the step really had. */
+  go(step: number, settle = true): void {
+    const run = this.run;
+    if (!run) return;
+    const wanted = Math.max(0, Math.min(run.steps_made, Math.round(step)));
+    if (wanted === this.step && !this.following && this.opened?.step === wanted) return;
+    this.following = false;
+    this.leave();
+    this.step = wanted;
+    this.showNearest();
+    if (settle) this.settling = window.setTimeout(() => void this.settle(wanted), SETTLE_MS);
+  }
+
+  private showNearest(): void {
+    const film = this.film;
+    if (!film || !film.info.steps.length) return;
+    const number = film.nearest(this.step);
+    this.pendingFrame = number;
+    const known = film.known(number);
+    if (known) {
+      this.picture = known;
+      return;
+    }
+    this.frame(number, this.runLeaving?.signal)
+      .then((picture) => {
+        if (this.pendingFrame === number && this.film === film && !this.following) this.picture = picture;
+      })
+      .catch((error: unknown) => {
+        if (!api.isAbort(error)) this.trouble = api.sentence(error);
+      });
+  }
+
+  /** Re-run the training up to the step where the page stands, and show its exact numbers. */
+  private async settle(step: number): Promise<void> {
+    const run = this.run!;
+    const { signal } = this.leaving!;
+    const here = (): boolean => !signal.aborted && this.step === step && this.run?.name === run.name;
+    try {
+      if (step < run.steps_made) {
+        this.replaying = true;
+        void this.pollProgress(run.name, step, signal);
+        const phases = await api.getStep(run.name, step, this.row, this.token, signal);
+        if (!here() || phases.step !== step) return;
+        this.opened = phases;
+        this.said = phases.exact ? `Step ${step}, re-run: identical.` : `Step ${step}, re-run, but not identical.`;
+      }
+    } catch (error) {
+      if (here() && !api.isAbort(error)) this.refused = api.sentence(error);
+    }
+    if (!here()) return;
+    this.replaying = false;
+    await this.loadExact();
+    void this.ask();
+  }
+
+  private async pollProgress(run: string, step: number, signal: AbortSignal): Promise<void> {
+    while (this.replaying && !signal.aborted) {
+      await new Promise((resolve) => setTimeout(resolve, 150));
+      try {
+        const progress = await api.getProgress(run, step, signal);
+        if (this.replaying && !signal.aborted && (progress.step === step || progress.wanted === step)) this.progress = progress;
+      } catch {
+        return;
+      }
+    }
+  }
+
+  /** The four phases again, seen from another token of the batch. */
+  async look(row: number, token: number): Promise<void> {
+    this.row = row;
+    this.token = token;
+    const step = this.step;
+    const { signal } = this.leaving!;
+    if (!this.run || this.atEnd) return;
+    try {
+      const phases = await api.getStep(this.run.name, step, row, token, signal);
+      if (!signal.aborted && phases.step === this.step && this.row === row && this.token === token) this.opened = phases;
+    } catch (error) {
+      if (!api.isAbort(error)) this.refused = api.sentence(error);
+    }
+  }
+
+  /** Whether exact numbers can be asked for where the page stands. */
+  private get reachable(): boolean {
+    const run = this.run!;
+    if (this.following) return false;
+    if (this.mode === 'birth') return true;
+    const opened = this.opened?.step === this.step;
+    return opened || (this.mode !== 'gradient' && this.mode !== 'update' && run.keyframes.includes(this.step));
+  }
+
+  setMode(mode: CellMode): void {
+    this.mode = mode;
+    void this.loadExact();
+  }
+
+  select(cell: Cell, look = true): void {
+    const tensor = this.tensor(cell.name);
+    if (!tensor) return;
+    this.cell = { name: cell.name, row: clamp(cell.row, rowsOf(tensor)), column: clamp(cell.column, tensor.shape.at(-1)!) };
+    if (look) this.side = 'number';
+    void this.loadTile();
+  }
+
+  async loadExact(): Promise<void> {
+    await this.loadTile();
+    await this.loadWhole();
+  }
+
+  private async loadTile(): Promise<void> {
+    const run = this.run;
+    if (!run || !this.reachable || !this.leaving) return;
+    const { step, mode, cell } = this;
+    const tensor = this.tensor(cell.name);
+    if (!tensor || this.inWhole(cell.name)) return;
+    const window = lensWindow(tensor, cell);
+    const { signal } = this.leaving;
+    try {
+      const cells = await api.getTile(run.name, { tensor: cell.name, step, mode, ...window }, signal);
+      if (signal.aborted || this.step !== step || this.mode !== mode || this.cell !== cell) return;
+      this.tile = { step, mode, name: cell.name, ...window, exact: cells.exact, numbers: cells.numbers };
+    } catch (error) {
+      if (!api.isAbort(error)) this.refused = api.sentence(error);
+    }
+  }
+
+  private inWhole(name: string): boolean {
+    return this.whole?.step === this.step && this.whole.mode === this.mode && this.whole.tensors.has(name);
+  }
+
+  /** Every cell of the model, where it is small enough; shown only when all are there, so that no two steps mix. */
+  private async loadWhole(): Promise<void> {
+    const run = this.run;
+    if (!run || !this.reachable || !this.leaving || run.parameters > WHOLE_PARAMETERS) return;
+    const { step, mode } = this;
+    if (this.whole?.step === step && this.whole.mode === mode) return;
+    const { signal } = this.leaving;
+    const tensors = new Map<string, Float32Array>();
+    const waiting = [...run.tensors].sort((a, b) => Number(b.name === this.cell.name) - Number(a.name === this.cell.name));
+    let exact = true;
+    const here = (): boolean => !signal.aborted && this.step === step && this.mode === mode;
+    const read = async (): Promise<void> => {
+      for (let tensor = waiting.shift(); tensor && here(); tensor = waiting.shift()) {
+        const columns = tensor.shape.at(-1)!;
+        const rows = rowsOf(tensor);
+        const numbers = new Float32Array(rows * columns);
+        const most = Math.max(1, Math.floor(TILE_CELLS / columns));
+        for (let row = 0; row < rows && here(); row += most) {
+          const window = { row, column: 0, rows: Math.min(most, rows - row), columns };
+          const cells = await api.getTile(run.name, { tensor: tensor.name, step, mode, ...window }, signal);
+          exact &&= cells.exact;
+          numbers.set(cells.numbers, row * columns);
+        }
+        tensors.set(tensor.name, numbers);
+      }
+    };
+    try {
+      await Promise.all([read(), read(), read()]);
+      if (here() && tensors.size === run.tensors.length) this.whole = { step, mode, exact, tensors };
+    } catch (error) {
+      if (here() && !api.isAbort(error)) this.refused = api.sentence(error);
+    }
+  }
+
+  // --- play ----------------------------------------------------------------------------------------------------
+
+  play(): void {
+    const film = this.film;
+    if (!film || !film.info.steps.length) return;
+    this.playing = true;
+    this.view = this.view === 'cabinet' || this.view === 'play' ? this.view : 'cabinet';
+    if (this.step >= film.info.steps.at(-1)!) this.go(0, false);
+    const tick = (): void => {
+      if (!this.playing) return;
+      const steps = film.info.steps;
+      const coming = steps.find((step) => step > this.step);
+      if (coming === undefined) {
+        this.stop();
+        if (this.run?.training) this.follow();
+        else this.go(this.run!.steps_made);
+        return;
+      }
+      this.go(coming, false);
+      this.timer = window.setTimeout(tick, this.still ? 1000 : Math.max(60, Math.min(220, 9000 / steps.length)));
+    };
+    this.timer = window.setTimeout(tick, 60);
+  }
+
+  stop(): void {
+    if (!this.playing) return;
+    this.playing = false;
+    clearTimeout(this.timer);
+    if (this.run && !this.following) {
+      clearTimeout(this.settling);
+      const step = this.step;
+      this.settling = window.setTimeout(() => void this.settle(step), SETTLE_MS);
+    }
+  }
+
+  /** The next of the four phases; after the last, the next step. */
+  advance(): void {
+    this.stop();
+    if (this.view !== 'step') {
+      this.view = 'step';
+      this.phase = 0;
+      if (this.following || this.atEnd) this.go(Math.max(0, this.run!.steps_made - 1));
+      return;
+    }
+    if (this.phase < 3) this.phase++;
+    else if (this.step + 1 < this.run!.steps_made) {
+      this.phase = 0;
+      this.go(this.step + 1);
+    }
+  }
+
+  // --- what it writes ------------------------------------------------------------------------------------------
+
+  /** The step whose model answers: where the page stands, or, while it trains, the newest keyframe. */
+  get writingStep(): number {
+    return this.following ? (this.run!.keyframes.at(-1) ?? 0) : this.step;
+  }
+
+  private asking: AbortController | null = null;
+
+  /** Ask for the logits after the prompt. */
+  async ask(): Promise<void> {
+    if (!this.run || this.playing) return;
+    this.asking?.abort();
+    const { signal } = (this.asking = new AbortController());
+    const step = this.writingStep;
+    const prompt = this.prompt;
+    try {
+      const next = await api.postNext(this.run.name, prompt, step, signal);
+      if (signal.aborted || this.prompt !== prompt) return;
+      this.next = next;
+      this.nextTrouble = '';
+    } catch (error) {
+      if (!api.isAbort(error)) this.nextTrouble = api.sentence(error);
+    }
+  }
+
+  /** What the model wrote at birth, and what it wrote last before the step where the page stands. */
+  get writings(): { birth: Sample | undefined; now: Sample | undefined } {
+    const samples = this.run?.samples ?? [];
+    const before = samples.filter((sample) => sample.step <= this.step);
+    const best = before.filter((sample) => sample.temperature > 0);
+    return { birth: samples.find((s) => s.step === 0 && s.temperature > 0) ?? samples[0], now: (best.length ? best : before).at(-1) };
+  }
+}
+
+export const rowsOf = (tensor: TensorInfo): number => (tensor.shape.length === 1 ? 1 : tensor.shape[0]!);
+
+const clamp = (value: number, size: number): number => Math.max(0, Math.min(size - 1, Math.floor(value) || 0));
+
+/** The cells around one: as many as the lens has. */
+export function lensWindow(tensor: TensorInfo, cell: { row: number; column: number }): { row: number; column: number; rows: number; columns: number } {
+  const rows = Math.min(LENS_ROWS, rowsOf(tensor));
+  const columns = Math.min(LENS_COLUMNS, tensor.shape.at(-1)!);
+  const from = (at: number, size: number, window: number): number => Math.max(0, Math.min(size - window, at - Math.floor(window / 2)));
+  return { row: from(cell.row, rowsOf(tensor), rows), column: from(cell.column, tensor.shape.at(-1)!, columns), rows, columns };
+}
+
+function pick(source: Record<string, unknown>, keys: string[]): Record<string, unknown> {
+  return Object.fromEntries(keys.filter((key) => key in source).map((key) => [key, source[key]]));
+}
+
+function defaultPrompt(run: RunInfo): string {
+  const wish = 'The ';
+  return !run.vocab || [...wish].every((letter) => run.vocab!.includes(letter)) ? wish : (run.samples[0]?.prompt ?? '');
+}
+
+function raise(scales: Map<string, number>, name: string, size: number, fresh: boolean): void {
+  const rounded = roundUp125(size);
+  if (fresh || rounded > (scales.get(name) ?? 0)) scales.set(name, rounded);
+}
+
+function grown(scale: Scale, numbers: Float32Array): Scale {
+  const full = roundUp125(quantile(numbers, 0.9995));
+  if (full <= scale.full) return scale;
+  return { full, bend: roundUp125(quantile(numbers, 0.5)) || full / 100 };
+}
+
+export const studio = new Studio();
