@@ -38,8 +38,8 @@ export interface Label {
 }
 
 export interface Ghost {
-  /** what stands in its place */
-  text?: string;
+  /** what stands in it: the first that fits */
+  texts?: string[];
   x: number;
   y: number;
   width: number;
@@ -242,8 +242,8 @@ function exit(by: Map<string, TensorInfo>, tied: boolean, scale: number, room: R
     const embedding = by.get('embedding.weight')!;
     const [rows, columns] = shape2(embedding);
     const ghost = { x: 0, y: y + LABEL, width: ceil(columns, scale), height: Math.min(ceil(rows, scale), most - y - LABEL) };
-    box.labels.push({ text: 'symbols', code: 'head', lines: 1, x: 0, y, width: 0 });
-    box.ghosts.push({ ...ghost, text: 'tied: counted once, at left' });
+    box.labels.push({ text: 'symbols, tied', brief: 'tied', lines: 1, x: 0, y, width: 0 });
+    box.ghosts.push({ ...ghost, texts: ['counted once, at left', 'counted once'] });
   }
   return titled(box, room);
 }
