@@ -1,7 +1,7 @@
 /** From numbers to pictures: what is known of each tensor where the page stands, and its pixels. */
 
 import { palette, SHADES, shader } from './colour';
-import type { TensorPicks } from './film';
+import type { Picture as Frame, TensorPicks } from './film';
 import { shape2, type Piece } from './layout';
 import { studio } from './studio.svelte';
 import type { CellMode } from './types';
@@ -50,6 +50,42 @@ export function valueAt(name: string, row: number, column: number, mode: CellMod
   const i = (row >> source.level) * source.picks.columns + (column >> source.level);
   if (source.picks.places[i] !== row * columns + column) return null;
   return { value: source.at(i), exact: source.exact, step: source.step };
+}
+
+/** How far a tensor moved in this step, against its size: the norms of its update and of its weights. */
+export interface Ratio {
+  value: number;
+  /** of all its parameters; otherwise of those that the picture has */
+  exact: boolean;
+}
+
+const estimated = new WeakMap<Frame, Map<string, number>>();
+
+export function ratioOf(name: string): Ratio | null {
+  const { opened, picture, film } = studio;
+  const norms = opened?.step === studio.step ? opened.tensors.find((tensor) => tensor.name === name) : undefined;
+  if (norms) {
+    const [update, weight] = [norms.update_norm.value, norms.weight_norm.value];
+    return update !== null && weight ? { value: update / weight, exact: true } : null;
+  }
+  if (!film || !picture?.updates) return null;
+  let ratios = estimated.get(picture);
+  if (!ratios) {
+    ratios = new Map();
+    for (const [key, picks] of film.changes.tensors)
+      ratios.set(key, size(picture.updates, picks) / size(picture.values, film.values.tensors.get(key)!));
+    estimated.set(picture, ratios);
+  }
+  const value = ratios.get(name);
+  return value !== undefined && value > 0 && Number.isFinite(value) ? { value, exact: false } : null;
+}
+
+/** The root of the mean square, at the picks of one tensor. */
+function size(numbers: Float32Array, picks: TensorPicks): number {
+  const cells = picks.rows * picks.columns;
+  let sum = 0;
+  for (let i = picks.start; i < picks.start + cells; i++) sum += numbers[i]! ** 2;
+  return Math.sqrt(sum / cells);
 }
 
 /** The parameter that a square shows: its own row and column. */

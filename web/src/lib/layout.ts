@@ -24,6 +24,10 @@ export interface Piece {
 
 export interface Label {
   text: string;
+  /** where there is no room for the text */
+  brief?: string;
+  /** that it may take, of LINE pixels each; the last one stands on the tensor */
+  lines: number;
   /** in plain words: long, and short */
   plain?: [string, string];
   code?: string;
@@ -34,6 +38,8 @@ export interface Label {
 }
 
 export interface Ghost {
+  /** what stands in it: the first that fits */
+  texts?: string[];
   x: number;
   y: number;
   width: number;
@@ -64,9 +70,18 @@ const PLAIN: Record<string, [string, string]> = {
 
 const STRIP = 3; // pixels of a bias or a gain: thickened to be seen
 const GAP = 6;
-const LABEL = 11;
-const TITLE = 13;
+export const LINE = 11;
+const LABEL = LINE + 2;
+const TITLE = 14;
 const BLOCK_GAP = 9;
+
+/** How much room labels get: the least width of a column, and lines in a label. */
+interface Room {
+  least: number;
+  lines: number;
+}
+const ROOMS: Room[] = [{ least: 70, lines: 1 }, { least: 44, lines: 2 }, { least: 44, lines: 1 }, { least: 0, lines: 1 }];
+const TITLED = 46; // pixels of a box's title
 
 export const shape2 = (tensor: TensorInfo): [number, number] =>
   tensor.shape.length === 1 ? [1, tensor.shape[0]!] : [tensor.shape[0]!, tensor.shape[1]!];
@@ -86,25 +101,27 @@ interface Box {
   ghosts: Ghost[];
 }
 
-/** The largest cabinet that fits into so many pixels. */
+/** The largest cabinet that fits into so many pixels; in one row, if it can, and with as much room for words as there is. */
 export function arrange(tensors: TensorInfo[], tied: boolean, width: number, height: number, align = 1): Layout {
   let last: Layout | null = null;
-  for (const scale of scales()) {
-    last = place(tensors, tied, scale, width, height, align);
-    if (last.width <= width && last.height <= height) return last;
-  }
+  for (const scale of scales())
+    for (const broad of [Infinity, width])
+      for (const room of ROOMS) {
+        last = place(tensors, tied, scale, room, broad, height, align);
+        if (last.width <= width && last.height <= height) return last;
+      }
   return last!;
 }
 
-function place(tensors: TensorInfo[], tied: boolean, scale: number, width: number, height: number, align: number): Layout {
+function place(tensors: TensorInfo[], tied: boolean, scale: number, room: Room, width: number, height: number, align: number): Layout {
   const by = new Map(tensors.map((tensor) => [tensor.name, tensor]));
   const layers = 1 + Math.max(-1, ...tensors.map((t) => (t.name.startsWith('blocks.') ? Number(t.name.split('.')[1]) : -1)));
   const boxes: Box[] = [];
-  const blocks = Array.from({ length: layers }, (_, layer) => block(by, layer, scale));
+  const blocks = Array.from({ length: layers }, (_, layer) => block(by, layer, scale, room));
   const fold = Math.max(60, Math.min(height - 40, Math.max(...blocks.map((box) => box.height), 0)));
-  boxes.push(tables(by, scale, fold, align));
+  boxes.push(tables(by, scale, room, fold, align));
   boxes.push(...blocks);
-  boxes.push(exit(by, tied, scale, fold, align));
+  boxes.push(exit(by, tied, scale, room, fold, align));
   const out: Layout = { scale, width: 0, height: 0, pieces: [], labels: [], ghosts: [], free: [] };
   const starts: number[] = [];
   let x = 0;
@@ -188,26 +205,24 @@ function folded(box: Box, tensor: TensorInfo, x: number, y: number, scale: numbe
   return y + ceil(Math.min(rows, perColumn), scale);
 }
 
-function tables(by: Map<string, TensorInfo>, scale: number, most: number, align: number): Box {
+function tables(by: Map<string, TensorInfo>, scale: number, room: Room, most: number, align: number): Box {
   const box = emptyBox();
   let y = 0;
   const names = ['embedding.weight', 'positions.weight'].filter((name) => by.has(name));
-  box.labels.push({ text: 'tables', x: 0, y: 0, width: 0, strong: true });
+  box.labels.push({ text: 'tables', lines: 1, x: 0, y: 0, width: 0, strong: true });
   y += TITLE;
   for (const name of names) {
     const tensor = by.get(name)!;
     const words = name.startsWith('embedding') ? ['symbols', 'embedding'] : ['places', 'positions'];
-    box.labels.push({ text: words[0]!, code: words[1]!, x: 0, y, width: ceil(tensor.shape[1]!, scale) });
+    box.labels.push({ text: words[0]!, code: words[1]!, lines: 1, x: 0, y, width: 0 });
     y = folded(box, tensor, 0, y + LABEL, scale, Math.max(20, most / names.length - LABEL), align) + GAP;
   }
-  grow(box);
-  for (const label of box.labels) label.width = Math.max(label.width, box.width);
-  return box;
+  return titled(box, room);
 }
 
-function exit(by: Map<string, TensorInfo>, tied: boolean, scale: number, most: number, align: number): Box {
+function exit(by: Map<string, TensorInfo>, tied: boolean, scale: number, room: Room, most: number, align: number): Box {
   const box = emptyBox();
-  box.labels.push({ text: 'output', x: 0, y: 0, width: 0, strong: true });
+  box.labels.push({ text: 'output', lines: 1, x: 0, y: 0, width: 0, strong: true });
   let y = TITLE;
   for (const part of ['gain', 'bias']) {
     const tensor = by.get(`final_norm.${part}`);
@@ -218,7 +233,7 @@ function exit(by: Map<string, TensorInfo>, tied: boolean, scale: number, most: n
   y += 2;
   const head = by.get('head.weight');
   if (head) {
-    box.labels.push({ text: 'symbols', code: 'head', x: 0, y, width: ceil(head.shape[1]!, scale) });
+    box.labels.push({ text: 'symbols', code: 'head', lines: 1, x: 0, y, width: 0 });
     folded(box, head, 0, y + LABEL, scale, most - y, align);
     const bias = by.get('head.bias');
     grow(box);
@@ -227,18 +242,16 @@ function exit(by: Map<string, TensorInfo>, tied: boolean, scale: number, most: n
     const embedding = by.get('embedding.weight')!;
     const [rows, columns] = shape2(embedding);
     const ghost = { x: 0, y: y + LABEL, width: ceil(columns, scale), height: Math.min(ceil(rows, scale), most - y - LABEL) };
-    box.labels.push({ text: 'symbols, tied', x: 0, y, width: ghost.width });
-    box.ghosts.push(ghost);
+    box.labels.push({ text: 'symbols, tied', brief: 'tied', lines: 1, x: 0, y, width: 0 });
+    box.ghosts.push({ ...ghost, texts: ['counted once, at left', 'counted once'] });
   }
-  grow(box);
-  for (const label of box.labels) label.width = Math.max(label.width, box.width);
-  return box;
+  return titled(box, room);
 }
 
-function block(by: Map<string, TensorInfo>, layer: number, scale: number): Box {
+function block(by: Map<string, TensorInfo>, layer: number, scale: number, room: Room): Box {
   const box = emptyBox();
   const get = (name: string): TensorInfo | undefined => by.get(`blocks.${layer}.${name}`);
-  box.labels.push({ text: `block ${layer}`, x: 0, y: 0, width: 0, strong: true });
+  box.labels.push({ text: `block ${layer}`, brief: String(layer), lines: 1, x: 0, y: 0, width: 0, strong: true });
   let y = TITLE;
   const norms = (which: string): void => {
     for (const part of ['gain', 'bias']) {
@@ -249,39 +262,41 @@ function block(by: Map<string, TensorInfo>, layer: number, scale: number): Box {
     }
     y += 1;
   };
+  const label = LABEL + (room.lines - 1) * LINE;
   /** A matrix under its label, its bias along its outputs. Returns the pixels that it takes. */
   const put = (part: string, x: number, turned = false): [number, number] => {
     const tensor = get(`${part}.weight`);
     if (!tensor) return [0, 0];
-    const piece = matrix(tensor, x, y + LABEL, scale, turned);
+    const piece = matrix(tensor, x, y + label, scale, turned);
     box.pieces.push(piece);
-    const code = part.split('.')[1]!;
-    box.labels.push({ text: code, plain: PLAIN[code], code, x, y, width: piece.width + STRIP + GAP });
     const bias = get(`${part}.bias`);
-    let [w, h] = [piece.width, piece.height + LABEL];
-    if (bias && !turned) box.pieces.push(strip(bias, x + piece.width + 1, y + LABEL, scale, true));
-    if (bias && turned) box.pieces.push(strip(bias, x, y + LABEL + piece.height + 1, scale, false));
+    let [w, h] = [piece.width, piece.height + label];
+    if (bias && !turned) box.pieces.push(strip(bias, x + piece.width + 1, y + label, scale, true));
+    if (bias && turned) box.pieces.push(strip(bias, x, y + label + piece.height + 1, scale, false));
     if (bias) [w, h] = turned ? [w, h + STRIP + 1] : [w + STRIP + 1, h];
+    w = Math.max(w, room.least);
+    const code = part.split('.')[1]!;
+    box.labels.push({ text: code, plain: PLAIN[code], code, lines: room.lines, x, y, width: w + GAP - 2 });
     return [w, h];
   };
+  let second = 0; // where the second column begins
   norms('attention_norm');
   for (const pair of [['query', 'key'], ['value', 'output']]) {
     let x = 0;
     let tallest = 0;
     for (const part of pair) {
       const [w, h] = put(`attention.${part}`, x);
+      if (x === 0) second = w + GAP;
       x += w + GAP;
       tallest = Math.max(tallest, h);
     }
     y += tallest + 2;
+    if (pair[0] !== 'query') continue;
+    // Gains of query and key, shared by the heads: under what they act on.
+    const gains = (['query', 'key'] as const).map((which) => get(`attention.${which}_norm.gain`));
+    gains.forEach((gain, i) => gain && box.pieces.push(strip(gain, i * second, y, scale, false)));
+    if (gains.some(Boolean)) y += STRIP + 2;
   }
-  for (const which of ['query', 'key']) {
-    const tensor = get(`attention.${which}_norm.gain`);
-    if (!tensor) continue;
-    box.pieces.push(strip(tensor, which === 'query' ? 0 : ceil(tensor.shape[0]!, scale) + GAP, y, scale, false));
-    if (which === 'key' || !get('attention.key_norm.gain')) y += STRIP + 2;
-  }
-  y += 3;
   norms('mlp_norm');
   let x = 0;
   for (const part of ['gate', 'expand', 'shrink']) {
@@ -289,7 +304,16 @@ function block(by: Map<string, TensorInfo>, layer: number, scale: number): Box {
     if (w) x += w + GAP;
   }
   grow(box);
+  box.width = Math.max(box.width, x - GAP, 2 * second - GAP);
   for (const label of box.labels) if (label.strong) label.width = box.width;
+  return box;
+}
+
+/** A box wide enough for its words, if there is room. */
+function titled(box: Box, room: Room): Box {
+  grow(box);
+  if (room.least) box.width = Math.max(box.width, TITLED);
+  for (const label of box.labels) label.width = box.width + GAP;
   return box;
 }
 
