@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from safetensors.numpy import load_file, save_file
 
 import vitrine as package
 from vitrine.errors import RunError
+from vitrine.phases import Phases, lay_open
 from vitrine.replay import Replayer
 from vitrine.runs.reader import RunReader
+from vitrine.tokenizer import byte_tokenizer, train_bpe
 
 STEPS = 24
 HARD = ["--set", "model.dropout=0.1", "--set", "training.accumulation=2", "--set", "recording.statistics_every=1"]
@@ -140,6 +143,25 @@ def test_replay_prints_what_scripts_need(one, vitrine):
     text = vitrine("replay", one, "--step", 13, "--prove").stdout
     for phase in ("1 forward", "2 loss", "3 backward", "4 update", "exact: true"):
         assert phase in text
+
+
+def test_the_tokens_of_a_row_are_its_text_one_by_one(one):
+    seen = lay_open(Replayer(RunReader(one)).open(3), row=1, token=4).forward()
+    assert (len(seen["tokens"]), "".join(seen["tokens"])) == (len(seen["attention"][0][0]), seen["batch"][0][1])
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "text", "expected"),
+    [
+        (byte_tokenizer(), "né €", ["n", "", "é", " ", "", "", "€"]),
+        (train_bpe(iter(["the cat, the hat, the bat"] * 9), 262), "the cat é", ["the", " ", "c", "at", " ", "", "é"]),
+    ],
+)
+def test_a_character_of_several_tokens_stands_at_its_last(tokenizer, text, expected):
+    batch = SimpleNamespace(inputs=np.array([tokenizer.encode(text).ids]))
+    tokens = Phases(SimpleNamespace(micro_batches=[batch]), None, tokenizer, row=0, token=0).tokens()
+    assert "".join(tokens) == text
+    assert tokens == expected
 
 
 def test_replay_saves_every_number_of_a_step(one, vitrine, tmp_path):

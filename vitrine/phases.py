@@ -76,6 +76,7 @@ class Phases:
         return {
             "batch": [[self.text(row) for row in micro.inputs] for micro in opened.micro_batches],
             "row": self.row,
+            "tokens": self.tokens(),
             "token": self.token,
             "target": self.text([target]),
             "probabilities": likeliest,
@@ -147,6 +148,21 @@ class Phases:
         probabilities = _probabilities(logits)
         order = np.argsort(-probabilities)[:LIKELIEST]
         return [(self.text([int(token)]), float(probabilities[token])) for token in order]
+
+    def tokens(self) -> list[str]:
+        """The text of the row, token by token; a character of several tokens stands at the last of them.
+
+        Joined, they are the text of the row: a token that only begins a character is empty.
+        """
+        ids, texts, done = self.opened.micro_batches[0].inputs[self.row], list[str](), 0
+        whole = self.text(ids)
+        for end in range(1, len(ids) + 1):
+            so_far = whole if end == len(ids) else self.text(ids[:end])
+            if so_far != whole[: len(so_far)]:
+                so_far = so_far.rstrip("\ufffd")
+            texts.append(so_far[done:])
+            done = max(done, len(so_far))
+        return texts
 
     def text(self, ids: Any) -> str:
         """The text of token ids."""

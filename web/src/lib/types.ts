@@ -125,6 +125,8 @@ export interface Phases {
   forward: {
     batch: string[][];
     row: number;
+    /** the text of the row, token by token */
+    tokens: string[];
     token: number;
     target: string;
     probabilities: Likely[];
