@@ -12,7 +12,8 @@ export type Known =
   | { kind: 'picks'; picks: TensorPicks; level: number; at: (i: number) => number; step: number; exact: boolean };
 
 export function known(name: string, mode: CellMode): Known | null {
-  const { film, picture, whole } = studio;
+  const { film, picture } = studio;
+  const { whole } = studio.cells;
   const numbers = whole?.step === studio.step && whole.mode === mode ? whole.tensors.get(name) : undefined;
   if (numbers) return { kind: 'whole', numbers, step: whole!.step, exact: whole!.exact };
   if (!film) return null;
@@ -39,7 +40,7 @@ export function valueAt(name: string, row: number, column: number, mode: CellMod
   const tensor = studio.tensor(name);
   if (!tensor) return null;
   const columns = shape2(tensor)[1];
-  const tile = studio.tile;
+  const tile = studio.cells.tile;
   if (tile && tile.name === name && tile.step === studio.step && tile.mode === mode) {
     const [i, j] = [row - tile.row, column - tile.column];
     if (i >= 0 && j >= 0 && i < tile.rows && j < tile.columns) return { value: tile.numbers[i * tile.columns + j]!, exact: tile.exact, step: tile.step };
@@ -118,7 +119,7 @@ export function paint(piece: Piece, mode: CellMode, perCell: number, dark: boole
   const { tensor } = piece;
   const source = known(tensor.name, mode);
   const colours = palette(dark);
-  const scale = studio.scaleOf(tensor.name, mode);
+  const scale = studio.scales.of(tensor.name, mode);
   const shade = shader(scale);
   const [, columns] = shape2(tensor);
   if (!source) return null;

@@ -4,37 +4,14 @@
  */
 
 import * as api from './api';
-import { quantile, roundUp125, type Scale } from './colour';
+import { type Cell, clamp, readAddress, rowsOf, type Side, type View, writeAddress } from './address';
+import { Cells } from './cells.svelte';
 import { Film, type Picture } from './film';
-import { address as addressOf } from './text';
-import type { CellMode, Next, Phases, Progress, RunInfo, RunSummary, Sample, StreamState, TensorInfo } from './types';
+import { Scales } from './scales';
+import type { CellMode, Phases, Progress, RunInfo, RunSummary, Sample, StreamState, TensorInfo } from './types';
+import { address as cellAddress } from './text';
+import { Writing } from './writing.svelte';
 
-export type View = 'cabinet' | 'step' | 'play' | 'health';
-export type Side = 'writes' | 'number';
-export interface Cell {
-  name: string;
-  row: number;
-  column: number;
-}
-/** All cells of every tensor, exact, at one step, in one mode. */
-export interface Whole {
-  step: number;
-  mode: CellMode;
-  exact: boolean;
-  tensors: Map<string, Float32Array>;
-}
-/** Some neighbouring cells, exact. */
-export interface Tile {
-  step: number;
-  mode: CellMode;
-  name: string;
-  row: number;
-  column: number;
-  rows: number;
-  columns: number;
-  exact: boolean;
-  numbers: Float32Array;
-}
 export interface LossCurve {
   steps: number[];
   low: (number | null)[];
@@ -42,12 +19,6 @@ export interface LossCurve {
 }
 
 const SETTLE_MS = 160;
-const TILE_CELLS = 65536;
-const WHOLE_PARAMETERS = 4_000_000; // a larger model is not read whole when a step is opened
-export const LENS_ROWS = 9;
-export const LENS_COLUMNS = 7;
-const MODES: CellMode[] = ['birth', 'value', 'learned', 'gradient', 'update'];
-
 class Studio {
   runs = $state.raw<RunSummary[]>([]);
   run = $state.raw<RunInfo | null>(null);
@@ -69,28 +40,21 @@ class Studio {
 
   film = $state.raw<Film | null>(null);
   picture = $state.raw<Picture | null>(null);
-  whole = $state.raw<Whole | null>(null);
-  tile = $state.raw<Tile | null>(null);
   opened = $state.raw<Phases | null>(null);
   progress = $state.raw<Progress | null>(null);
   replaying = $state(false);
   refused = $state(''); // why this step could not be opened
   scalesVersion = $state(0);
-  weightScales = new Map<string, number>();
-  learnedScales = new Map<string, number>();
-  gradientScale: Scale = { full: 0, bend: 0 };
-  updateScale: Scale = { full: 0, bend: 0 };
+  scales = new Scales();
 
   curve = $state.raw<LossCurve>({ steps: [], low: [], high: [] });
   dark = $state(false);
   still = $state(false); // a person asked for less motion
 
-  prompt = $state('');
-  sampling = $state<api.Sampling>({ temperature: 0.8, top_k: 0, top_p: 1, min_p: 0, repetition_penalty: 1 });
-  next = $state.raw<Next | null>(null);
-  nextTrouble = $state('');
+  readonly writing = new Writing(() => this.run, () => this.writingStep);
+  readonly cells = new Cells(this);
 
-  private leaving: AbortController | null = null; // ends what belongs to the step that the page stands at
+  leaving: AbortController | null = null; // ends what belongs to the step that the page stands at
   private runLeaving: AbortController | null = null;
   private settling = 0;
   private timer = 0;
@@ -105,7 +69,7 @@ class Studio {
 
   get cellText(): string {
     const tensor = this.tensor(this.cell.name);
-    return tensor ? addressOf(tensor.name, tensor.shape, this.cell.row, this.cell.column) : '';
+    return tensor ? cellAddress(tensor.name, tensor.shape, this.cell.row, this.cell.column) : '';
   }
 
   /** Where the page stands is the end of the run: no step was made from there. */
@@ -116,8 +80,8 @@ class Studio {
   /** What the cabinet shows: the step of its numbers, and whether they are exact. */
   get shown(): { step: number; exact: boolean; source: 'birth' | 'film' | 'live' | 'replay' } | null {
     if (this.mode === 'birth' && this.film) return { step: 0, exact: true, source: 'birth' };
-    if (this.whole && this.whole.step === this.step && this.whole.mode === this.mode)
-      return { step: this.whole.step, exact: this.whole.exact, source: 'replay' };
+    if (this.cells.whole && this.cells.whole.step === this.step && this.cells.whole.mode === this.mode)
+      return { step: this.cells.whole.step, exact: this.cells.whole.exact, source: 'replay' };
     return this.picture;
   }
 
@@ -152,20 +116,20 @@ class Studio {
   private written = '';
 
   get address(): string {
-    if (!this.run) return '';
-    const parts: Record<string, string> = { run: this.run.name, step: this.following ? 'live' : String(this.step) };
-    if (this.mode !== 'value') parts.mode = this.mode;
-    if (this.cell.name) parts.cell = this.cellText;
-    if (this.view !== 'cabinet') parts.view = this.view;
-    if (this.view === 'step') Object.assign(parts, { phase: String(this.phase + 1), row: String(this.row), token: String(this.token) });
-    if (this.side !== 'writes') parts.side = this.side;
-    if (this.prompt) parts.prompt = this.prompt;
-    const config = (this.run.config.sampling ?? {}) as Partial<api.Sampling>;
-    for (const [key, value] of Object.entries(this.sampling)) if (value !== config[key as keyof api.Sampling]) parts[key] = String(value);
-    return new URLSearchParams(parts).toString();
+    return this.run ? writeAddress(this, this.run) : '';
   }
 
-  writeAddress(address: string): void {
+  private take(parts: URLSearchParams): void {
+    const run = this.run!;
+    const { step, prompt, sampling, ...place } = readAddress(parts, run);
+    Object.assign(this, place);
+    if (prompt !== null) this.writing.prompt = prompt;
+    Object.assign(this.writing.sampling, sampling);
+    if (step === 'live' || (step === null && run.training)) this.follow();
+    else this.go(step ?? run.steps_made);
+  }
+
+  keepAddress(address: string): void {
     if (!address || address === this.written) return;
     this.written = address;
     history.replaceState(null, '', `#${address}`);
@@ -186,34 +150,6 @@ class Studio {
     return [...this.runs].sort((a, b) => Number(b.training) - Number(a.training) || b.modified_s - a.modified_s)[0]?.name;
   }
 
-  private take(parts: URLSearchParams): void {
-    const run = this.run!;
-    const mode = parts.get('mode') as CellMode | null;
-    if (mode && MODES.includes(mode)) this.mode = mode;
-    const view = parts.get('view') as View | null;
-    this.view = view && ['cabinet', 'step', 'play', 'health'].includes(view) ? view : 'cabinet';
-    this.side = parts.get('side') === 'number' ? 'number' : 'writes';
-    this.phase = Math.max(0, Math.min(3, Number(parts.get('phase') ?? 1) - 1 || 0));
-    this.row = Number(parts.get('row') ?? 0) || 0;
-    this.token = Number(parts.get('token') ?? -1);
-    if (Number.isNaN(this.token)) this.token = -1;
-    const prompt = parts.get('prompt');
-    if (prompt !== null) this.prompt = prompt;
-    for (const key of Object.keys(this.sampling) as (keyof api.Sampling)[]) {
-      const value = parts.get(key);
-      if (value !== null && Number.isFinite(Number(value))) this.sampling[key] = Number(value);
-    }
-    const found = /^([\w.]+)\[(?:(\d+),)?(\d+)\]$/.exec(parts.get('cell') ?? '');
-    const tensor = found ? run.tensors.find((t) => t.name === found[1]) : undefined;
-    const first = run.tensors.find((t) => t.name === 'blocks.0.attention.query.weight') ?? run.tensors[0]!;
-    this.cell = tensor
-      ? { name: tensor.name, row: clamp(Number(found![2] ?? 0), rowsOf(tensor)), column: clamp(Number(found![3]), tensor.shape.at(-1)!) }
-      : { name: first.name, row: clamp(3, rowsOf(first)), column: clamp(7, first.shape.at(-1)!) };
-    const step = parts.get('step');
-    if (step === 'live' || (step === null && run.training)) this.follow();
-    else this.go(step === null || !Number.isFinite(Number(step)) ? run.steps_made : Number(step));
-  }
-
   // --- a run ---------------------------------------------------------------------------------------------------
 
   async open(name: string, parts = new URLSearchParams()): Promise<void> {
@@ -225,14 +161,14 @@ class Studio {
     const { signal } = (this.runLeaving = new AbortController());
     this.opening = true;
     this.trouble = '';
-    Object.assign(this, { film: null, picture: null, whole: null, tile: null, opened: null, next: null, following: false });
+    Object.assign(this, { film: null, picture: null, opened: null, following: false });
     this.curve = { steps: [], low: [], high: [] };
+    this.scales = new Scales();
     try {
       const run = await api.getRun(name, signal);
       if (signal.aborted) return;
       this.run = run;
-      Object.assign(this.sampling, pick(run.config.sampling ?? {}, Object.keys(this.sampling)));
-      this.prompt = defaultPrompt(run);
+      this.writing.begin(run);
       this.cursor = '';
       this.take(parts);
       void this.loadCurve(signal);
@@ -251,7 +187,7 @@ class Studio {
     const [picks, birth] = await Promise.all([api.getPicks(run.name, run.identity, signal), api.getBirth(run.name, run.identity, signal)]);
     if (signal.aborted) return;
     const film = new Film(run.film, run.tensors, picks, birth);
-    this.setScales(film, birth, null);
+    this.scales.grow(film, birth, null);
     this.film = film;
     const frames = run.film.steps.length;
     if (frames) {
@@ -259,7 +195,7 @@ class Studio {
       for (const number of numbers) {
         const picture = await this.frame(number, signal);
         if (signal.aborted) return;
-        this.setScales(film, picture.values, picture);
+        this.scales.grow(film, picture.values, picture);
       }
     }
     this.scalesVersion++;
@@ -269,27 +205,6 @@ class Studio {
   private async frame(number: number, signal?: AbortSignal): Promise<Picture> {
     const film = this.film!;
     return film.known(number) ?? film.decode(number, await api.getFrame(this.run!.name, number, this.run!.identity, signal));
-  }
-
-  /** Scales only grow, so that a colour means the same all over the run. */
-  private setScales(film: Film, values: Float32Array, picture: Picture | null): void {
-    for (const tensor of film.values.tensors.values()) {
-      const [from, to] = [tensor.start, tensor.start + tensor.rows * tensor.columns];
-      const now = quantile(values, 0.995, from, to);
-      raise(this.weightScales, tensor.name, now, !picture);
-      if (!picture) continue;
-      const moved = values.slice(from, to).map((value, i) => value - film.birth[from + i]!);
-      raise(this.learnedScales, tensor.name, quantile(moved, 0.995), false);
-    }
-    if (picture?.gradients) this.gradientScale = grown(this.gradientScale, picture.gradients);
-    if (picture?.updates) this.updateScale = grown(this.updateScale, picture.updates);
-  }
-
-  scaleOf(name: string, mode: CellMode): Scale {
-    if (mode === 'gradient') return this.gradientScale;
-    if (mode === 'update') return this.updateScale;
-    if (mode === 'learned') return { full: this.learnedScales.get(name) ?? this.weightScales.get(name) ?? 0, bend: 0 };
-    return { full: this.weightScales.get(name) ?? 0, bend: 0 };
   }
 
   private async loadCurve(signal: AbortSignal): Promise<void> {
@@ -400,7 +315,7 @@ class Studio {
       if (hadFilm && run.film && this.film) this.film.info.steps = run.film.steps;
       this.run = hadFilm && this.film ? { ...run, film: this.film.info } : run;
       if (!hadFilm && run.film) await this.loadFilm(signal);
-      if (this.following && this.next?.step !== this.writingStep) void this.ask();
+      if (this.following && this.writing.next?.step !== this.writingStep) void this.writing.ask();
     } catch (error) {
       if (!api.isAbort(error)) this.trouble = api.sentence(error);
     }
@@ -413,7 +328,7 @@ class Studio {
     this.following = true;
     this.step = this.run!.steps_made;
     void this.watchLive(++this.liveAt);
-    void this.ask();
+    void this.writing.ask();
   }
 
   private async watchLive(turn: number): Promise<void> {
@@ -424,7 +339,7 @@ class Studio {
           const cells = await api.getLive(this.run!.name, signal);
           if (cells && this.following && turn === this.liveAt) {
             const picture = this.film.live(cells.step, cells.numbers);
-            this.setScales(this.film, picture.values, picture);
+            this.scales.grow(this.film, picture.values, picture);
             this.scalesVersion++;
             this.picture = picture;
           } else if (!cells && !this.picture && this.film.info.steps.length) {
@@ -437,6 +352,19 @@ class Studio {
       }
       await new Promise((resolve) => setTimeout(resolve, 600));
     }
+  }
+
+  /** The step whose model answers: where the page stands, or, while it trains, the newest keyframe. */
+  get writingStep(): number {
+    return this.following ? (this.run!.keyframes.at(-1) ?? 0) : this.step;
+  }
+
+  /** What the model wrote at birth, and what it wrote last before the step where the page stands. */
+  get writings(): { birth: Sample | undefined; now: Sample | undefined } {
+    const samples = this.run?.samples ?? [];
+    const before = samples.filter((sample) => sample.step <= this.step);
+    const best = before.filter((sample) => sample.temperature > 0);
+    return { birth: samples.find((s) => s.step === 0 && s.temperature > 0) ?? samples[0], now: (best.length ? best : before).at(-1) };
   }
 
   // --- a step --------------------------------------------------------------------------------------------------
@@ -500,8 +428,8 @@ class Studio {
     }
     if (!here()) return;
     this.replaying = false;
-    await this.loadExact();
-    void this.ask();
+    await this.cells.load();
+    void this.writing.ask();
   }
 
   private async pollProgress(run: string, step: number, signal: AbortSignal): Promise<void> {
@@ -531,18 +459,9 @@ class Studio {
     }
   }
 
-  /** Whether exact numbers can be asked for where the page stands. */
-  private get reachable(): boolean {
-    const run = this.run!;
-    if (this.following) return false;
-    if (this.mode === 'birth') return true;
-    const opened = this.opened?.step === this.step;
-    return opened || (this.mode !== 'gradient' && this.mode !== 'update' && run.keyframes.includes(this.step));
-  }
-
   setMode(mode: CellMode): void {
     this.mode = mode;
-    void this.loadExact();
+    void this.cells.load();
   }
 
   select(cell: Cell, look = true): void {
@@ -550,67 +469,7 @@ class Studio {
     if (!tensor) return;
     this.cell = { name: cell.name, row: clamp(cell.row, rowsOf(tensor)), column: clamp(cell.column, tensor.shape.at(-1)!) };
     if (look) this.side = 'number';
-    void this.loadTile();
-  }
-
-  async loadExact(): Promise<void> {
-    await this.loadTile();
-    await this.loadWhole();
-  }
-
-  private async loadTile(): Promise<void> {
-    const run = this.run;
-    if (!run || !this.reachable || !this.leaving) return;
-    const { step, mode, cell } = this;
-    const tensor = this.tensor(cell.name);
-    if (!tensor || this.inWhole(cell.name)) return;
-    const window = lensWindow(tensor, cell);
-    const { signal } = this.leaving;
-    try {
-      const cells = await api.getTile(run.name, { tensor: cell.name, step, mode, ...window }, signal);
-      if (signal.aborted || this.step !== step || this.mode !== mode || this.cell !== cell) return;
-      this.tile = { step, mode, name: cell.name, ...window, exact: cells.exact, numbers: cells.numbers };
-    } catch (error) {
-      if (!api.isAbort(error)) this.refused = api.sentence(error);
-    }
-  }
-
-  private inWhole(name: string): boolean {
-    return this.whole?.step === this.step && this.whole.mode === this.mode && this.whole.tensors.has(name);
-  }
-
-  /** Every cell of the model, where it is small enough; shown only when all are there, so that no two steps mix. */
-  private async loadWhole(): Promise<void> {
-    const run = this.run;
-    if (!run || !this.reachable || !this.leaving || run.parameters > WHOLE_PARAMETERS) return;
-    const { step, mode } = this;
-    if (this.whole?.step === step && this.whole.mode === mode) return;
-    const { signal } = this.leaving;
-    const tensors = new Map<string, Float32Array>();
-    const waiting = [...run.tensors].sort((a, b) => Number(b.name === this.cell.name) - Number(a.name === this.cell.name));
-    let exact = true;
-    const here = (): boolean => !signal.aborted && this.step === step && this.mode === mode;
-    const read = async (): Promise<void> => {
-      for (let tensor = waiting.shift(); tensor && here(); tensor = waiting.shift()) {
-        const columns = tensor.shape.at(-1)!;
-        const rows = rowsOf(tensor);
-        const numbers = new Float32Array(rows * columns);
-        const most = Math.max(1, Math.floor(TILE_CELLS / columns));
-        for (let row = 0; row < rows && here(); row += most) {
-          const window = { row, column: 0, rows: Math.min(most, rows - row), columns };
-          const cells = await api.getTile(run.name, { tensor: tensor.name, step, mode, ...window }, signal);
-          exact &&= cells.exact;
-          numbers.set(cells.numbers, row * columns);
-        }
-        tensors.set(tensor.name, numbers);
-      }
-    };
-    try {
-      await Promise.all([read(), read(), read()]);
-      if (here() && tensors.size === run.tensors.length) this.whole = { step, mode, exact, tensors };
-    } catch (error) {
-      if (here() && !api.isAbort(error)) this.refused = api.sentence(error);
-    }
+    void this.cells.load();
   }
 
   // --- play ----------------------------------------------------------------------------------------------------
@@ -664,71 +523,6 @@ class Studio {
     }
   }
 
-  // --- what it writes ------------------------------------------------------------------------------------------
-
-  /** The step whose model answers: where the page stands, or, while it trains, the newest keyframe. */
-  get writingStep(): number {
-    return this.following ? (this.run!.keyframes.at(-1) ?? 0) : this.step;
-  }
-
-  private asking: AbortController | null = null;
-
-  /** Ask for the logits after the prompt. */
-  async ask(): Promise<void> {
-    if (!this.run || this.playing) return;
-    this.asking?.abort();
-    const { signal } = (this.asking = new AbortController());
-    const step = this.writingStep;
-    const prompt = this.prompt;
-    try {
-      const next = await api.postNext(this.run.name, prompt, step, signal);
-      if (signal.aborted || this.prompt !== prompt) return;
-      this.next = next;
-      this.nextTrouble = '';
-    } catch (error) {
-      if (!api.isAbort(error)) this.nextTrouble = api.sentence(error);
-    }
-  }
-
-  /** What the model wrote at birth, and what it wrote last before the step where the page stands. */
-  get writings(): { birth: Sample | undefined; now: Sample | undefined } {
-    const samples = this.run?.samples ?? [];
-    const before = samples.filter((sample) => sample.step <= this.step);
-    const best = before.filter((sample) => sample.temperature > 0);
-    return { birth: samples.find((s) => s.step === 0 && s.temperature > 0) ?? samples[0], now: (best.length ? best : before).at(-1) };
-  }
-}
-
-export const rowsOf = (tensor: TensorInfo): number => (tensor.shape.length === 1 ? 1 : tensor.shape[0]!);
-
-const clamp = (value: number, size: number): number => Math.max(0, Math.min(size - 1, Math.floor(value) || 0));
-
-/** The cells around one: as many as the lens has. */
-export function lensWindow(tensor: TensorInfo, cell: { row: number; column: number }): { row: number; column: number; rows: number; columns: number } {
-  const rows = Math.min(LENS_ROWS, rowsOf(tensor));
-  const columns = Math.min(LENS_COLUMNS, tensor.shape.at(-1)!);
-  const from = (at: number, size: number, window: number): number => Math.max(0, Math.min(size - window, at - Math.floor(window / 2)));
-  return { row: from(cell.row, rowsOf(tensor), rows), column: from(cell.column, tensor.shape.at(-1)!, columns), rows, columns };
-}
-
-function pick(source: Record<string, unknown>, keys: string[]): Record<string, unknown> {
-  return Object.fromEntries(keys.filter((key) => key in source).map((key) => [key, source[key]]));
-}
-
-function defaultPrompt(run: RunInfo): string {
-  const wish = 'The ';
-  return !run.vocab || [...wish].every((letter) => run.vocab!.includes(letter)) ? wish : (run.samples[0]?.prompt ?? '');
-}
-
-function raise(scales: Map<string, number>, name: string, size: number, fresh: boolean): void {
-  const rounded = roundUp125(size);
-  if (fresh || rounded > (scales.get(name) ?? 0)) scales.set(name, rounded);
-}
-
-function grown(scale: Scale, numbers: Float32Array): Scale {
-  const full = roundUp125(quantile(numbers, 0.9995));
-  if (full <= scale.full) return scale;
-  return { full, bend: roundUp125(quantile(numbers, 0.5)) || full / 100 };
 }
 
 export const studio = new Studio();

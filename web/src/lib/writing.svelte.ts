@@ -1,0 +1,47 @@
+/** What a person asks the model to write, and what could come next. */
+
+import * as api from './api';
+import type { Next, RunInfo } from './types';
+
+export class Writing {
+  prompt = $state('');
+  sampling = $state<api.Sampling>({ temperature: 0.8, top_k: 0, top_p: 1, min_p: 0, repetition_penalty: 1 });
+  next = $state.raw<Next | null>(null); // the logits after the prompt, by the model at their step
+  trouble = $state('');
+  private asking: AbortController | null = null;
+
+  constructor(
+    private readonly run: () => RunInfo | null,
+    readonly step: () => number, // whose model answers
+  ) {}
+
+  /** Another run: its own settings, and a prompt of its own alphabet. */
+  begin(run: RunInfo): void {
+    this.next = null;
+    const chosen = run.config.sampling ?? {};
+    Object.assign(this.sampling, Object.fromEntries(Object.keys(this.sampling).filter((key) => key in chosen).map((key) => [key, chosen[key]])));
+    this.prompt = defaultPrompt(run);
+  }
+
+  /** Ask for the logits after the prompt. */
+  async ask(): Promise<void> {
+    const run = this.run();
+    if (!run) return;
+    this.asking?.abort();
+    const { signal } = (this.asking = new AbortController());
+    const prompt = this.prompt;
+    try {
+      const next = await api.postNext(run.name, prompt, this.step(), signal);
+      if (signal.aborted || this.prompt !== prompt) return;
+      this.next = next;
+      this.trouble = '';
+    } catch (error) {
+      if (!api.isAbort(error)) this.trouble = api.sentence(error);
+    }
+  }
+}
+
+function defaultPrompt(run: RunInfo): string {
+  const wish = 'The ';
+  return !run.vocab || [...wish].every((letter) => run.vocab!.includes(letter)) ? wish : (run.samples[0]?.prompt ?? '');
+}
