@@ -4,7 +4,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo setup dev check format test test-full page docs clean
+.PHONY: help demo setup dev check format test test-full page schema docs clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ test-full: dev  ## all tests, the long ones too
 
 page:  ## the studio's page, from web/ into the package
 	cd web && npm ci --no-audit --no-fund && npm run check && npm test && npm run build
+
+schema: dev  ## web/openapi.json, from the studio's routes
+	$(BIN)/python -m vitrine.studio.schema
 
 docs: dev  ## docs/hyperparameters.md, from the code
 	$(BIN)/python docs/hyperparameters.py

@@ -109,11 +109,7 @@ def generate(
         if cache.length + len(fresh) > model.config.context:
             cache, fresh = Cache(model, batch=1), ids[-(model.config.context // 2) :]
         logits = model(torch.tensor([fresh], device=device), cache=cache)[:, -1]
-        if not torch.isfinite(logits).all():
-            raise RunError(
-                "The model's logits are not finite: its parameters are damaged, or the training diverged. "
-                "Try an earlier step, with --step."
-            )
+        _check_finite(logits)
         scores = filter_logits(logits, sampling, torch.tensor([ids], device=device)).cpu()
         token = int(torch.multinomial(scores.softmax(-1), 1, generator=draws))
         if token == end_id:
@@ -134,8 +130,17 @@ def next_logits(model: Decoder, tokenizer: Tokenizer, prompt: str) -> tuple[list
     """The ids of a prompt, as the model reads it, and the logit of every token that may follow."""
     ids = _prompt_ids(tokenizer, prompt, model.config.vocab_size)
     inputs = torch.tensor([ids[-model.config.context :]], device=model.embedding.weight.device)
-    logits: list[float] = model(inputs)[0, -1].float().tolist()
-    return ids, logits
+    logits = model(inputs)[0, -1].float()
+    _check_finite(logits)
+    return ids, logits.tolist()
+
+
+def _check_finite(logits: Tensor) -> None:
+    if not torch.isfinite(logits).all():
+        raise RunError(
+            "The model's logits are not finite: its parameters are damaged, or the training diverged. "
+            "Try an earlier step, with --step."
+        )
 
 
 def _prompt_ids(tokenizer: Tokenizer, prompt: str, vocab_size: int) -> list[int]:

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import subprocess
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import jsonschema_rs
 import numpy as np
 import pytest
 
@@ -38,7 +40,7 @@ class Studio:
         return self.address.split("token=")[1]
 
     def get(self, path: str, **query: object) -> httpx.Response:
-        return self.client.get(f"/api/{path}", params=query)
+        return as_declared(self.client.get(f"/api/{path}", params=query))
 
     def json(self, path: str, **query: object) -> dict:
         answer = self.get(path, **query)
@@ -46,7 +48,7 @@ class Studio:
         return answer.json()
 
     def post(self, path: str, **body: object) -> httpx.Response:
-        return self.client.post(f"/api/{path}", json=body)
+        return as_declared(self.client.post(f"/api/{path}", json=body))
 
     def cells(self, run: str, **query: object) -> np.ndarray:
         answer = self.get(f"runs/{run}/tile", **query)
@@ -61,6 +63,35 @@ class Studio:
         )
         rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
         return [int(pid) for pid, parent, what in rows if int(parent) == self.process.pid and "spawn_main" in what]
+
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "web" / "openapi.json").read_text(encoding="utf-8"))
+
+
+def operation_of(method: str, path: str) -> tuple[str, dict] | None:
+    """The path of the schema that an address belongs to, and what it says of this method."""
+    for template, methods in sorted(SCHEMA["paths"].items(), key=lambda item: item[0].count("{")):
+        if re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template)), path) and method.lower() in methods:
+            return template, methods[method.lower()]
+    return None
+
+
+def as_declared(answer: httpx.Response) -> httpx.Response:
+    """Every JSON answer that a test sees has the shape that the schema gives it, and no key beyond that."""
+    found = operation_of(answer.request.method, answer.request.url.raw_path.decode().partition("?")[0])
+    if found and answer.headers.get("content-type") == "application/json":
+        responses, status = found[1]["responses"], str(answer.status_code)
+        declared = responses[status if status in responses else f"{status[0]}XX"]["content"]["application/json"]
+        jsonschema_rs.validate(strict({**declared["schema"], "components": SCHEMA["components"]}), answer.json())
+    return answer
+
+
+def strict(schema: object) -> object:
+    """The same schema, allowing no key that it does not name."""
+    if isinstance(schema, dict):
+        closed = {"additionalProperties": False} if "properties" in schema else {}
+        return closed | {key: strict(value) for key, value in schema.items()}
+    return [strict(value) for value in schema] if isinstance(schema, list) else schema
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,33 @@
 """Whatever is asked within the schema, or against it, the server has an answer that is not its own failure."""
 
+import httpx
+import jsonschema_rs
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 
-from studio.conftest import Studio
+from studio.conftest import SCHEMA, Studio, as_declared, operation_of
+from vitrine.studio.schema import FILE, schema
 
+CELL = "blocks.0.mlp.expand.weight[1,2]"
+# Each JSON route, asked for something that is there; `as_declared` holds the answer against the schema.
+ASKED = [
+    ("GET", "runs", {}),
+    ("GET", "runs/small", {}),
+    ("GET", "runs/small/series", {"name": "loss"}),
+    ("GET", "runs/small/step/3", {}),
+    ("GET", "runs/small/parameter", {"name": CELL, "step": 3}),
+    ("GET", "runs/small/neuron", {"name": "blocks.0.mlp.expand[1]", "step": 3}),
+    ("GET", "runs/small/tensor", {"name": "final_norm.gain", "step": 3}),
+    ("POST", "runs/small/nudge", {"parameter": CELL, "step": 3, "sizes": [0.1]}),
+    ("GET", "runs/small/progress", {"step": 3}),
+    ("GET", "runs/small/health", {}),
+    ("POST", "runs/small/next", {"prompt": "The ", "step": 160}),
+    ("GET", "hyperparameters", {}),
+    ("POST", "plan", {"corpus": "small", "preset": "nano", "steps": 5}),
+    ("GET", "starting", {}),
+]
+ELSEWHERE = {("POST", "/api/runs"), ("POST", "/api/runs/{run}/requests")}  # test_starting.py
 EXAMPLES = 8  # of each operation
 
 
@@ -38,3 +60,29 @@ def test_no_request_makes_the_server_fail(studio: Studio, cookie: dict[str, str]
             assert answer.status_code < 500, answer.text
 
         check()
+
+
+def test_the_committed_schema_is_that_of_the_routes():
+    assert FILE.read_text(encoding="utf-8") == schema(), "run `make schema`"
+
+
+def test_every_json_route_answers_as_the_schema_says(studio: Studio):
+    seen = set()
+    for method, path, asked in ASKED:
+        answer = studio.get(path, **asked) if method == "GET" else studio.post(path, **asked)
+        assert answer.status_code == 200, answer.text
+        seen.add((method, operation_of(method, f"/api/{path}")[0]))
+    assert seen | ELSEWHERE == {
+        (method.upper(), path)
+        for path, methods in SCHEMA["paths"].items()
+        for method, said in methods.items()
+        if "application/json" in said["responses"]["200"].get("content", {})
+    }
+
+
+def test_an_answer_of_another_shape_would_be_noticed(studio: Studio):
+    answer = studio.get("runs/small/progress", step=3)
+    for wrong in ({"working": "yes"}, {"more": 1}):
+        changed = httpx.Response(200, json=answer.json() | wrong, request=answer.request)
+        with pytest.raises(jsonschema_rs.ValidationError):
+            as_declared(changed)

@@ -17,6 +17,24 @@ IMMUTABLE = "private, max-age=31536000, immutable"
 ASK_AGAIN = "private, no-cache"  # may be kept, but is asked for again each time: mostly answered by 304
 NEVER = "no-store"
 
+# What the schema says of answers that are raw numbers, and of those that are events.
+_HEADERS = {
+    "X-Step": ("integer", "the step whose numbers these are"),
+    "X-Exact": ("boolean", "whether they are known to be the run's own, to the bit"),
+    "X-Shape": ("string", "rows and columns, or a count, with a comma between"),
+}
+RAW: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "raw little-endian numbers",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "headers": {name: {"schema": {"type": kind}, "description": what} for name, (kind, what) in _HEADERS.items()},
+    },
+    304: {"description": "as the page has it already"},
+}
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+}
+
 
 def _whole_characters(text: str) -> str:
     """Half a character, as JSON can spell it, is no text: nothing could write it down."""

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Path, Query, Request
+from numpy.typing import NDArray
 from starlette.responses import Response, StreamingResponse
 
 from vitrine.census import census
@@ -12,8 +13,9 @@ from vitrine.errors import RunError
 from vitrine.runs.film import PICKS, Film
 from vitrine.runs.live import LiveReader
 from vitrine.runs.reader import FILM, LIVE, TOKENIZER, RunReader, is_training
+from vitrine.studio import models
 from vitrine.studio import series as curves
-from vitrine.studio.answers import ASK_AGAIN, IMMUTABLE, NEVER, Json, RefusalError, numbers
+from vitrine.studio.answers import ASK_AGAIN, EVENTS, IMMUTABLE, NEVER, RAW, Json, RefusalError, numbers
 from vitrine.studio.listing import Listing, identity
 from vitrine.studio.stream import Cursor, film_steps, follow, is_paused
 from vitrine.studio.tiles import keyframes, read_birth
@@ -22,6 +24,11 @@ from vitrine.tokenizer import decode, load_tokenizer
 VOCABULARY = 2000  # largest that is sent token by token
 LARGEST = 2**31  # of numbers in requests
 
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": models.Problem, "description": "what was wrong, in one sentence"},
+    "5XX": {"model": models.Problem, "description": "what went wrong here, in one sentence"},
+}
+
 Name = Annotated[str, Path(description="a run, by the name that the listing gives it")]
 Step = Annotated[int, Query(ge=0, lt=LARGEST, description="with the parameters that this step starts from")]
 Version = Annotated[str, Query(description="the run's identity: what is fixed may then be kept for good")]
@@ -29,23 +36,23 @@ Version = Annotated[str, Query(description="the run's identity: what is fixed ma
 
 def make_router(listing: Listing) -> APIRouter:
     """The routes, for these runs."""
-    router = APIRouter(prefix="/api", default_response_class=Json)
+    router = APIRouter(prefix="/api", responses=ERRORS)
 
-    @router.get("/runs")
+    @router.get("/runs", response_model=models.Runs)
     def runs() -> Response:
         """Every run, the newest first."""
         readers, unreadable = listing.all()
         rows = [_row(name, reader) for name, reader in readers.items()]
         rows.sort(key=lambda row: -row["modified_s"])
-        broken = [{"name": name, "error": reason} for name, reason in unreadable.items()]
-        return Json({"runs": rows, "unreadable": broken})
+        broken: list[models.UnreadableRun] = [{"name": name, "error": reason} for name, reason in unreadable.items()]
+        return Json(models.Runs(runs=rows, unreadable=broken))
 
-    @router.get("/runs/{run}")
+    @router.get("/runs/{run}", response_model=models.RunInfo)
     def run(run: Name) -> Response:
         """All that a page needs to open a run."""
         return Json(_whole(run, listing.open(run)))
 
-    @router.get("/runs/{run}/series")
+    @router.get("/runs/{run}/series", response_model=models.Series)
     def series(
         run: Name,
         name: str,
@@ -56,7 +63,7 @@ def make_router(listing: Listing) -> APIRouter:
         """One curve, as low and high per pixel."""
         return Json(curves.series(listing.open(run), name, first, last, pixels))
 
-    @router.get("/runs/{run}/stream")
+    @router.get("/runs/{run}/stream", responses=EVENTS, response_class=Response)
     def stream(request: Request, run: Name, cursor: str = "") -> Response:
         """Server-sent events: what is new since the cursor."""
         listing.open(run)
@@ -69,7 +76,7 @@ def make_router(listing: Listing) -> APIRouter:
 
 
 def _add_film(router: APIRouter, listing: Listing) -> None:
-    @router.get("/runs/{run}/film/picks")
+    @router.get("/runs/{run}/film/picks", responses=RAW, response_class=Response)
     def picks(request: Request, run: Name, v: Version = "") -> Response:
         """Places in the flattened tensors: of the values shown, then of the changes. uint32."""
         reader = listing.open(run)
@@ -77,7 +84,7 @@ def _add_film(router: APIRouter, listing: Listing) -> None:
         shape = (len(content) // 4,)
         return numbers(request, content, step=0, exact=True, fixed=fixed(reader, v), shape=shape)
 
-    @router.get("/runs/{run}/film/birth")
+    @router.get("/runs/{run}/film/birth", responses=RAW, response_class=Response)
     def birth(request: Request, run: Name, v: Version = "") -> Response:
         """The value at birth of each parameter that the film shows. float32."""
         reader = listing.open(run)
@@ -85,7 +92,7 @@ def _add_film(router: APIRouter, listing: Listing) -> None:
         values = [read_birth(reader, name)[grid.ravel()] for name, grid in shown.items()]
         return numbers(request, np.concatenate(values), step=0, exact=True, fixed=fixed(reader, v))
 
-    @router.get("/runs/{run}/film/{number}")
+    @router.get("/runs/{run}/film/{number}", responses=RAW, response_class=Response)
     def frame(request: Request, run: Name, number: Annotated[int, Path(ge=0, lt=LARGEST)], v: Version = "") -> Response:
         """One frame as it stands in the file (docs/run-format.md). Rounded, so never exact."""
         reader = listing.open(run)
@@ -97,7 +104,9 @@ def _add_film(router: APIRouter, listing: Listing) -> None:
             )
         return numbers(request, film.raw(number), step=int(steps[number]), exact=False, fixed=fixed(reader, v))
 
-    @router.get("/runs/{run}/live", responses={204: {"description": "there is no picture yet"}})
+    @router.get(
+        "/runs/{run}/live", responses=RAW | {204: {"description": "there is no picture yet"}}, response_class=Response
+    )
     def live(request: Request, run: Name) -> Response:
         """Asks for a live picture, and gives the newest: values, gradients, updates at the picks. float32."""
         reader = listing.open(run)
@@ -134,7 +143,7 @@ def open_film(reader: RunReader) -> Film:
         raise RefusalError(404, str(error)) from None
 
 
-def _row(name: str, reader: RunReader) -> dict[str, Any]:
+def _row(name: str, reader: RunReader) -> models.RunSummary:
     """A run in the listing."""
     config, made = reader.config, reader.steps_made()
     measured, last = reader.evaluations(), reader.step_record(made - 1)
@@ -151,7 +160,7 @@ def _row(name: str, reader: RunReader) -> dict[str, Any]:
     }
 
 
-def _whole(name: str, reader: RunReader) -> dict[str, Any]:
+def _whole(name: str, reader: RunReader) -> models.RunInfo:
     config, training = reader.config, is_training(reader.path)
     tensors = census(config.model)
     return {
@@ -197,7 +206,7 @@ def _vocabulary(reader: RunReader) -> list[str] | None:
     return [decode(tokenizer, [number]) for number in range(size)]
 
 
-def _film(reader: RunReader) -> dict[str, Any] | None:
+def _film(reader: RunReader) -> models.FilmInfo | None:
     try:
         film = Film(reader.path / FILM)
     except RunError:
@@ -208,7 +217,12 @@ def _film(reader: RunReader) -> dict[str, Any] | None:
         "change_level": film.changes.level,
         "frame_bytes": film.frame_bytes,
         "tensors": [
-            {"name": name, "values": list(grid.shape), "changes": list(film.changes.indices[name].shape)}
+            {"name": name, "values": _pair(grid), "changes": _pair(film.changes.indices[name])}
             for name, grid in film.values.indices.items()
         ],
     }
+
+
+def _pair(grid: NDArray[np.int64]) -> tuple[int, int]:
+    rows, columns = grid.shape
+    return rows, columns

@@ -122,7 +122,11 @@ class Bench:
         address = find_address(RunReader(run).config, name)
         if not address.index:
             raise RunError(f"One parameter is nudged, such as {address.tensor.name}[0]: got {name!r}.")
-        return {"step": step} | nudge(self._open(run, identity, step), address, sizes).to_json()
+        found = nudge(self._open(run, identity, step), address, sizes)
+        for size, loss in zip(found.sizes, found.losses, strict=True):
+            if not math.isfinite(loss):
+                raise RunError(f"Moved by {size:g}, {name} makes a loss that is not finite. Move it by less.")
+        return {"step": step} | found.to_json()
 
     def health(self, run: str) -> dict[str, Any]:
         """Verdicts on a run."""
@@ -132,7 +136,7 @@ class Bench:
         """The logits of whatever may follow a prompt."""
         with self._model(run, identity, step) as (model, opened):
             ids, logits = next_logits(model, opened.tokenizer, prompt)
-        return {"step": step, "tokens": ids, "logits": [float(x) if math.isfinite(x) else None for x in logits]}
+        return {"step": step, "tokens": ids, "logits": logits}
 
     def generate(
         self, run: str, identity: str, step: int, prompt: str, max_new_tokens: int, sampling: dict[str, Any], seed: int

@@ -9,8 +9,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from vitrine.runs.reader import RunReader
-from vitrine.studio.answers import NEVER, Json, RefusalError, Text, numbers
-from vitrine.studio.api import LARGEST, Name, Step, Version, fixed
+from vitrine.studio import models
+from vitrine.studio.answers import NEVER, RAW, Json, RefusalError, Text, numbers
+from vitrine.studio.api import ERRORS, LARGEST, Name, Step, Version, fixed
 from vitrine.studio.listing import Listing, identity
 from vitrine.studio.tiles import MEMORY, MODES, Floats, Tile, keyframes, read_birth, read_tile, tensor_of, tile_of
 from vitrine.studio.workers import Workers, while_there
@@ -35,7 +36,7 @@ class NudgeRequest(BaseModel):
 
 def make_router(listing: Listing, workers: Workers) -> APIRouter:
     """The routes, for these runs."""
-    router = APIRouter(prefix="/api/runs/{run}", default_response_class=Json)
+    router = APIRouter(prefix="/api/runs/{run}", responses=ERRORS)
 
     async def ask(request: Request, reader: RunReader, step: int, method: str, **arguments: Any) -> Any:
         """What the replay worker finds of a step that was made."""
@@ -43,7 +44,7 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
         job = workers.replay.ask(method, run=str(reader.path), identity=identity(reader), step=step, **arguments)
         return await while_there(request, job)
 
-    @router.get("/tile")
+    @router.get("/tile", responses=RAW, response_class=Response)
     async def tile(
         request: Request,
         run: Name,
@@ -71,37 +72,37 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
             cells, exact = await while_there(request, job)
         return numbers(request, cells, step=0 if mode == "birth" else step, exact=exact, fixed=kept if exact else NEVER)
 
-    @router.get("/step/{n}")
+    @router.get("/step/{n}", response_model=models.Phases)
     async def step(request: Request, run: Name, n: int, row: Row = 0, token: Token = -1) -> Response:
         """A step in its four phases, seen from one token."""
         return Json(await ask(request, listing.open(run), n, "phases", row=row, token=token))
 
-    @router.get("/parameter")
+    @router.get("/parameter", response_model=models.Biography)
     async def parameter(request: Request, run: Name, name: ParameterName, step: Step) -> Response:
         """The biography of one parameter."""
         return Json(await ask(request, listing.open(run), step, "parameter", name=name))
 
-    @router.get("/neuron")
+    @router.get("/neuron", response_model=models.Neuron)
     async def neuron(
         request: Request, run: Name, name: NeuronName, step: Step, row: Row = 0, token: Token = -1
     ) -> Response:
         """One neuron: inputs times weights, the bias, the output."""
         return Json(await ask(request, listing.open(run), step, "neuron", name=name, row=row, token=token))
 
-    @router.get("/tensor")
+    @router.get("/tensor", response_model=models.TensorView)
     async def tensor(request: Request, run: Name, name: str, step: Step) -> Response:
         """One tensor in a step, with a scatter of gradients against updates."""
         reader = listing.open(run)
         tensor_of(reader, name)
         return Json(await ask(request, reader, step, "tensor", name=name))
 
-    @router.post("/nudge")
+    @router.post("/nudge", response_model=models.Nudge)
     async def nudge(request: Request, run: Name, body: NudgeRequest) -> Response:
         """The loss of a step's own batch, with one parameter moved."""
         reader = listing.open(run)
         return Json(await ask(request, reader, body.step, "nudge", name=body.parameter, sizes=body.sizes))
 
-    @router.get("/progress")
+    @router.get("/progress", response_model=models.Progress)
     async def progress(run: Name, step: Step) -> Response:
         """Where the replay worker stands, at once."""
         listing.open(run)
@@ -109,7 +110,7 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
         nothing = {"step": None, "from": None, "made": 0, "of": 0}
         return Json({"working": workers.replay.waiting > 0} | (stands or nothing) | {"wanted": workers.replay.waiting})
 
-    @router.get("/health")
+    @router.get("/health", response_model=models.Health)
     async def health(request: Request, run: Name) -> Response:
         """Verdicts on the run, each with its evidence."""
         reader = listing.open(run)

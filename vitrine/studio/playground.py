@@ -10,8 +10,9 @@ from starlette.responses import Response, StreamingResponse
 
 from vitrine.config import SamplingConfig, merge, validate
 from vitrine.runs.reader import TOKENIZER, RunReader
-from vitrine.studio.answers import NEVER, Json, RefusalError, Text, event
-from vitrine.studio.api import LARGEST, Name
+from vitrine.studio import models
+from vitrine.studio.answers import EVENTS, NEVER, Json, RefusalError, Text, event
+from vitrine.studio.api import ERRORS, LARGEST, Name
 from vitrine.studio.inside import check_step
 from vitrine.studio.listing import Listing, identity
 from vitrine.studio.tiles import keyframes
@@ -53,13 +54,13 @@ class GenerateRequest(BaseModel):
 
 def make_router(listing: Listing, workers: Workers) -> APIRouter:
     """The routes, for these runs."""
-    router = APIRouter(prefix="/api/runs/{run}", default_response_class=Json)
+    router = APIRouter(prefix="/api/runs/{run}", responses=ERRORS)
 
     def worker_for(reader: RunReader, step: int) -> Worker:
         """A keyframe is only read; any other step has to be entered again."""
         return workers.writing if step in keyframes(reader) else workers.replay
 
-    @router.post("/next")
+    @router.post("/next", response_model=models.Next)
     async def following(request: Request, run: Name, body: NextRequest) -> Response:
         """The ids of a prompt, and the raw logit of every token that may follow."""
         reader = listing.open(run)
@@ -69,7 +70,7 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
         )
         return Json(await while_there(request, job))
 
-    @router.post("/generate")
+    @router.post("/generate", responses=EVENTS, response_class=Response)
     async def generate(request: Request, run: Name, body: GenerateRequest) -> Response:
         """Server-sent events: text, piece by piece; at last the whole."""
         reader = listing.open(run)

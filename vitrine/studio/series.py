@@ -1,13 +1,12 @@
 """Curves for a plot: of a run's steps, or of one statistic of a tensor, as low and high per pixel."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from vitrine.errors import nearest
 from vitrine.runs.reader import RunReader
 from vitrine.runs.statistics import STATISTICS
+from vitrine.studio import models
 from vitrine.studio.answers import RefusalError
 
 COLUMNS = ("loss", "gradient_norm", "learning_rate", "memory_bytes")
@@ -15,7 +14,7 @@ NAMES = (*COLUMNS, "tokens_per_s", "validation")
 Series = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
-def series(reader: RunReader, name: str, first: int, last: int, pixels: int) -> dict[str, Any]:
+def series(reader: RunReader, name: str, first: int, last: int, pixels: int) -> models.Series:
     """The answer: at most so many points, each with the lowest and highest value of its steps.
 
     Values that are not finite are left out of low and high; where there is no other, both are null.

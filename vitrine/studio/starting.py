@@ -23,8 +23,9 @@ from vitrine.errors import CorpusError, RunError
 from vitrine.presets import PRESETS
 from vitrine.runs.reader import CONFIG, is_training
 from vitrine.runs.requests import acknowledged, ask
+from vitrine.studio import models
 from vitrine.studio.answers import Json, RefusalError, Text
-from vitrine.studio.api import LARGEST, Name
+from vitrine.studio.api import ERRORS, LARGEST, Name
 from vitrine.studio.chosen import hyperparameters, read_settings
 from vitrine.studio.listing import Listing
 from vitrine.studio.tiles import keyframes
@@ -82,15 +83,15 @@ class Wish(BaseModel):
 
 def make_router(listing: Listing, workers: Workers) -> APIRouter:
     """The routes, for these runs."""
-    router = APIRouter(prefix="/api", default_response_class=Json)
+    router = APIRouter(prefix="/api", responses=ERRORS)
     starts: dict[str, Start] = {}
 
-    @router.get("/hyperparameters")
+    @router.get("/hyperparameters", response_model=models.Hyperparameters)
     def chosen() -> Response:
         """Every hyperparameter, explained; and the presets."""
         return Json(hyperparameters())
 
-    @router.post("/plan")
+    @router.post("/plan", response_model=models.Plan)
     async def plan(request: Request, body: Choice) -> Response:
         """What a choice comes to: parameters, memory, time."""
         corpus = await run_in_threadpool(corpus_of, listing, body)
@@ -105,7 +106,7 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
         )
         return Json(await while_there(request, job))
 
-    @router.post("/runs")
+    @router.post("/runs", response_model=models.Started)
     async def start(body: NewRun) -> Response:
         """Start a training as a process of its own. started: whether its folder is there already."""
         path = new_path(listing, body.name)
@@ -120,16 +121,16 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
                 raise RefusalError(400, error)
             await asyncio.sleep(LOOK_EVERY_S)
         name = next((name for name, known in listing.paths().items() if known == path), body.name)
-        return Json({"name": name, "started": new.there})
+        return Json(models.Started(name=name, started=new.there))
 
-    @router.get("/starting")
+    @router.get("/starting", response_model=models.AllStarting)
     def starting() -> Response:
         """Trainings that were started here and have no folder yet, or came to none: then with the reason."""
         for name in [name for name, new in starts.items() if new.there]:
             starts.pop(name).process.poll()
         return Json({"starting": [{"name": name, "error": new.error()} for name, new in starts.items()]})
 
-    @router.post("/runs/{run}/requests")
+    @router.post("/runs/{run}/requests", response_model=models.Acknowledged)
     async def requests(run: Name, body: Wish) -> Response:
         """Ask a training to pause, to go on, to stop, or to keep a keyframe; it answers between two steps."""
         path = listing.open(run).path
@@ -139,7 +140,7 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
         while step is None and time.monotonic() - began_s < ANSWERS_S:
             await asyncio.sleep(LOOK_EVERY_S)
             step = acknowledged(path, number)
-        return Json({"acknowledged": step is not None, "step": step})
+        return Json(models.Acknowledged(acknowledged=step is not None, step=step))
 
     return router
 
