@@ -142,13 +142,15 @@ def flops_per_token(model: ModelConfig) -> int:
 
 def optimizer_numbers(config: Config, tensors: tuple[TensorPlan, ...]) -> int:
     """How many numbers of memory the optimizer keeps: its state."""
-    count = sum(tensor.parameters for tensor in tensors)
+    return sum(tensor.parameters * len(optimizer_memory(config, tensor)) for tensor in tensors)
+
+
+def optimizer_memory(config: Config, tensor: TensorPlan) -> tuple[str, ...]:
+    """What the optimizer remembers of each parameter of a tensor, by name."""
     if config.optimizer.name == "sgd":
-        return count if config.optimizer.momentum else 0
-    if config.optimizer.name == "adamw":
-        return 2 * count
-    hidden = sum(t.parameters for t in tensors if t.name.startswith("blocks.") and len(t.shape) == 2)
-    return 2 * count - hidden
+        return ("momentum",) if config.optimizer.momentum else ()
+    hidden = tensor.name.startswith("blocks.") and len(tensor.shape) == 2
+    return ("momentum",) if config.optimizer.name == "muon" and hidden else ("first_moment", "second_moment")
 
 
 def activation_bytes_per_token(config: Config) -> int:

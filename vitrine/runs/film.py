@@ -76,7 +76,27 @@ def choose_picks(shapes: Shapes, cells: int, seed: int) -> Picks:
 
 def picks_at(shapes: Shapes, level: int, seed: int) -> Picks:
     """One parameter for each square of every tensor; see the module."""
-    return Picks(level, {name: _pick(name, shape, level, seed) for name, shape in shapes.items()})
+    return Picks(level, {name: pick(name, shape, level, seed) for name, shape in shapes.items()})
+
+
+def pick(
+    name: str, shape: tuple[int, ...], level: int, seed: int, squares: tuple[slice, slice] = (slice(None), slice(None))
+) -> NDArray[np.int64]:
+    """The parameter that each square of side 2^level of a tensor shows, as its place in the flattened tensor.
+
+    squares: which of them, down and across; by default all.
+    """
+    rows, columns = (1, shape[0]) if len(shape) == 1 else shape
+    axes = (
+        np.arange(size, dtype=np.uint64)[part] for size, part in zip(grid_shape(shape, level), squares, strict=True)
+    )
+    i, j = np.meshgrid(*axes, indexing="ij")
+    key, one = np.uint64(keyed_hash(seed, "film", name)), np.uint64(1)
+    for finer in reversed(range(level)):  # from each square to one of its quarters, down to a single parameter
+        bits = _mix(_mix((i << np.uint64(32)) + j + np.uint64(finer << 26)) ^ key)
+        i = np.minimum(2 * i + (bits & one), np.uint64((rows - 1) >> finer))
+        j = np.minimum(2 * j + (bits >> one & one), np.uint64((columns - 1) >> finer))
+    return (i * np.uint64(columns) + j).astype(np.int64)
 
 
 def film_bytes(shapes: Shapes, frames: int) -> int:
@@ -209,17 +229,6 @@ def encode(step: int, numbers: tuple[Floats, Floats, Floats], picks: tuple[Picks
 def checksum(step: int, body: bytes) -> int:
     """Of the step too: a picture at the wrong step would be as wrong as a wrong picture."""
     return zlib.crc32(body, zlib.crc32(np.int64(step).astype("<i8").tobytes()))
-
-
-def _pick(name: str, shape: tuple[int, ...], level: int, seed: int) -> NDArray[np.int64]:
-    rows, columns = (1, shape[0]) if len(shape) == 1 else shape
-    i, j = (axis.astype(np.uint64) for axis in np.indices(grid_shape(shape, level)))
-    key, one = np.uint64(keyed_hash(seed, "film", name)), np.uint64(1)
-    for finer in reversed(range(level)):  # from each square to one of its quarters, down to a single parameter
-        bits = _mix(_mix((i << np.uint64(32)) + j + np.uint64(finer << 26)) ^ key)
-        i = np.minimum(2 * i + (bits & one), np.uint64((rows - 1) >> finer))
-        j = np.minimum(2 * j + (bits >> one & one), np.uint64((columns - 1) >> finer))
-    return (i * np.uint64(columns) + j).astype(np.int64)
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

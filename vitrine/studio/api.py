@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query, Request
 from numpy.typing import NDArray
 from starlette.responses import Response, StreamingResponse
 
-from vitrine.census import census
+from vitrine.census import census, optimizer_memory
 from vitrine.errors import RunError
 from vitrine.runs.film import PICKS, Film
 from vitrine.runs.live import LiveReader
@@ -175,6 +175,7 @@ def _whole(name: str, reader: RunReader) -> models.RunInfo:
                 "parameters": plan.parameters,
                 "birth": plan.birth,
                 "std": plan.std,
+                "memory": list(optimizer_memory(config, plan)),
             }
             for plan in tensors
         ],

@@ -12,7 +12,7 @@ from starlette.responses import FileResponse, Response
 
 from vitrine import __version__
 from vitrine.errors import VitrineError
-from vitrine.studio import api, inside, playground, starting
+from vitrine.studio import api, cells, inside, playground, starting
 from vitrine.studio.answers import IMMUTABLE, RefusalError, error
 from vitrine.studio.guard import Guard
 from vitrine.studio.listing import Listing
@@ -49,6 +49,7 @@ def make_app(folders: list[Path], token: str, port: int) -> FastAPI:
         lifespan=lifespan,
     )
     app.include_router(api.make_router(listing))
+    app.include_router(cells.make_router(listing, workers))
     app.include_router(inside.make_router(listing, workers))
     app.include_router(playground.make_router(listing, workers))
     app.include_router(starting.make_router(listing, workers))

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,7 @@ from vitrine.run import Run
 from vitrine.runs.keyframes import keyframe_steps
 from vitrine.runs.reader import KEYFRAMES, RunReader
 from vitrine.step import State
-from vitrine.studio.answers import RefusalError
-from vitrine.studio.tiles import MEMORY, Floats, Tile, read_birth
+from vitrine.studio.tiles import MEMORY, Floats, Tile, read_births
 from vitrine.studio.workers import PART, PROGRESS, Desk
 from vitrine.trainer import Reporter
 
@@ -41,6 +40,7 @@ STEPS, STEP_BYTES = 4, 2**30  # opened ones that are kept, and the memory that t
 PAIRS = 2000  # of gradient and update, in a scatter of a tensor
 
 Key = tuple[str, str]  # a run's folder and its identity
+Whole = Callable[[str], Floats]  # a whole tensor, by its name
 
 
 class Bench:
@@ -58,34 +58,43 @@ class Bench:
         self.steps.clear()
         self.models.clear()
 
-    def cells(self, run: str, identity: str, step: int, mode: str, tile: Tile, opened: bool) -> tuple[Floats, bool]:
-        """A tile of a tensor, and whether it is exact. opened: whether the step has been made, so that it can be."""
-        if mode in ("gradient", "update") or opened:
-            entered = self._open(run, identity, step)
-            tensor, exact = entered.tensor(tile.tensor), entered.exact
-            values, memory = tensor.before, tensor.memory_before
+    def cells(
+        self, run: str, identity: str, step: int, mode: str, tiles: tuple[Tile, ...], opened: bool
+    ) -> tuple[Floats, bool]:
+        """Tiles of tensors, one after the other, and whether they are exact. opened: whether the step has been made."""
+        if opened:
+            whole, exact = self._opened_tensors(run, identity, step, mode)
         else:
-            replayer = self._enter(run, identity, step)
-            state, exact = replayer.state, replayer.comparisons.exact
-            values = to_numpy(state.parameters.by_name[tile.tensor].view(state.parameters.values))
-            named = state.optimizer.named_state(state.optimizer.state)
-            memory = {
-                kind: to_numpy(named[f"{tile.tensor}.{kind}"])
-                for kind in state.optimizer.state
-                if f"{tile.tensor}.{kind}" in named
-            }
-        if mode.startswith(MEMORY):
-            kind = mode.removeprefix(MEMORY)
-            if kind not in memory:
-                raise RefusalError(
-                    404,
-                    f"The optimizer keeps no {kind!r} of {tile.tensor}. It keeps: {', '.join(memory) or 'nothing'}.",
-                )
-            return tile.cut(memory[kind]).copy(), exact
+            whole, exact = self._entered_tensors(run, identity, step, mode)
+        found = np.concatenate([tile.cut(whole(tile.tensor)).ravel() for tile in tiles])
         if mode == "learned":
-            return tile.cut(values) - tile.cut(read_birth(RunReader(run), tile.tensor)), exact
-        whole = values if mode == "value" else tensor.gradient if mode == "gradient" else tensor.update
-        return tile.cut(whole).copy(), exact
+            found -= np.concatenate([tile.ravel() for tile in read_births(RunReader(run), tiles)])
+        return found, exact
+
+    def _opened_tensors(self, run: str, identity: str, step: int, mode: str) -> tuple[Whole, bool]:
+        """How to get whole tensors of a step that is made again itself, so that its own record proves them."""
+        opened = self._open(run, identity, step)
+
+        def whole(name: str) -> Floats:
+            tensor = opened.tensor(name)
+            if mode.startswith(MEMORY):
+                return tensor.memory_before[mode.removeprefix(MEMORY)]
+            return tensor.gradient if mode == "gradient" else tensor.update if mode == "update" else tensor.before
+
+        return whole, opened.exact
+
+    def _entered_tensors(self, run: str, identity: str, step: int, mode: str) -> tuple[Whole, bool]:
+        """The same where the run stands now: this step was not made yet."""
+        replayer = self._enter(run, identity, step)
+        state = replayer.state
+        flats = state.optimizer.named_state(state.optimizer.state)
+
+        def whole(name: str) -> Floats:
+            if mode.startswith(MEMORY):
+                return to_numpy(flats[f"{name}.{mode.removeprefix(MEMORY)}"])
+            return to_numpy(state.parameters.by_name[name].view(state.parameters.values))
+
+        return whole, replayer.comparisons.exact
 
     def phases(self, run: str, identity: str, step: int, row: int, token: int) -> dict[str, Any]:
         """The four phases of a step."""

@@ -1,25 +1,21 @@
-"""The routes that look inside a step: cells of tensors, one parameter, one neuron, the four phases."""
+"""The routes that look inside a step: one parameter, one neuron, one tensor, the four phases; and health."""
 
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from vitrine.runs.reader import RunReader
 from vitrine.studio import models
-from vitrine.studio.answers import NEVER, RAW, Json, RefusalError, Text, numbers
-from vitrine.studio.api import ERRORS, LARGEST, Name, Step, Version, fixed
+from vitrine.studio.answers import Json, RefusalError, Text
+from vitrine.studio.api import ERRORS, LARGEST, Name, Step
 from vitrine.studio.listing import Listing, identity
-from vitrine.studio.tiles import MEMORY, MODES, Floats, Tile, keyframes, read_birth, read_tile, tensor_of, tile_of
+from vitrine.studio.tiles import keyframes, tensor_of
 from vitrine.studio.workers import Workers, while_there
 
 NUDGES = 32  # sizes in one request
 
-Place = Annotated[int, Query(ge=0, lt=LARGEST)]
-Size = Annotated[int, Query(ge=1, lt=LARGEST)]
 Row = Annotated[int, Query(ge=0, lt=LARGEST, description="of the step's first micro-batch")]
 Token = Annotated[int, Query(gt=-LARGEST, lt=LARGEST, description="by its place in the row; -1: the last")]
 ParameterName = Annotated[str, Query(description="such as blocks.0.attention.query.weight[3,7]")]
@@ -43,34 +39,6 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
         check_step(reader, step, opened=True)
         job = workers.replay.ask(method, run=str(reader.path), identity=identity(reader), step=step, **arguments)
         return await while_there(request, job)
-
-    @router.get("/tile", responses=RAW, response_class=Response)
-    async def tile(
-        request: Request,
-        run: Name,
-        tensor: str,
-        step: Step,
-        mode: str,
-        row: Place = 0,
-        column: Place = 0,
-        rows: Size = 256,
-        columns: Size = 256,
-        v: Version = "",
-    ) -> Response:
-        """Exact cells of a tensor, float32. mode: birth, value, learned, gradient, update, or memory:NAME."""
-        reader = listing.open(run)
-        kept, part = fixed(reader, v), tile_of(reader, tensor, row, column, rows, columns)
-        if mode not in MODES and not (mode.startswith(MEMORY) and mode != MEMORY):
-            raise RefusalError(400, f"mode is one of {', '.join(MODES)} or {MEMORY}NAME: got {mode[:100]!r}.")
-        cells, exact = await run_in_threadpool(on_disk, reader, step, mode, part), True
-        if cells is None:
-            made = check_step(reader, step, opened=mode in ("gradient", "update"))
-            job = workers.replay.ask(
-                "cells", run=str(reader.path), identity=identity(reader), step=step, mode=mode, tile=part,
-                opened=step < made,
-            )  # fmt: skip
-            cells, exact = await while_there(request, job)
-        return numbers(request, cells, step=0 if mode == "birth" else step, exact=exact, fixed=kept if exact else NEVER)
 
     @router.get("/step/{n}", response_model=models.Phases)
     async def step(request: Request, run: Name, n: int, row: Row = 0, token: Token = -1) -> Response:
@@ -128,17 +96,3 @@ def check_step(reader: RunReader, step: int, opened: bool) -> int:
         range_ = f"Give one from 0 to {last}." if last >= 0 else "It has to make one first."
         raise RefusalError(404, f"{reader.path.name} has made {made} steps: step {step} cannot {can}. {range_}")
     return made
-
-
-def on_disk(reader: RunReader, step: int, mode: str, part: Tile) -> Floats | None:
-    """Cells that a keyframe holds; None if they have to be worked out."""
-    if mode == "birth":
-        return part.cut(read_birth(reader, part.tensor))
-    if mode.startswith(MEMORY):
-        return read_tile(reader, step, part, mode.removeprefix(MEMORY))
-    if mode not in ("value", "learned"):
-        return None
-    values = read_tile(reader, step, part)
-    if values is None or mode == "value":
-        return values
-    return np.subtract(values, part.cut(read_birth(reader, part.tensor)))

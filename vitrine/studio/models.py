@@ -50,7 +50,7 @@ class Runs(TypedDict):
 
 
 class TensorInfo(TypedDict):
-    """A tensor of the model. std: the spread of a normal birth."""
+    """A tensor of the model. std: the spread of a normal birth; memory: what the optimizer remembers of it, by name."""
 
     name: str
     shape: list[int]
@@ -58,6 +58,7 @@ class TensorInfo(TypedDict):
     parameters: int
     birth: Literal["normal", "zeros", "ones"]
     std: float
+    memory: list[str]
 
 
 class FilmTensor(TypedDict):
