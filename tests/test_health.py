@@ -125,7 +125,7 @@ def test_json_has_the_same_verdicts_and_null_for_what_is_not_finite(too_fast, ed
     run = _scale_gradients(edited, "blocks.1.", 0.0)
     told = examine(run).to_json()
     assert set(told) == {"healthy", "verdicts"}
-    assert set(told["verdicts"][0]) == {"name", "level", "sentence", "cause", "evidence", "step"}
+    assert set(told["verdicts"][0]) == {"name", "level", "sentence", "cause", "evidence", "step", "plot"}
     assert next(v for v in told["verdicts"] if v["name"] == "gradients by layer")["evidence"]["ratio"] is None
     for health in (told, examine(too_fast).to_json()):
         assert not health["healthy"]

@@ -110,22 +110,27 @@ def census(model: ModelConfig) -> tuple[TensorPlan, ...]:
 def make_plan(config: Config, available_bytes: int) -> Plan:
     """Add it all up for one process, on a device with so much memory."""
     tensors = census(config.model)
-    count = sum(tensor.parameters for tensor in tensors)
-    state = optimizer_numbers(config, tensors)
-    memory = {
-        "parameters": 4 * count,
-        "gradients": 4 * count,
-        "optimizer": 4 * state,
-        "activations": config.training.batch_size * config.model.context * activation_bytes_per_token(config),
-    }
+    memory = memory_parts(config)
     return Plan(
         tensors=tensors,
         flops_per_token=flops_per_token(config.model),
         memory=memory,
-        keyframe_bytes=4 * (count + state),
+        keyframe_bytes=memory["parameters"] + memory["optimizer"],
         tokens_per_step=config.tokens_per_step,
         available_bytes=available_bytes,
     )
+
+
+def memory_parts(config: Config) -> dict[str, int]:
+    """Bytes that one process needs for training, by part; activations are an estimate, the rest is exact."""
+    tensors = census(config.model)
+    count = sum(tensor.parameters for tensor in tensors)
+    return {
+        "parameters": 4 * count,
+        "gradients": 4 * count,
+        "optimizer": 4 * optimizer_numbers(config, tensors),
+        "activations": config.training.batch_size * config.model.context * activation_bytes_per_token(config),
+    }
 
 
 def flops_per_token(model: ModelConfig) -> int:

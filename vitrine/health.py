@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vitrine.census import TensorPlan, census
 from vitrine.errors import VitrineError
+from vitrine.evidence import Plot, plot_of
 from vitrine.runs.keyframes import keyframe_path, keyframe_steps
 from vitrine.runs.reader import KEYFRAMES, RunReader
 
@@ -58,6 +59,7 @@ class Verdict:
 
     sentence: what was found, with its numbers; cause: what usually causes it, and what to try (empty when ok).
     evidence: values, thresholds, steps. step: the one to open with `vitrine replay RUN --step N`.
+    plot: what a picture of the evidence shows; None where nothing could be judged.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Verdict:
     cause: str
     evidence: dict[str, Any]
     step: int | None = None
+    plot: Plot | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ def history_verdicts(reader: RunReader) -> tuple[Verdict, ...]:
     for name, judge, what, needed in judges:
         reason = f"{have[what]} {what.replace('_', ' ')} are recorded, {needed} are needed"
         missing = _unknown(reason, **{what: have[what]}, needed=needed)
-        verdicts.append(_verdict(name, judge(history) if have[what] >= needed else missing))
+        verdicts.append(_verdict(name, judge(history) if have[what] >= needed else missing, history.last))
     return tuple(verdicts)
 
 
@@ -147,7 +150,8 @@ def probe_verdicts(reader: RunReader, keyframes: int = 3) -> tuple[Verdict, ...]
         looks, reason = _look(reader, chosen) if chosen else [], "no keyframe was looked into"
     except (VitrineError, OSError) as error:
         looks, reason = [], str(error).rstrip(".")
-    return tuple(_verdict(name, judge(looks) if looks else _unknown(reason, kept=len(kept))) for name, judge in judges)
+    missing, last = _unknown(reason, kept=len(kept)), max(chosen, default=0)
+    return tuple(_verdict(name, judge(looks) if looks else missing, last) for name, judge in judges)
 
 
 class _History:
@@ -159,6 +163,7 @@ class _History:
         table = np.array(rows, np.float64).reshape(-1, 4)
         table = table[np.isfinite(table).all(1)]
         self.steps = table[:, 0].astype(np.int64)
+        self.last = int(self.steps[-1]) if len(table) else 0
         self.loss, self.gradient, self.rate = table[:, 1], table[:, 2], table[:, 3]
         self.smoothing = min(50, max(5, len(table) // 20))  # steps of a running median
         self.guessing = math.log(self.config.model.vocab_size)
@@ -405,10 +410,13 @@ def _look(reader: RunReader, steps: Sequence[int]) -> list[_Look]:
     return looks
 
 
-def _verdict(name: str, found: Found) -> Verdict:
+def _verdict(name: str, found: Found, last: int) -> Verdict:
     """One that is ok has no cause, and no step to open."""
     level, sentence, cause, evidence, step = found
-    return Verdict(name, level, sentence, *(("", evidence) if level == "ok" else (cause, evidence, step)))
+    if level == "unknown":
+        return Verdict(name, level, sentence, cause, evidence, step)
+    plot = plot_of(name, evidence, step, last)
+    return Verdict(name, level, sentence, *(("", evidence, None) if level == "ok" else (cause, evidence, step)), plot)
 
 
 def _unknown(reason: str, **evidence: int) -> Found:

@@ -112,6 +112,62 @@ def test_a_curve_of_a_tensor_is_the_recorded_statistic(studio: Studio, reader: R
     assert found["low"] == table["update_norm"].astype(float).tolist()
 
 
+def test_every_curve_that_a_run_names_is_served(studio: Studio, reader: RunReader):
+    run = studio.json("runs/small")
+    parts = ["embedding", "positions", "blocks.0", "blocks.1", "final_norm"]
+    names = [f"{name}/{s}" for name in ("embedding.weight", *parts) for s in run["statistics"]]
+    assert len(names) == 6 * 7
+    for name in (*run["series"], *names):
+        assert studio.json("runs/small/series", name=name)["steps"], name
+
+
+def test_the_curve_of_a_part_is_made_of_all_its_tensors(studio: Studio, reader: RunReader):
+    names = [plan.name for plan in census(reader.config.model) if plan.name.startswith("blocks.1.")]
+    tables = [reader.statistics(name) for name in names]
+    found = studio.json("runs/small/series", name="blocks.1/gradient_norm")
+    squares = sum(table["gradient_norm"].astype(float) ** 2 for table in tables)
+    assert found["low"] == pytest.approx(np.sqrt(squares).tolist(), rel=1e-12)
+    found = studio.json("runs/small/series", name="blocks.1/update_max")
+    assert found["high"] == np.max([table["update_max"] for table in tables], axis=0).astype(float).tolist()
+    found = studio.json("runs/small/series", name=f"{names[1]}/update_ratio")
+    pairs = zip(tables[1]["update_norm"].tolist(), tables[1]["weight_norm"].tolist(), strict=True)
+    assert found["low"] == [update / weight if weight else None for update, weight in pairs]
+    assert found["low"][0] is None  # a bias is born at zero
+
+
+@pytest.mark.parametrize(("by", "rows"), [("part", 5), ("tensor", 36)])
+def test_all_layers_come_at_once_on_the_same_steps(studio: Studio, reader: RunReader, by: str, rows: int):
+    found = studio.json("runs/small/layers", statistic="update_ratio", by=by, first=20, last=99, pixels=10)
+    assert len(found["rows"]) == rows
+    assert sum(row["parameters"] for row in found["rows"]) == sum(p.parameters for p in census(reader.config.model))
+    for row in found["rows"]:
+        one = studio.json("runs/small/series", name=f"{row['name']}/update_ratio", first=20, last=99, pixels=10)
+        assert {key: one[key] for key in ("steps", "low", "high")} == {"steps": found["steps"]} | {
+            key: row[key] for key in ("low", "high")
+        }
+    assert studio.get("runs/small/layers", statistic="update_rate").json()["error"].endswith("update_ratio?")
+
+
+def test_a_run_says_what_its_training_takes_of_memory_and_took(studio: Studio, reader: RunReader):
+    memory, count = studio.json("runs/small")["memory"], sum(p.parameters for p in census(reader.config.model))
+    assert [memory["computed"][part] for part in ("parameters", "gradients", "optimizer")] == [4 * count] * 2 + [
+        8 * count
+    ]
+    assert memory["computed"]["activations"] > 0
+    assert memory["measured_peak_bytes"] == max(s.memory_bytes for s in reader.steps())
+
+
+def test_every_verdict_names_the_curves_that_show_it(studio: Studio):
+    for verdict in studio.json("runs/small/health")["verdicts"]:
+        plot = verdict["plot"]
+        assert (plot is None) == (verdict["level"] == "unknown"), verdict
+        if plot:
+            assert 0 <= plot["first"] <= plot["last"] <= 160
+            assert bool(plot["series"]) != bool(plot["points"])
+            for name in plot["series"]:
+                assert studio.json("runs/small/series", name=name, first=plot["first"], last=plot["last"])["steps"]
+
+
 def test_a_curve_of_few_pixels_keeps_the_extremes_of_each(studio: Studio, reader: RunReader):
     losses = [s.loss for s in reader.steps()]
     found = studio.json("runs/small/series", name="loss", first=10, last=109, pixels=10)

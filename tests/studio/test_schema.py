@@ -15,6 +15,7 @@ ASKED = [
     ("GET", "runs", {}),
     ("GET", "runs/small", {}),
     ("GET", "runs/small/series", {"name": "loss"}),
+    ("GET", "runs/small/layers", {"statistic": "gradient_norm"}),
     ("GET", "runs/small/step/3", {}),
     ("GET", "runs/small/parameter", {"name": CELL, "step": 3}),
     ("GET", "runs/small/neuron", {"name": "blocks.0.mlp.expand[1]", "step": 3}),

@@ -4,7 +4,7 @@ import dataclasses
 import fcntl
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,22 +77,36 @@ class RunReader:
         rows = self._rows("SELECT value FROM facts WHERE name = 'statistics'")
         return Layout.of(json.loads(rows[0][0])) if rows else None
 
+    def peak_memory_bytes(self) -> int | None:
+        """The most that the training process held in memory, by the steps that were recorded."""
+        found = self._rows("SELECT max(memory_bytes) FROM steps")[0][0]
+        return None if found is None else int(found)
+
     def series(self, number: int) -> tuple[NDArray[np.int64], Numbers]:
         """One series of the statistics, by its place in the layout: the steps, and its numbers."""
+        steps, table = self.columns([number])
+        return steps, table[:, 0]
+
+    def columns(self, numbers: Sequence[int]) -> tuple[NDArray[np.int64], Numbers]:
+        """Several series of the statistics: the steps, and a table with a column for each."""
         layout = self.layout()
         if layout is None:
             raise RunError(f"{self.path} has no statistics: recording.enabled was false, or no step was made yet.")
         with self._connection() as connection, _transaction(connection):
-            query = "SELECT block, numbers FROM columns WHERE series = ? ORDER BY block"
-            blocks = connection.execute(query, (number,)).fetchall()
-            query = "SELECT step, substr(numbers, ?, 4) FROM statistics ORDER BY step"
-            rows = connection.execute(query, (4 * number + 1,)).fetchall()
-        steps = [np.arange(block * BLOCK, (block + 1) * BLOCK) * layout.every for block, _ in blocks]
+            marks = ", ".join("?" * len(numbers))
+            query = f"SELECT block, series, numbers FROM columns WHERE series IN ({marks})"
+            columns = connection.execute(query, tuple(numbers)).fetchall()
+            rows = connection.execute("SELECT step, numbers FROM statistics ORDER BY step").fetchall()
+        places = {number: place for place, number in enumerate(numbers)}
+        blocks = {block: np.empty((BLOCK, len(numbers)), np.float32) for block, _, _ in columns}
+        for block, number, column in columns:
+            blocks[block][:, places[number]] = np.frombuffer(column, "<f4")
+        steps = [np.arange(block * BLOCK, (block + 1) * BLOCK) * layout.every for block in blocks]
         steps.append(np.array([step for step, _ in rows], np.int64))
-        numbers = b"".join([*(column for _, column in blocks), *(number for _, number in rows)])
+        whole = np.frombuffer(b"".join(row for _, row in rows), "<f4").reshape(-1, layout.width)
         every_step = np.concatenate(steps)
         order = np.argsort(every_step, kind="stable")
-        return every_step[order], np.frombuffer(numbers, "<f4")[order]
+        return every_step[order], np.concatenate([*blocks.values(), whole[:, list(numbers)]])[order]
 
     def statistics(self, tensor: str) -> NDArray[Any]:
         """A table of one tensor over the run: a row for each recorded step.
@@ -101,13 +115,11 @@ class RunReader:
         update_norm, update_max. A max is the largest magnitude.
         """
         layout = self._layout_with(tensor)
-        steps, _ = self.series(0)
-        columns = {name: self.series(layout.statistic(tensor, name))[1] for name in STATISTICS}
-        length = min(len(steps), *map(len, columns.values()))  # it may grow while it is read
-        table = np.empty(length, [("step", np.int64), *((name, np.float32) for name in STATISTICS)])
-        table["step"] = steps[:length]
-        for name, column in columns.items():
-            table[name] = column[:length]
+        steps, columns = self.columns([layout.statistic(tensor, name) for name in STATISTICS])
+        table = np.empty(len(steps), [("step", np.int64), *((name, np.float32) for name in STATISTICS)])
+        table["step"] = steps
+        for name, column in zip(STATISTICS, columns.T, strict=True):
+            table[name] = column
         return table
 
     def statistics_at(self, step: int) -> Numbers | None:

@@ -1,14 +1,15 @@
 """The routes that read a run: everything that needs no torch."""
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Path, Query, Request
 from numpy.typing import NDArray
 from starlette.responses import Response, StreamingResponse
 
-from vitrine.census import census, optimizer_memory
+from vitrine.census import census, memory_parts, optimizer_memory
+from vitrine.config import Config
 from vitrine.errors import RunError
 from vitrine.runs.film import PICKS, Film
 from vitrine.runs.live import LiveReader
@@ -31,6 +32,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 Name = Annotated[str, Path(description="a run, by the name that the listing gives it")]
 Step = Annotated[int, Query(ge=0, lt=LARGEST, description="with the parameters that this step starts from")]
+First = Annotated[int, Query(ge=0, lt=LARGEST)]
+Last = Annotated[int, Query(ge=-1, lt=LARGEST, description="-1: the last there is")]
+Pixels = Annotated[int, Query(ge=1, le=10_000)]
 Version = Annotated[str, Query(description="the run's identity: what is fixed may then be kept for good")]
 
 
@@ -53,15 +57,21 @@ def make_router(listing: Listing) -> APIRouter:
         return Json(_whole(run, listing.open(run)))
 
     @router.get("/runs/{run}/series", response_model=models.Series)
-    def series(
-        run: Name,
-        name: str,
-        first: Annotated[int, Query(ge=0, lt=LARGEST)] = 0,
-        last: Annotated[int, Query(ge=-1, lt=LARGEST, description="-1: the last there is")] = -1,
-        pixels: Annotated[int, Query(ge=1, le=10_000)] = 1000,
-    ) -> Response:
+    def series(run: Name, name: str, first: First = 0, last: Last = -1, pixels: Pixels = 1000) -> Response:
         """One curve, as low and high per pixel."""
         return Json(curves.series(listing.open(run), name, first, last, pixels))
+
+    @router.get("/runs/{run}/layers", response_model=models.Layers)
+    def layers(
+        run: Name,
+        statistic: Annotated[str, Query(description="one of the run's statistics, such as gradient_norm")],
+        by: Literal["part", "tensor"] = "part",
+        first: First = 0,
+        last: Last = -1,
+        pixels: Pixels = 200,
+    ) -> Response:
+        """One statistic of every part of the model, or of every tensor: a curve each, on the same steps."""
+        return Json(curves.layers(listing.open(run), statistic, by, first, last, pixels))
 
     @router.get("/runs/{run}/stream", responses=EVENTS, response_class=Response)
     def stream(request: Request, run: Name, cursor: str = "") -> Response:
@@ -195,6 +205,19 @@ def _whole(name: str, reader: RunReader) -> models.RunInfo:
         "film": _film(reader),
         "statistics_every": layout.every if (layout := reader.layout()) else None,
         "tied": config.model.tie_embeddings,
+        "memory": {"computed": _memory(config), "measured_peak_bytes": reader.peak_memory_bytes()},
+        "series": list(curves.NAMES),
+        "statistics": list(curves.KNOWN),
+    }
+
+
+def _memory(config: Config) -> models.Memory:
+    parts = memory_parts(config)
+    return {
+        "parameters": parts["parameters"],
+        "gradients": parts["gradients"],
+        "optimizer": parts["optimizer"],
+        "activations": parts["activations"],
     }
 
 

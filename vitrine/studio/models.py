@@ -79,8 +79,28 @@ class FilmInfo(TypedDict):
     tensors: list[FilmTensor]
 
 
+class Memory(TypedDict):
+    """Bytes that training needs, by part. Activations are an estimate, the rest is exact."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+
+class RunMemory(TypedDict):
+    """Memory of a training process: computed from its hyperparameters; and the most that it held, program included."""
+
+    computed: Memory
+    measured_peak_bytes: int | None
+
+
 class RunInfo(TypedDict):
-    """All that a page needs to open a run. ended: what `train --json` printed."""
+    """All that a page needs to open a run.
+
+    ended: what `train --json` printed. series: curves of the whole run; statistics: of each tensor or part of the model,
+    as TENSOR/STATISTIC or PART/STATISTIC.
+    """
 
     name: str
     identity: str
@@ -102,6 +122,9 @@ class RunInfo(TypedDict):
     film: FilmInfo | None
     statistics_every: int | None
     tied: bool
+    memory: RunMemory
+    series: list[str]
+    statistics: list[str]
 
 
 class Series(TypedDict):
@@ -113,6 +136,26 @@ class Series(TypedDict):
     steps: list[int]
     low: list[Real]
     high: list[Real]
+
+
+class LayerCurve(TypedDict):
+    """One part of the model, or one tensor: the lowest and the highest value of each pixel."""
+
+    name: str
+    parameters: int
+    low: list[Real]
+    high: list[Real]
+
+
+class Layers(TypedDict):
+    """One statistic of every part of the model on the same steps: the first of each pixel."""
+
+    statistic: str
+    by: Literal["part", "tensor"]
+    first: int
+    last: int
+    steps: list[int]
+    rows: list[LayerCurve]
 
 
 class Compared(TypedDict):
@@ -315,6 +358,15 @@ class Next(TypedDict):
     logits: list[float]
 
 
+class Plot(TypedDict):
+    """What a picture of a verdict's evidence shows: series from first to last; or points, step and value, at keyframes."""
+
+    series: list[str]
+    first: int
+    last: int
+    points: list[tuple[int, Real]]
+
+
 class Verdict(TypedDict):
     """One thing that was looked at in a run's health."""
 
@@ -324,6 +376,7 @@ class Verdict(TypedDict):
     cause: str
     evidence: dict[str, Any]
     step: int | None
+    plot: Plot | None
 
 
 class Health(TypedDict):
@@ -364,15 +417,6 @@ class PlannedTensor(TypedDict):
     parameters: int
     birth: Literal["normal", "zeros", "ones"]
     std: float
-
-
-class Memory(TypedDict):
-    """Bytes that training needs, by part. Activations are an estimate, the rest is exact."""
-
-    parameters: int
-    gradients: int
-    optimizer: int
-    activations: int
 
 
 class Recording(TypedDict):
