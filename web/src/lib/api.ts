@@ -146,12 +146,13 @@ export async function generate(
   }
 }
 
-/** What is new of a run, until `close`. The browser comes back by itself when the line breaks. */
-export function listen(run: string, cursor: string, onState: (state: StreamState) => void, onLost: () => void): () => void {
+/** What is new of a run, until it is closed; `onBroken` once, when the line breaks. */
+export function listen(run: string, cursor: string, onState: (state: StreamState) => void, onBroken: () => void): () => void {
   const source = new EventSource(`${of(run)}/stream?${query({ cursor })}`, { withCredentials: true });
   source.onmessage = (event: MessageEvent<string>) => onState(JSON.parse(event.data) as StreamState);
   source.onerror = () => {
-    if (source.readyState === EventSource.CLOSED) onLost();
+    source.close();
+    onBroken();
   };
   return () => source.close();
 }

@@ -6,17 +6,15 @@
 import * as api from './api';
 import { type Cell, clamp, readAddress, rowsOf, type Side, type View, writeAddress } from './address';
 import { Cells } from './cells.svelte';
+import { begun, longer, type LossCurve, NO_CURVE } from './curve';
 import { Film, type Picture } from './film';
+import { grown } from './growth';
+import { Line } from './line.svelte';
+import { Player } from './player.svelte';
 import { Scales } from './scales';
 import type { CellMode, Phases, Progress, RunInfo, RunSummary, Sample, StreamState, TensorInfo } from './types';
 import { address as cellAddress } from './text';
 import { Writing } from './writing.svelte';
-
-export interface LossCurve {
-  steps: number[];
-  low: (number | null)[];
-  high: (number | null)[];
-}
 
 const SETTLE_MS = 160;
 class Studio {
@@ -28,7 +26,6 @@ class Studio {
 
   step = $state(0);
   following = $state(false); // the newest step of a run that trains
-  playing = $state(false);
   mode = $state<CellMode>('value');
   cell = $state.raw<Cell>({ name: '', row: 0, column: 0 });
   view = $state<View>('cabinet');
@@ -47,19 +44,18 @@ class Studio {
   scalesVersion = $state(0);
   scales = new Scales();
 
-  curve = $state.raw<LossCurve>({ steps: [], low: [], high: [] });
+  curve = $state.raw<LossCurve>(NO_CURVE);
   dark = $state(false);
   still = $state(false); // a person asked for less motion
 
   readonly writing = new Writing(() => this.run, () => this.writingStep);
   readonly cells = new Cells(this);
+  readonly player = new Player(this);
+  readonly line = new Line({ run: () => this.run, news: (state) => this.grow(state), back: (run) => this.regain(run) });
 
   leaving: AbortController | null = null; // ends what belongs to the step that the page stands at
   private runLeaving: AbortController | null = null;
   private settling = 0;
-  private timer = 0;
-  private closeStream: (() => void) | null = null;
-  private cursor = '';
   private liveAt = 0;
   private pendingFrame = -1;
 
@@ -92,7 +88,7 @@ class Studio {
     this.still = motion.matches;
     media.addEventListener('change', () => (this.dark = media.matches));
     motion.addEventListener('change', () => (this.still = motion.matches));
-    document.addEventListener('visibilitychange', () => this.attend());
+    document.addEventListener('visibilitychange', () => this.line.attend());
     window.addEventListener('hashchange', () => void this.readAddress());
     try {
       this.runs = (await api.getRuns()).runs;
@@ -156,29 +152,38 @@ class Studio {
     this.stop();
     this.runLeaving?.abort();
     this.leaving?.abort();
-    this.closeStream?.();
-    this.closeStream = null;
+    this.line.begin();
     const { signal } = (this.runLeaving = new AbortController());
     this.opening = true;
     this.trouble = '';
     Object.assign(this, { film: null, picture: null, opened: null, following: false });
-    this.curve = { steps: [], low: [], high: [] };
+    this.curve = NO_CURVE;
     this.scales = new Scales();
     try {
       const run = await api.getRun(name, signal);
       if (signal.aborted) return;
       this.run = run;
       this.writing.begin(run);
-      this.cursor = '';
       this.take(parts);
       void this.loadCurve(signal);
       await this.loadFilm(signal);
-      this.attend();
+      this.line.attend();
       this.said = `${name}: ${run.parameters} learned numbers, ${run.steps_made} steps made.`;
     } catch (error) {
-      if (!api.isAbort(error)) this.trouble = api.sentence(error);
+      if (!signal.aborted) this.unopened(name, error);
     }
-    this.opening = false;
+    if (!signal.aborted) this.opening = false;
+  }
+
+  /** A run that was shown is waited for; of another, only the reason is left. */
+  private unopened(name: string, error: unknown): void {
+    if (this.run?.name === name) {
+      void this.line.look(0);
+      return;
+    }
+    this.run = null;
+    this.trouble = api.sentence(error);
+    void this.refreshRuns();
   }
 
   private async loadFilm(signal: AbortSignal): Promise<void> {
@@ -213,11 +218,7 @@ class Studio {
     try {
       const series = await api.getSeries(run.name, 'loss', run.steps_made, 1200, signal);
       if (signal.aborted) return;
-      // The stream may already be further.
-      const [end, now] = [series.steps.at(-1) ?? -1, this.curve];
-      const from = now.steps.findIndex((step) => step > end);
-      const tail = <T>(list: T[]): T[] => (from < 0 ? [] : list.slice(from));
-      this.curve = { steps: [...series.steps, ...tail(now.steps)], low: [...series.low, ...tail(now.low)], high: [...series.high, ...tail(now.high)] };
+      this.curve = begun(series, this.curve);
     } catch (error) {
       if (!api.isAbort(error)) this.trouble = api.sentence(error);
     }
@@ -225,74 +226,31 @@ class Studio {
 
   // --- the stream ----------------------------------------------------------------------------------------------
 
-  /** Listen while the tab is seen. */
-  private attend(): void {
-    const run = this.run;
-    if (!run || document.hidden) {
-      this.closeStream?.();
-      this.closeStream = null;
-      return;
-    }
-    if (this.closeStream) return;
-    this.closeStream = api.listen(
-      run.name,
-      this.cursor,
-      (state) => {
-        if (this.run?.name === run.name) this.grow(state);
-      },
-      () => {
-        this.closeStream = null;
-        this.trouble = 'The studio’s line broke off: the run may have been deleted, or the studio ended.';
-      },
-    );
-  }
-
   private grow(state: StreamState): void {
     const run = this.run!;
-    if (state.error !== undefined) {
-      this.trouble = state.error;
-      this.closeStream?.();
-      this.closeStream = null;
-      return;
-    }
     if (state.identity && state.identity !== run.identity) {
       void this.open(run.name, new URLSearchParams(this.address)); // it was resumed, or made anew
       return;
     }
-    this.cursor = state.cursor;
-    const last = this.curve.steps.at(-1) ?? -1;
-    const fresh = state.steps.filter(([step]) => step > last);
-    if (fresh.length) {
-      const losses = fresh.map(([, loss]) => loss);
-      this.curve = {
-        steps: [...this.curve.steps, ...fresh.map(([step]) => step)],
-        low: [...this.curve.low, ...losses],
-        high: [...this.curve.high, ...losses],
-      };
-    }
-    const known = (list: { step: number }[]): Set<number> => new Set(list.map((item) => item.step));
-    const add = <T extends { step: number }>(old: T[], news: T[] | undefined): T[] => {
-      const have = known(old);
-      return [...old, ...(news ?? []).filter((item) => !have.has(item.step))];
-    };
-    const film = run.film;
-    if (film && state.film_steps?.length) {
-      const have = new Set(film.steps);
-      film.steps.push(...state.film_steps.filter((step) => !have.has(step)));
-    }
+    this.curve = longer(this.curve, state.steps);
     const ended = run.training && !state.training;
-    this.run = {
-      ...run,
-      evaluations: [...run.evaluations, ...(state.evaluations ?? []).filter((e) => !run.evaluations.some((o) => o.step === e.step && o.whole === e.whole))],
-      samples: add(run.samples, state.samples),
-      events: [...run.events, ...(state.events ?? []).filter((e) => !run.events.some((o) => o.time_s === e.time_s && o.kind === e.kind))],
-      steps_made: state.steps_made,
-      training: state.training,
-      paused: state.paused,
-    };
+    this.run = grown(run, state);
     if (this.following) this.step = state.steps_made;
     if (ended) void this.finish();
-    else if (state.steps_made > run.steps_made && (state.evaluations?.length || state.film_steps?.length || !film)) void this.reread();
+    else if (state.steps_made > run.steps_made && (state.evaluations?.length || state.film_steps?.length || !run.film)) void this.reread();
+  }
+
+  /** The line is whole again. */
+  private regain(run: RunInfo): void {
+    this.said = 'The studio is back.';
+    this.trouble = '';
+    if (run.identity !== this.run!.identity || (run.film && !this.film)) {
+      void this.open(run.name, new URLSearchParams(this.address));
+      return;
+    }
+    this.line.attend();
+    if (!this.following && this.opened?.step !== this.step) this.go(this.step);
+    void this.reread();
   }
 
   /** The run has come to its end: its keyframes and result are read again. */
@@ -474,37 +432,31 @@ class Studio {
 
   // --- play ----------------------------------------------------------------------------------------------------
 
-  play(): void {
-    const film = this.film;
-    if (!film || !film.info.steps.length) return;
-    this.playing = true;
-    this.view = this.view === 'cabinet' || this.view === 'play' ? this.view : 'cabinet';
-    if (this.step >= film.info.steps.at(-1)!) this.go(0, false);
-    const tick = (): void => {
-      if (!this.playing) return;
-      const steps = film.info.steps;
-      const coming = steps.find((step) => step > this.step);
-      if (coming === undefined) {
-        this.stop();
-        if (this.run?.training) this.follow();
-        else this.go(this.run!.steps_made);
-        return;
-      }
-      this.go(coming, false);
-      this.timer = window.setTimeout(tick, this.still ? 1000 : Math.max(60, Math.min(220, 9000 / steps.length)));
-    };
-    this.timer = window.setTimeout(tick, 60);
+  get playing(): boolean {
+    return this.player.playing;
   }
 
+  get frames(): number[] {
+    return this.film?.info.steps ?? [];
+  }
+
+  play(): void {
+    if (this.view !== 'play') this.view = 'cabinet';
+    this.player.play();
+  }
+
+  /** The film is over. */
+  ended(): void {
+    if (this.run?.training) this.follow();
+    else this.go(this.run!.steps_made);
+  }
+
+  /** Stop the film, and enter the step where it stopped. */
   stop(): void {
-    if (!this.playing) return;
-    this.playing = false;
-    clearTimeout(this.timer);
-    if (this.run && !this.following) {
-      clearTimeout(this.settling);
-      const step = this.step;
-      this.settling = window.setTimeout(() => void this.settle(step), SETTLE_MS);
-    }
+    if (!this.player.stop() || !this.run || this.following) return;
+    clearTimeout(this.settling);
+    const step = this.step;
+    this.settling = window.setTimeout(() => void this.settle(step), SETTLE_MS);
   }
 
   /** The next of the four phases; after the last, the next step. */
@@ -522,7 +474,6 @@ class Studio {
       this.go(this.step + 1);
     }
   }
-
 }
 
 export const studio = new Studio();
