@@ -4,10 +4,13 @@ import type { Sampling } from './api';
 import { address as cellAddress } from './text';
 import type { CellMode, RunInfo, TensorInfo } from './types';
 
-export const VIEWS = ['cabinet', 'step', 'play', 'health'] as const;
+export const VIEWS = ['cabinet', 'step', 'play', 'health', 'compare'] as const;
 export const MODES: readonly CellMode[] = ['birth', 'value', 'learned', 'gradient', 'update'];
 export type View = (typeof VIEWS)[number];
+export const AXES = ['steps', 'tokens', 'seconds'] as const;
+export type Axis = (typeof AXES)[number];
 export type Side = 'writes' | 'number';
+export const MOST_OTHERS = 7;
 export interface Cell {
   name: string;
   row: number;
@@ -23,6 +26,8 @@ interface Place {
   row: number; // of the batch
   token: number;
   cell: Cell;
+  others: string[]; // that the run is compared with
+  axis: Axis; // of the curves that are compared
 }
 
 interface Shown extends Place {
@@ -41,6 +46,8 @@ export function writeAddress(at: Shown, run: RunInfo): string {
   if (tensor) parts.cell = cellAddress(tensor.name, tensor.shape, at.cell.row, at.cell.column);
   if (at.view !== 'cabinet') parts.view = at.view;
   if (at.view === 'step') Object.assign(parts, { phase: String(at.phase + 1), row: String(at.row), token: String(at.token) });
+  if (at.others.length) parts.with = at.others.join(',');
+  if (at.axis !== 'steps') parts.axis = at.axis;
   if (at.side !== 'writes') parts.side = at.side;
   if (at.writing.prompt) parts.prompt = at.writing.prompt;
   const chosen = (run.config.sampling ?? {}) as Partial<Sampling>;
@@ -65,6 +72,8 @@ export function readAddress(parts: URLSearchParams, run: RunInfo): Place & { ste
     row: number('row') ?? 0,
     token: number('token') ?? -1,
     cell: readCell(parts.get('cell') ?? '', run),
+    others: [...new Set((parts.get('with') ?? '').split(',').filter((name) => name && name !== run.name))].slice(0, MOST_OTHERS),
+    axis: one('axis', AXES, 'steps'),
     step: parts.get('step') === 'live' ? 'live' : number('step'),
     prompt: parts.get('prompt'),
     sampling,

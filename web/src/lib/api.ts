@@ -2,7 +2,7 @@
 
 import type {
   Biography, CellMode, Cells, Health, Hyperparameter, Neuron, Next, Nudge, Phases, Plan, Progress, RunInfo, RunSummary,
-  Series, StreamState,
+  Series, Settings, StreamState,
 } from './types';
 
 /** A refusal of the server, in its own words. */
@@ -103,10 +103,11 @@ export const getProgress = (run: string, step: number, signal?: AbortSignal): Pr
 export const postNext = (run: string, prompt: string, step: number, signal?: AbortSignal): Promise<Next> =>
   post(`${of(run)}/next`, { prompt, step }, signal);
 export const getHealth = (run: string, signal?: AbortSignal): Promise<Health> => json(`${of(run)}/health`, signal);
-export const getHyperparameters = (): Promise<{ hyperparameters?: Hyperparameter[]; presets: unknown } | Hyperparameter[]> =>
+export const getHyperparameters = (): Promise<{ hyperparameters: Hyperparameter[]; presets: Record<string, Settings> }> =>
   json('/api/hyperparameters');
 export const postPlan = (body: unknown, signal?: AbortSignal): Promise<Plan> => post('/api/plan', body, signal);
-export const postRun = (body: unknown): Promise<{ name: string }> => post('/api/runs', body);
+export const postRun = (body: unknown): Promise<{ name: string; started: boolean }> => post('/api/runs', body);
+export const getStarting = (): Promise<{ starting: { name: string; error: string | null }[] }> => json('/api/starting');
 export const postRequest = (run: string, action: string): Promise<{ acknowledged: boolean }> =>
   post(`${of(run)}/requests`, { action });
 

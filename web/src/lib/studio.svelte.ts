@@ -4,7 +4,7 @@
  */
 
 import * as api from './api';
-import { type Cell, clamp, readAddress, rowsOf, type Side, type View, writeAddress } from './address';
+import { type Axis, type Cell, clamp, readAddress, rowsOf, type Side, type View, writeAddress } from './address';
 import { Cells } from './cells.svelte';
 import { begun, longer, type LossCurve, NO_CURVE } from './curve';
 import { Film, type Picture } from './film';
@@ -33,7 +33,10 @@ class Studio {
   phase = $state(0);
   row = $state(0);
   token = $state(-1);
+  others = $state.raw<string[]>([]);
+  axis = $state<Axis>('steps');
   dialog = $state(false);
+  parent = $state.raw<{ run: string; step: number } | null>(null); // what a new run goes on from
 
   film = $state.raw<Film | null>(null);
   picture = $state.raw<Picture | null>(null);
