@@ -45,7 +45,8 @@ def test_a_text_comes_in_pieces_and_is_the_library_s(studio: Studio, run: Run):
     settings = {"temperature": 0.7, "top_k": 20, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.1}
     *pieces, last = written(studio, prompt="The ", step=160, max_new_tokens=40, seed=3, **settings)
     expected = run.generate("The ", 40, 3, 160, **settings).text
-    assert last == {"done": True, "step": 160, "text": expected}
+    digest = json.loads((run.path / "keyframes" / "step-00000160" / "manifest.json").read_text())["digest"]
+    assert last == {"done": True, "step": 160, "text": expected, "digest": {"before": digest, "after": digest}}
     assert "The " + "".join(piece["text"] for piece in pieces) == expected
     assert len(pieces) > 10
 

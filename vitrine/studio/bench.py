@@ -23,6 +23,7 @@ from vitrine.launch import Request
 from vitrine.model import Decoder
 from vitrine.neuron import open_neuron
 from vitrine.nudge import nudge
+from vitrine.parameters import digest
 from vitrine.phases import lay_open
 from vitrine.planning import plan
 from vitrine.recording.recorder import to_numpy
@@ -37,6 +38,7 @@ from vitrine.trainer import Reporter
 
 RUNS = 2  # whose replayers are kept
 STEPS, STEP_BYTES = 4, 2**30  # opened ones that are kept, and the memory that they may take; the last always is
+DIGEST_BYTES = 2**28  # of parameters, that are digested around each text
 PAIRS = 2000  # of gradient and update, in a scatter of a tensor
 
 Key = tuple[str, str]  # a run's folder and its identity
@@ -149,16 +151,17 @@ class Bench:
 
     def generate(
         self, run: str, identity: str, step: int, prompt: str, max_new_tokens: int, sampling: dict[str, Any], seed: int
-    ) -> str:
-        """Let the model write; each piece is a part."""
+    ) -> dict[str, Any]:
+        """Let the model write; each piece is a part. digest: of its parameters, before and after."""
 
         def on_text(text: str) -> None:
             self.desk.check()
             self.desk.say(PART, text)
 
         with self._model(run, identity, step) as (model, opened):
-            chosen = SamplingConfig(**sampling)
-            return generate(model, opened.tokenizer, prompt, max_new_tokens, chosen, seed, on_text).text
+            chosen, before = SamplingConfig(**sampling), _digest(model)
+            text = generate(model, opened.tokenizer, prompt, max_new_tokens, chosen, seed, on_text).text
+            return {"text": text, "digest": {"before": before, "after": _digest(model)}}
 
     def plan(
         self, corpus: list[str], preset: str, settings: Settings, steps: int, for_s: float, parent: str
@@ -227,6 +230,12 @@ class Bench:
             self.desk.check()
 
         return watch
+
+
+def _digest(model: Decoder) -> str | None:
+    """Of the parameters as they are in memory, as keyframes have it; None where that would take long."""
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    return digest(model.state_dict()) if size <= DIGEST_BYTES else None
 
 
 def _keep(shelf: OrderedDict[Any, Any], key: Any, value: Any, count: int) -> None:

@@ -108,6 +108,6 @@ async def _pieces(
             while message[0] != DONE:
                 yield event({"text": message[1]})
                 message = await anext(messages)
-            yield event({"done": True, "step": step, "text": message[1]})
+            yield event({"done": True, "step": step} | message[1])
         except RefusalError as error:
             yield event({"error": error.sentence})

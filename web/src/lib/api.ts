@@ -119,13 +119,20 @@ export interface Sampling {
   repetition_penalty: number;
 }
 
+/** digest: of the parameters, in the memory of who wrote: before and after. */
+export interface Written {
+  step: number;
+  text: string;
+  digest: { before: string | null; after: string | null };
+}
+
 /** Let the model write; `onText` gets each piece. Resolves when it is done; abort to stop it. */
 export async function generate(
   run: string,
   body: { prompt: string; step: number; max_new_tokens: number; seed: number } & Sampling,
   onText: (text: string) => void,
   signal: AbortSignal,
-): Promise<{ step: number; text: string }> {
+): Promise<Written> {
   const headers = { 'Content-Type': 'application/json' };
   const answer = await ask(`${of(run)}/generate`, { method: 'POST', headers, body: JSON.stringify(body), signal });
   const reader = answer.body!.pipeThrough(new TextDecoderStream()).getReader();
@@ -139,9 +146,9 @@ export async function generate(
     for (const event of events) {
       const line = event.split('\n').find((part) => part.startsWith('data: '));
       if (!line) continue;
-      const data = JSON.parse(line.slice(6)) as { text?: string; done?: boolean; step?: number; error?: string };
+      const data = JSON.parse(line.slice(6)) as Partial<Written> & { done?: boolean; error?: string };
       if (data.error) throw new ServerError(503, data.error);
-      if (data.done) return { step: data.step!, text: data.text ?? '' };
+      if (data.done) return data as Written;
       if (data.text) onText(data.text);
     }
   }
