@@ -1,7 +1,7 @@
 /** The only place that speaks with the server. */
 
 import type {
-  Biography, CellMode, Cells, Health, Hyperparameter, Neuron, Next, Nudge, Phases, Plan, Progress, RunInfo, RunSummary,
+  Biography, CellMode, Cells, Health, Hyperparameter, Layers, Neuron, Next, Nudge, Phases, Plan, Progress, RunInfo, RunSummary,
   Series, Settings, StreamState,
 } from './types';
 
@@ -48,8 +48,10 @@ const query = (values: Record<string, string | number>): string =>
 
 export const getRuns = (): Promise<{ runs: RunSummary[] }> => json('/api/runs');
 export const getRun = (run: string, signal?: AbortSignal): Promise<RunInfo> => json(of(run), signal);
-export const getSeries = (run: string, name: string, last: number, pixels: number, signal?: AbortSignal): Promise<Series> =>
-  json(`${of(run)}/series?${query({ name, first: 0, last, pixels })}`, signal);
+export const getSeries = (run: string, name: string, first: number, last: number, pixels: number, signal?: AbortSignal): Promise<Series> =>
+  json(`${of(run)}/series?${query({ name, first, last, pixels })}`, signal);
+export const getLayers = (run: string, statistic: string, pixels: number, signal?: AbortSignal): Promise<Layers> =>
+  json(`${of(run)}/layers?${query({ statistic, by: 'part', pixels })}`, signal);
 
 async function numbers(path: string, signal?: AbortSignal): Promise<Cells> {
   const answer = await ask(path, { signal });

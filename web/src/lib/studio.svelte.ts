@@ -219,7 +219,7 @@ class Studio {
     const run = this.run!;
     if (!run.steps_made) return;
     try {
-      const series = await api.getSeries(run.name, 'loss', run.steps_made, 1200, signal);
+      const series = await api.getSeries(run.name, 'loss', 0, run.steps_made, 1200, signal);
       if (signal.aborted) return;
       this.curve = begun(series, this.curve);
     } catch (error) {
