@@ -13,6 +13,7 @@ PAGE = Path(__file__).with_suffix(".md")
 # What `presets.resolve` derives when neither the user nor the preset says it.
 DERIVED = {
     "model.n_kv_heads": "n_heads",
+    "model.head_dim": "d_model / n_heads",
     "model.d_ff": "4 d_model for gpt2, else 8/3 d_model, in steps of 32",
     "model.vocab_size": "of the tokenizer",
     "model.bias": "true for gpt2, else false",

@@ -51,6 +51,20 @@ def test_grouped_queries_make_keys_and_values_smaller() -> None:
     ]
 
 
+def test_heads_may_be_wider_than_their_share_of_the_model() -> None:
+    model = tiny(
+        "llama",
+    ).model.model_copy(update={"head_dim": 6})
+    shapes = {tensor.name: tensor.shape for tensor in census(model)}
+    assert [shapes[f"blocks.0.attention.{part}.weight"] for part in ("query", "key", "output")] == [
+        (12, 8),
+        (12, 8),
+        (8, 12),
+    ]
+    weights = 4 * 12 * 8 + 3 * 96 + 80
+    assert flops_per_token(model) == 6 * weights + 12 * 1 * 6 * 12  # layers, context, channels of all heads
+
+
 def test_names_are_unique_and_in_reading_order() -> None:
     names = [tensor.name for tensor in census(resolve(PRESETS["demo"], Facts(65, 1)).model)]
     assert len(set(names)) == len(names)

@@ -231,6 +231,8 @@ def test_auto_means_derived(name: str) -> None:
         ("data.validation", 1.5, "data.validation must be less than 1 or a list: got 1.5."),
         ("data.validation", [3], "data.validation must be a number or text in quotes: got [3]."),
         ("data.tokenizer", 5, "data.tokenizer must be text in quotes: got 5."),
+        ("model.head_dim", 0, "model.head_dim must be at least 1: got 0."),
+        ("recording.mirror", "mlflow", "recording.mirror must be 'tensorboard', 'wandb' or 'trackio': got 'mlflow'."),
     ],
 )
 def test_a_wrong_value_is_told_in_one_sentence(name: str, value: Any, sentence: str) -> None:
@@ -241,6 +243,18 @@ def test_a_wrong_value_is_told_in_one_sentence(name: str, value: Any, sentence: 
 @pytest.mark.parametrize(("value", "count"), [(1e3, 1000), (20.0, 20)])
 def test_a_whole_number_may_be_written_as_a_float(value: float, count: int) -> None:
     assert resolved(training={"steps": value}) == resolved(training={"steps": count})
+
+
+def test_the_heads_share_the_width_unless_it_is_said_how_wide_one_is() -> None:
+    assert resolved(model={"d_model": 96, "n_heads": 4}).model.head_dim == 24
+    assert resolved(model={"d_model": 100, "n_heads": 3, "head_dim": 64}).model.attention_width == 192
+    assert resolved(model={"d_model": 96, "n_heads": 4, "head_dim": "auto"}).model.head_dim == 24
+
+
+def test_a_run_of_before_there_was_a_head_dim_is_read_as_it_was() -> None:
+    settings = resolved().model_dump(mode="json")
+    del settings["model"]["head_dim"], settings["recording"]["mirror"]
+    assert validate(settings) == resolved()
 
 
 def test_a_missing_value_is_named() -> None:
@@ -258,11 +272,13 @@ def test_a_missing_value_is_named() -> None:
     [
         (
             {"d_model": 100, "n_heads": 3},
-            "model.d_model must be divisible by model.n_heads: got 100 and 3. Try model.d_model = 102.",
+            "model.d_model must be divisible by model.n_heads: got 100 and 3. Try model.d_model = 102, "
+            "or give model.head_dim as well.",
         ),
         (
             {"d_model": 2, "n_heads": 8},
-            "model.d_model must be divisible by model.n_heads: got 2 and 8. Try model.d_model = 16.",
+            "model.d_model must be divisible by model.n_heads: got 2 and 8. Try model.d_model = 16, "
+            "or give model.head_dim as well.",
         ),
         (
             {"d_model": 48, "n_heads": 6, "n_kv_heads": 4},
@@ -274,7 +290,13 @@ def test_a_missing_value_is_named() -> None:
         ),
         (
             {"architecture": "llama", "d_model": 12, "n_heads": 4},
-            "Rotary positions turn channels in pairs, so model.d_model / model.n_heads must be even: got 12 / 4 = 3.",
+            "Rotary positions turn channels in pairs, so model.head_dim (where it is not given: d_model / n_heads) must "
+            "be even: got 3. Try model.head_dim = 4.",
+        ),
+        (
+            {"architecture": "gpt2", "d_model": 32, "n_heads": 4, "head_dim": 16},
+            "The heads of the gpt2 family together are as wide as the model: got model.n_heads = 4 times "
+            "model.head_dim = 16, and model.d_model = 32. Leave model.head_dim out, or try model.architecture = llama.",
         ),
         (
             {"architecture": "gpt2", "bias": False},

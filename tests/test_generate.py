@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vitrine.config import SamplingConfig
 from vitrine.errors import PromptError, RunError
-from vitrine.generate import filter_logits, generate
+from vitrine.generate import filter_logits, generate, next_logits
 from vitrine.model import Decoder, newborn
 from vitrine.presets import Facts, resolve
 from vitrine.tokenizer import byte_tokenizer, char_tokenizer, train_bpe
@@ -257,6 +257,17 @@ def test_a_character_that_the_model_never_saw_is_refused() -> None:
 def test_a_tokenizer_larger_than_the_model_is_refused() -> None:
     with pytest.raises(PromptError, match=r"^The prompt holds the token id 122, but the model knows 100 tokens\.$"):
         generate(tiny(100), byte_tokenizer(), "z", 1, GREEDY, seed=1)
+
+
+def test_a_row_that_stands_for_no_token_is_never_drawn() -> None:
+    padded, bare = tiny(len(LETTERS.get_vocab()) + 40), tiny(len(LETTERS.get_vocab()))
+    kept = {n: p[: bare.config.vocab_size] if "head" in n or "embed" in n else p for n, p in padded.named_parameters()}
+    bare.load_state_dict(kept)
+    hot = SamplingConfig(temperature=5.0)  # about half of the draws would be such rows
+    written = generate(padded, LETTERS, "ab", 60, hot, seed=1)
+    assert written == generate(bare, LETTERS, "ab", 60, hot, seed=1)
+    assert max(written.token_ids) < LETTERS.get_vocab_size()
+    assert len(next_logits(padded, LETTERS, "ab")[1]) == LETTERS.get_vocab_size()
 
 
 def test_no_new_tokens_give_the_prompt() -> None:

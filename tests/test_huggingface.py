@@ -1,5 +1,6 @@
 """What Vitrine trains opens in transformers, and what others trained opens in Vitrine."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -25,24 +26,42 @@ from vitrine.tokenizer import byte_tokenizer, char_tokenizer, encode, save_token
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning", "default::FutureWarning")
 
 SIZE = {"n_layers": 2, "n_heads": 4, "d_model": 24, "d_ff": 37, "context": 48}  # head_dim 6, odd widths
-VARIANTS: dict[str, dict[str, Any]] = {
-    "gpt2": {"architecture": "gpt2"},
+# Every combination of family, biases, grouped queries and tied embeddings that there is; then what goes beyond.
+VARIANTS: dict[str, dict[str, Any]] = {"gpt2": {"architecture": "gpt2"}} | {
+    ", ".join([family, "biases" * bias, "grouped" * grouped, "tied" * tied]): {
+        "architecture": family,
+        "bias": bias,
+        "n_kv_heads": 2 if grouped else 4,
+        "tie_embeddings": tied,
+    }
+    for family in ("llama", "qwen3")
+    for bias, grouped, tied in itertools.product((False, True), repeat=3)
+    if not (family == "qwen3" and bias)
+}
+VARIANTS |= {
     "gpt2, other epsilon": {"architecture": "gpt2", "norm_epsilon": 0.1},
-    "llama": {"architecture": "llama"},
-    "llama, biases": {"architecture": "llama", "bias": True},
-    "llama, grouped": {"architecture": "llama", "n_kv_heads": 2},
-    "llama, tied": {"architecture": "llama", "tie_embeddings": True},
-    "llama, all at once": {
+    "gpt2, padded": {"architecture": "gpt2", "vocab_size": 320},
+    "llama, other base and epsilon": {
         "architecture": "llama",
-        "bias": True,
         "n_kv_heads": 1,
-        "tie_embeddings": True,
         "rope_base": 500.0,
         "norm_epsilon": 0.1,
     },
-    "qwen3": {"architecture": "qwen3", "rope_base": 1e6},
-    "qwen3, grouped": {"architecture": "qwen3", "n_kv_heads": 2},
-    "qwen3, tied": {"architecture": "qwen3", "tie_embeddings": True, "n_kv_heads": 2},
+    "llama, wide heads, padded": {
+        "architecture": "llama",
+        "head_dim": 10,
+        "bias": True,
+        "n_kv_heads": 2,
+        "vocab_size": 320,
+    },
+    "qwen3, other base": {"architecture": "qwen3", "rope_base": 1e6},
+    "qwen3, narrow heads, padded": {
+        "architecture": "qwen3",
+        "head_dim": 4,
+        "n_kv_heads": 2,
+        "tie_embeddings": True,
+        "vocab_size": 320,
+    },
 }
 PROBES = [
     "",
@@ -79,14 +98,14 @@ def tokenizer_of(name: str) -> Any:
     )
 
 
-def config_of(vocab_size: int, **model: Any) -> Any:
+def config_of(tokens: int, **model: Any) -> Any:
     settings = {
         "model": SIZE | model,
         "data": {"corpus": ["book.txt"]},
         "training": {"precision": "float32"},
         "sampling": {"temperature": 0.7, "min_p": 0.05},
     }
-    return resolve(settings, Facts(vocab_size=vocab_size, train_tokens=1))
+    return resolve(settings, Facts(vocab_size=tokens, train_tokens=1))
 
 
 def scrambled(config: ModelConfig) -> dict[str, torch.Tensor]:
@@ -148,7 +167,16 @@ def test_a_run_is_the_same_in_transformers_and_after_its_return(
 
     written = run.generate("the cat", max_new_tokens=20, temperature=0)
     prompt = tokenizer("the cat", return_tensors="pt").input_ids
-    greedy = model.generate(prompt, do_sample=False, temperature=None, top_p=None, min_p=None, max_new_tokens=20)
+    padding = list(range(run.tokenizer.get_vocab_size(), run.config.model.vocab_size))
+    greedy = model.generate(
+        prompt,
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        min_p=None,
+        max_new_tokens=20,
+        suppress_tokens=padding or None,
+    )
     new = greedy[0, prompt.shape[1] :].tolist()
     assert [token for token in new if token != tokenizer.eos_token_id] == list(written.token_ids)
     assert (tokenizer.eos_token_id in new) == written.ended
@@ -223,6 +251,29 @@ def test_export_replaces_nothing(tmp_path: Path) -> None:
         huggingface.export_run(run.path, tmp_path / "out/mine.txt")
 
 
+@pytest.mark.parametrize("there", ["a folder with a file in it", "a file"])
+def test_what_comes_into_being_while_export_works_is_not_replaced(
+    there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the first look and the last rename, somebody else may take the name."""
+    run, out, flush = make_run(tmp_path / "run"), tmp_path / "out", huggingface.flush
+
+    def flush_late(path: Path) -> None:
+        flush(path)
+        if path.is_dir() and not out.exists():  # the new folder is whole, and gets its name next
+            if there == "a file":
+                out.write_text("mine")
+            else:
+                out.mkdir()
+                (out / "mine.txt").write_text("mine")
+
+    monkeypatch.setattr(huggingface, "flush", flush_late)
+    with pytest.raises(RunError, match=r"The folder .*out cannot be made"):
+        huggingface.export_run(run.path, out)
+    assert (out if there == "a file" else out / "mine.txt").read_text() == "mine"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "run"]
+
+
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     huggingface.export_run(make_run(tmp_path / "run").path, tmp_path / "out")
@@ -267,7 +318,7 @@ def folder_of(tmp_path: Path, tokenizer_name: str = "byte", **model: Any) -> Pat
     return tmp_path / "folder"
 
 
-@pytest.mark.parametrize("variant", ["gpt2", "llama, all at once", "qwen3"])
+@pytest.mark.parametrize("variant", ["gpt2", "llama, wide heads, padded", "qwen3, narrow heads, padded"])
 def test_a_folder_in_pieces_that_transformers_wrote_is_read(variant: str, tmp_path: Path) -> None:
     folder = folder_of(tmp_path, **VARIANTS[variant])
     model, tokenizer = opened_by_transformers(folder)
@@ -314,10 +365,16 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "biases in qwen3": ("qwen3", {"attention_bias": True}, "attention_bias = True"),
     "half of the biases": ("llama", {"attention_bias": True}, "attention_bias is True and its mlp_bias False"),
     "a rope that is no table": ("llama", {"rope_scaling": "linear"}, "has no rope scaling"),
-    "a wide head": ("qwen3", {"head_dim": 128}, "head_dim of 128 times 4 heads is not its width of 24"),
+    "heads of another width": (
+        "qwen3",
+        {"head_dim": 128},
+        r"_proj.weight has shape .*; by config.json it must be \(512, 24\)",
+    ),
+    "heads that cannot turn": ("llama", {"head_dim": 5}, "must be even: got 5"),
     "quantized": ("llama", {"quantization_config": {"bits": 4}}, "quantization_config"),
     "no width": ("llama", {"hidden_size": None}, "must give hidden_size as a whole number: got None"),
-    "another vocabulary": ("llama", {"vocab_size": 300}, "vocabulary of 300 tokens and tokenizer.json one of 257"),
+    "fewer rows than tokens": ("llama", {"vocab_size": 256}, "has 257 tokens, and by the vocab_size .* for 256 alone"),
+    "more rows than there are": ("llama", {"vocab_size": 300}, r"has shape \(257, 24\); by config.json .* \(300, 24\)"),
     "another shape": (
         "llama",
         {"intermediate_size": 36},

@@ -33,6 +33,12 @@ KINDS = {
     "sgd, llama, float32": [
         *["--set", "optimizer.name=sgd", "--set", "optimizer.momentum=0.9", "--set", "optimizer.weight_decay=0.01"],
         *["--set", "model.architecture=llama", "--set", "training.precision=float32", "--set", "optimizer.clip=0.5"],
+        *[
+            "--set",
+            "model.head_dim=6",
+            "--set",
+            "model.vocab_size=130",
+        ],  # narrower than its share; more rows than tokens
     ],
 }
 

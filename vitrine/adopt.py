@@ -90,10 +90,10 @@ def import_run(source: str, run: str = "") -> Imported:
         )
     tokenizer, theirs = load_tokenizer(folder / TOKENIZER), _read_config(folder)
     settings, size = model_settings(theirs, folder), tokenizer.get_vocab_size()
-    if settings["vocab_size"] != size:
+    if settings["vocab_size"] < size:  # more is padding: rows that stand for no token
         raise RunError(
-            f"{folder}: config.json has a vocabulary of {settings['vocab_size']} tokens and tokenizer.json one of "
-            f"{size}. Both must have the same."
+            f"{folder} cannot be held: its tokenizer.json has {size} tokens, and by the vocab_size of its config.json "
+            f"there are rows for {settings['vocab_size']} alone."
         )
     with _opened(folder) as tensors:
         config = _config(settings, source if source.startswith(HUB) else str(folder.absolute()))
@@ -147,11 +147,6 @@ def model_settings(theirs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             "norm_epsilon": theirs.get("layer_norm_epsilon", 1e-5),
         }
     width, heads = count("hidden_size"), count("num_attention_heads")
-    head_dim = count("head_dim", 128 if family == "qwen3" else width // max(1, heads))
-    if head_dim * heads != width:
-        raise RunError(
-            f"{folder} cannot be held: its head_dim of {head_dim} times {heads} heads is not its width of {width}."
-        )
     biases = [bool(theirs.get(key)) for key in ("attention_bias", "mlp_bias")]
     if family == "llama" and biases[0] != biases[1]:
         raise RunError(
@@ -162,6 +157,7 @@ def model_settings(theirs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "n_layers": count("num_hidden_layers"),
         "n_heads": heads,
         "n_kv_heads": count("num_key_value_heads", heads),
+        "head_dim": count("head_dim", 128 if family == "qwen3" else width // max(1, heads)),
         "d_model": width,
         "d_ff": count("intermediate_size"),
         "context": count("max_position_embeddings"),

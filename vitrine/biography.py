@@ -17,7 +17,7 @@ from vitrine.replay import OpenedStep
 from vitrine.runs.film import Film
 from vitrine.runs.keyframes import keyframe_path, keyframe_steps
 from vitrine.runs.reader import FILM, KEYFRAMES, TOKENIZER, RunReader
-from vitrine.tokenizer import decode, load_tokenizer
+from vitrine.tokenizer import load_tokenizer, spell
 
 Point = tuple[int, float, bool]  # step, value, whether it is exact
 
@@ -280,7 +280,7 @@ def connects(reader: RunReader, address: Address) -> str:
     first, last = address.index[0], address.index[-1]
 
     def token(number: int) -> str:
-        return repr(decode(load_tokenizer(reader.path / TOKENIZER), [number]))
+        return repr(spell(load_tokenizer(reader.path / TOKENIZER), number))
 
     if parts[0] == "embedding":
         also = " (and weighs that channel for the token's logit: the head is tied)" if model.tie_embeddings else ""

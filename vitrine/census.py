@@ -64,7 +64,7 @@ def census(model: ModelConfig) -> tuple[TensorPlan, ...]:
     Gains are one and biases zero everywhere. `model.init_scale` multiplies every spread.
     """
     gpt2 = model.architecture == "gpt2"
-    d, kv = model.d_model, model.n_kv_heads * model.head_dim
+    d, q, kv = model.d_model, model.attention_width, model.n_kv_heads * model.head_dim
     read = 0.02 if gpt2 else d**-0.5
     write = 0.02 / math.sqrt(2 * model.n_layers) if gpt2 else 0.0
     tensors: list[TensorPlan] = []
@@ -89,10 +89,10 @@ def census(model: ModelConfig) -> tuple[TensorPlan, ...]:
     for layer in range(model.n_layers):
         block = f"blocks.{layer}"
         norm(f"{block}.attention_norm", d)
-        linear(f"{block}.attention.query", d, d, read)
+        linear(f"{block}.attention.query", q, d, read)
         linear(f"{block}.attention.key", kv, d, read)
         linear(f"{block}.attention.value", kv, d, read)
-        linear(f"{block}.attention.output", d, d, write)
+        linear(f"{block}.attention.output", d, q, write)
         if model.architecture == "qwen3":
             norm(f"{block}.attention.query_norm", model.head_dim)
             norm(f"{block}.attention.key_norm", model.head_dim)
@@ -141,7 +141,7 @@ def flops_per_token(model: ModelConfig) -> int:
     """
     weights = sum(t.parameters for t in census(model) if t.kind == "weight")
     head = model.vocab_size * model.d_model if model.tie_embeddings else 0
-    attention = 4 * model.n_layers * model.context * model.d_model
+    attention = 4 * model.n_layers * model.context * model.attention_width
     return 3 * (2 * (weights + head) + attention)
 
 
@@ -162,9 +162,9 @@ def activation_bytes_per_token(config: Config) -> int:
     """An estimate of what the forward pass keeps for the backward pass, for one token of a micro-batch."""
     model = config.model
     narrow = 2 if config.training.precision == "bfloat16" else 4
-    kv = model.n_kv_heads * model.head_dim
+    q, kv = model.attention_width, model.n_kv_heads * model.head_dim
     stream = 4 * 4 * model.d_model + 2 * narrow * model.d_model
-    heads = (narrow + 4) * 2 * (model.d_model + kv) + 2 * narrow * model.d_model
+    heads = (narrow + 4) * 2 * (q + kv) + 2 * narrow * q
     scores = 2 * narrow * model.n_heads * model.context
     mlp = (4 if model.gated else 2) * narrow * model.d_ff
     logits = (2 * 4 + 4 + narrow) * model.vocab_size

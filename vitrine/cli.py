@@ -303,15 +303,17 @@ def studio(
 @app.command()
 def export(
     run: RunFolder,
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="the new folder")],
+    target: Annotated[str, typer.Argument(metavar="DIR|FILE", help="the new folder; for gguf, the new file")],
     step: Step = "last",
+    target_format: Annotated[str, typer.Option("--format", help="hf: a Hugging Face folder; gguf: one file")] = "hf",
+    dtype: Annotated[str, typer.Option(help="of a gguf's matrices: float32, float16 or bfloat16")] = "float32",
     as_json: Json = False,
 ) -> None:
-    """Write a Hugging Face folder, which transformers opens with no code of ours."""
+    """Write what other tools open with no code of ours: a Hugging Face folder, or a GGUF file for llama.cpp."""
     with _errors():
-        from vitrine.huggingface import export_run
+        from vitrine.run import Run
 
-        _show(export_run(run, directory, step), as_json)
+        _show(Run(run).export(target, step, target_format, dtype), as_json)
 
 
 @app.command("import")

@@ -58,9 +58,10 @@ class ModelConfig(Section):
     n_heads: Size = Field(4, description="attention heads in each block")
     n_kv_heads: Size = Field(description="heads that keys and values have; fewer than n_heads: grouped-query")
     d_model: Size = Field(128, description="width: numbers that describe one token between the blocks")
+    head_dim: Size = Field(description="channels of one head: of its queries, keys and values")
     d_ff: Size = Field(description="width of the hidden layer inside each MLP")
     context: Annotated[Whole, Field(ge=2, le=2**24)] = Field(64, description="tokens that the model sees at once")
-    vocab_size: Size = Field(description="different tokens; given by the tokenizer")
+    vocab_size: Size = Field(description="rows of the embedding: a row per token, or more (padding)")
     bias: bool = Field(description="whether the linear layers of the blocks add a learned number per output")
     tie_embeddings: bool = Field(description="whether the output head reuses the embedding's weights")
     dropout: Fraction = Field(0.0, description="share of activations set to zero while training")
@@ -69,9 +70,9 @@ class ModelConfig(Section):
     init_scale: NotNegative = Field(1.0, description="factor on the spread of the random initial weights")
 
     @property
-    def head_dim(self) -> int:
-        """Channels of one head."""
-        return self.d_model // self.n_heads
+    def attention_width(self) -> int:
+        """Channels of all heads together: what the queries have, and the mixed values."""
+        return self.n_heads * self.head_dim
 
     @property
     def gated(self) -> bool:
@@ -164,6 +165,9 @@ class RecordingConfig(Section):
     histograms: CountOrOff = Field(description="steps with histograms of every tensor; dense at the start")
     film_frames: CountOrOff = Field(description="frames of the film; dense at the start")
     text_samples: CountOrOff = Field(description="times that the model writes a little: at birth, spaced, at the end")
+    mirror: Annotated[list[Literal["tensorboard", "wandb", "trackio"]], BeforeValidator(_listed)] = Field(
+        [], description="where the curves are sent, too: tensorboard, wandb, trackio"
+    )
 
 
 class Config(Section):
@@ -197,7 +201,7 @@ SECTIONS: dict[str, type[Section]] = {
 def validate(settings: Settings) -> Config:
     """Build a Config from a complete set of values, and check what ties several together."""
     try:
-        config = Config.model_validate(settings)
+        config = Config.model_validate(_with_head_dim(settings))
     except ValidationError as error:
         raise ConfigError(_sentence(error)) from None
     _check_model(config.model)
@@ -331,12 +335,22 @@ def _reason(error: ErrorDetails) -> str:
     return plain.get(error["type"], error["msg"].removeprefix("Input should be "))
 
 
-def _check_model(model: ModelConfig) -> None:
-    if model.d_model % model.n_heads:
+def _with_head_dim(settings: Settings) -> Settings:
+    """Split the width among the heads, unless it is said how wide one is (runs of old do not say it)."""
+    model = {name: field.default for name, field in ModelConfig.model_fields.items()} | settings.get("model", {})
+    width, heads = _whole(model["d_model"]), _whole(model["n_heads"])
+    sound = all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in (width, heads))
+    if "head_dim" in settings.get("model", {}) or not sound:  # what is no size is refused by name
+        return settings
+    if width % heads:
         raise ConfigError(
-            f"model.d_model must be divisible by model.n_heads: got {model.d_model} and {model.n_heads}. "
-            f"Try model.d_model = {2 * model.n_heads * max(1, round(model.d_model / model.n_heads / 2))}."
+            f"model.d_model must be divisible by model.n_heads: got {width} and {heads}. "
+            f"Try model.d_model = {2 * heads * max(1, round(width / heads / 2))}, or give model.head_dim as well."
         )
+    return merge(settings, {"model": {"head_dim": width // heads}})
+
+
+def _check_model(model: ModelConfig) -> None:
     if model.n_heads % model.n_kv_heads:
         raise ConfigError(
             f"model.n_heads must be divisible by model.n_kv_heads: got {model.n_heads} and {model.n_kv_heads}. "
@@ -359,6 +373,12 @@ def _check_model(model: ModelConfig) -> None:
                 f"and model.n_kv_heads = {model.n_kv_heads}. Make them equal, or try "
                 "model.architecture = llama."
             )
+        if model.attention_width != model.d_model:
+            raise ConfigError(
+                f"The heads of the gpt2 family together are as wide as the model: got model.n_heads = {model.n_heads} "
+                f"times model.head_dim = {model.head_dim}, and model.d_model = {model.d_model}. Leave model.head_dim "
+                "out, or try model.architecture = llama."
+            )
     if model.architecture == "qwen3" and model.bias:
         raise ConfigError(
             "model.bias = true cannot be held by the qwen3 family, whose MLPs have no biases. "
@@ -366,8 +386,8 @@ def _check_model(model: ModelConfig) -> None:
         )
     if model.architecture != "gpt2" and model.head_dim % 2:
         raise ConfigError(
-            f"Rotary positions turn channels in pairs, so model.d_model / model.n_heads must be even: "
-            f"got {model.d_model} / {model.n_heads} = {model.head_dim}."
+            f"Rotary positions turn channels in pairs, so model.head_dim (where it is not given: d_model / n_heads) "
+            f"must be even: got {model.head_dim}. Try model.head_dim = {model.head_dim + 1}."
         )
 
 

@@ -92,7 +92,7 @@ def generate(
 ) -> Generation:
     """Continue a prompt, token by token.
 
-    The model sees at most `context` tokens. When they are full, the older half is let go, and the rest is
+    A row of a padded vocabulary stands for no token, and is never drawn. The model sees at most `context` tokens. When they are full, the older half is let go, and the rest is
     read again from position zero.
 
     Args:
@@ -108,7 +108,7 @@ def generate(
     for _ in range(max_new_tokens):
         if cache.length + len(fresh) > model.config.context:
             cache, fresh = Cache(model, batch=1), ids[-(model.config.context // 2) :]
-        logits = model(torch.tensor([fresh], device=device), cache=cache)[:, -1]
+        logits = model(torch.tensor([fresh], device=device), cache=cache)[:, -1, : tokenizer.get_vocab_size()]
         _check_finite(logits)
         scores = filter_logits(logits, sampling, torch.tensor([ids], device=device)).cpu()
         token = int(torch.multinomial(scores.softmax(-1), 1, generator=draws))
@@ -130,7 +130,7 @@ def next_logits(model: Decoder, tokenizer: Tokenizer, prompt: str) -> tuple[list
     """The ids of a prompt, as the model reads it, and the logit of every token that may follow."""
     ids = _prompt_ids(tokenizer, prompt, model.config.vocab_size)
     inputs = torch.tensor([ids[-model.config.context :]], device=model.embedding.weight.device)
-    logits = model(inputs)[0, -1].float()
+    logits = model(inputs)[0, -1, : tokenizer.get_vocab_size()].float()
     _check_finite(logits)
     return ids, logits.tolist()
 

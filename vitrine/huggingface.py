@@ -70,9 +70,9 @@ TABLES = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 
 @dataclass(frozen=True)
 class Exported:
-    """A folder that was written."""
+    """A folder, or a file, that was written."""
 
-    directory: str
+    path: str
     step: int
     model: str
     parameters: int
@@ -84,7 +84,7 @@ class Exported:
 
     def to_text(self) -> str:
         """What `export` prints."""
-        return f"{self.directory}: {self.model}, {self.parameters:,} parameters, as they were at step {self.step}"
+        return f"{self.path}: {self.model}, {self.parameters:,} parameters, as they were at step {self.step}"
 
 
 def export_run(run: str | Path, directory: str | Path, step: str | int = "last") -> Exported:
@@ -100,13 +100,7 @@ def export_run(run: str | Path, directory: str | Path, step: str | int = "last")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise RunError(f"{directory} exists already, and export replaces nothing. Name a new folder.")
     snapshot, tokenizer = load_step(reader, step), load_tokenizer(reader.path / TOKENIZER)
-    ours = {name: tensor.numpy() for name, tensor in snapshot.parameters.items()}
-    for name, numbers in ours.items():
-        if not np.isfinite(numbers).all():
-            raise RunError(
-                f"{name} holds numbers that are not finite at step {snapshot.step}: a model with these predicts "
-                "nothing. Export an earlier step, with --step."
-            )
+    ours = finite_numbers(snapshot)
     model, end_id = reader.config.model, end_of_text_id(tokenizer)
     texts = {
         "config.json": _json(their_config(model, end_id)),
@@ -124,6 +118,18 @@ def export_run(run: str | Path, directory: str | Path, step: str | int = "last")
             flush(file)
     count = sum(numbers.size for numbers in ours.values())
     return Exported(str(directory), snapshot.step, CLASSES[model.architecture], count, snapshot.digest)
+
+
+def finite_numbers(snapshot: Snapshot) -> dict[str, Floats]:
+    """The parameters of a step by name. Raises RunError if one of them is not finite."""
+    ours = {name: tensor.numpy() for name, tensor in snapshot.parameters.items()}
+    for name, numbers in ours.items():
+        if not np.isfinite(numbers).all():
+            raise RunError(
+                f"{name} holds numbers that are not finite at step {snapshot.step}: a model with these predicts "
+                "nothing. Export an earlier step, with --step."
+            )
+    return ours
 
 
 def their_config(model: ModelConfig, end_id: int | None) -> dict[str, Any]:
@@ -276,15 +282,7 @@ def _card(reader: RunReader, snapshot: Snapshot, tokenizer: Tokenizer) -> str:
     """The README.md: what it is, what it learned from, how well it predicts, how to load it."""
     config, model = reader.config, reader.config.model
     count = sum(tensor.parameters for tensor in census(model))
-    losses = [
-        f"- validation loss at step {e.step}: {e.loss:.4f} nats a token, over {e.tokens:,} tokens"
-        for e in reader.evaluations()
-        if e.step == snapshot.step and math.isfinite(e.loss)
-    ]
-    before = reader.step_record(snapshot.step - 1)
-    if before and before.loss is not None:
-        losses.append(f"- training loss of the step before: {before.loss:.4f}")
-    corpus = json.loads(reader.facts().get("fingerprint", "{}")).get("corpus", "")
+    losses = [f"- {sentence}" for sentence in measured(reader, snapshot.step)]
     tokens = {
         "char": "characters: one that is not in its vocabulary is an error in transformers too",
         "byte": "bytes of UTF-8",
@@ -320,18 +318,37 @@ It sees {model.context} tokens at once. Tokens: {model.vocab_size:,}, {tokens}.
 
 ## Where it comes from
 
-- corpus digest: {corpus or "unknown"}
+- corpus digest: {corpus_digest(reader) or "unknown"}
 - first parameters: {Path(config.training.parent).name or f"random, seed {config.training.seed}"}
 - digest of the parameters: {snapshot.digest}
 
 ## Hyperparameters
 
 ```toml
-{_without_places(config)}```
+{portable_toml(config)}```
 """
 
 
-def _without_places(config: Config) -> str:
+def measured(reader: RunReader, step: int) -> list[str]:
+    """The losses that were measured at a step, each with its measure."""
+    losses = [
+        f"validation loss at step {e.step}: {e.loss:.4f} nats a token, over {e.tokens:,} tokens"
+        for e in reader.evaluations()
+        if e.step == step and math.isfinite(e.loss)
+    ]
+    before = reader.step_record(step - 1)
+    if before and before.loss is not None:
+        losses.append(f"training loss of the step before: {before.loss:.4f}")
+    return losses
+
+
+def corpus_digest(reader: RunReader) -> str:
+    """Of the text that the run learned from; empty: unknown."""
+    digest: str = json.loads(reader.facts().get("fingerprint", "{}")).get("corpus", "")
+    return digest
+
+
+def portable_toml(config: Config) -> str:
     """config.toml, but for what concerns one machine: its files, device and disk."""
     kept = config.model_dump(mode="json")
     del kept["machine"], kept["recording"], kept["training"]["parent"]

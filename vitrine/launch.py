@@ -19,6 +19,7 @@ from vitrine.checkpoint import Snapshot, flush, load_keyframe, save_keyframe, ta
 from vitrine.config import Config, Settings, load_toml, merge
 from vitrine.data import shards
 from vitrine.errors import ConfigError, CorpusError, RunError
+from vitrine.preflight import check_memory, check_mirrors, check_processes, check_tokens
 from vitrine.presets import Facts, choose_size, preset_settings, resolve
 from vitrine.processes import Processes, join_processes, leave_processes
 from vitrine.runs.keyframes import keyframe_path, keyframe_steps
@@ -81,7 +82,7 @@ def train(request: Request, reporter: Reporter | None = None, started_s: float =
     with _processes(request) as processes:
         reporter = reporter if processes.first else Reporter()
         prepared = prepare(request, processes, reporter)
-        _check_memory(prepared.config, reporter)
+        check_memory(prepared.config, sums(prepared.config), reporter.note)
         path = path or _new_path(prepared, processes)
         if processes.first:
             _create(path, prepared, processes)
@@ -114,6 +115,7 @@ def resume(run: str | Path, reporter: Reporter | None = None, started_s: float =
         )
         return Result(**ended)
     machine.check_device(reader.config.machine.device)
+    check_mirrors(reader.config)
     processes = join_processes(reader.config.machine.device)
     reporter = reporter if processes.first else Reporter()
     try:
@@ -156,7 +158,8 @@ def prepare(request: Request, processes: Processes | None = None, reporter: Repo
     config = resolve(settings, replace(facts, vocab_size=256))  # a mistake shows before the corpus is read
     if not config.data.corpus:
         raise CorpusError("There is no text to learn from. Give one or more files, folders or globs.")
-    _check_processes(config, processes)
+    check_processes(config, processes.size)
+    check_mirrors(config)
     if not 0 <= request.for_s < float("inf"):
         raise ConfigError(f"--for must be positive: got {request.for_s} seconds. Try --for 2m.")
     tokens = _read_corpus(config, parent, processes, reporter)
@@ -167,7 +170,7 @@ def prepare(request: Request, processes: Processes | None = None, reporter: Repo
         settings = merge(_without_other_rule(preset_settings(size), own), settings)
     settings = merge(settings, {"data": {"tokenizer": tokens.tokenizer_name}})
     config = resolve(settings, facts)
-    _check_length(config, tokens)
+    check_tokens(config, tokens)
     if preset == "auto":
         machine_too = f" and {request.for_s:g} s on this machine" if request.for_s else ""
         reporter.note(f"auto: the size {size}, for {facts.train_tokens:,} training tokens{machine_too}.")
@@ -182,7 +185,7 @@ def prepare(request: Request, processes: Processes | None = None, reporter: Repo
 
 def steps_for(prepared: Prepared, duration_s: float, processes: Processes) -> int:
     """How many steps fit into a time, evaluations included, by the time that a few take."""
-    _check_memory(prepared.config, Reporter())
+    check_memory(prepared.config, sums(prepared.config), Reporter().note)
     step_s = processes.agree(seconds_per_step(prepared, processes))
     training, held_back = prepared.config.training, len(prepared.tokens.validation)
     token_s = step_s / (3 * prepared.config.tokens_per_step)  # an evaluation is a forward pass alone
@@ -295,6 +298,8 @@ def _parent(request: Request) -> tuple[Snapshot | None, Settings]:
     # What was derived from the number of steps, or meant for that run alone.
     del settings["schedule"]["warmup_steps"], settings["training"]["evaluate_every"]
     del settings["training"]["target_loss"]
+    if reader.config.model.attention_width == reader.config.model.d_model:
+        del settings["model"]["head_dim"]
     if request.corpus:
         settings["data"] = {}  # its weights and validation files belong to the text of then
     settings["data"]["tokenizer"] = str((reader.path / TOKENIZER).resolve())
@@ -346,41 +351,6 @@ def _read_corpus(config: Config, parent: Snapshot | None, processes: Processes, 
             )
         processes.barrier()
     return tokens
-
-
-def _check_length(config: Config, tokens: shards.Prepared) -> None:
-    context = config.model.context
-    for spec, source in zip(config.data.corpus, tokens.train, strict=True):
-        if len(source) < context + 1:
-            raise CorpusError(
-                f"{spec} has {len(source)} training tokens; the model's context of {context} needs at least "
-                f"{context + 1}. Give more text, or try --set model.context={max(2, len(source) // 2)}."
-            )
-
-
-def _check_memory(config: Config, reporter: Reporter) -> None:
-    """Refuse what certainly does not fit; say so where it hangs on the activations, which are an estimate."""
-    plan = sums(config)
-    memory, has = plan.memory, plan.available_bytes / 1e9
-    certain = memory["parameters"] + memory["gradients"] + memory["optimizer"]
-    if certain > plan.available_bytes:
-        raise ConfigError(
-            f"{plan.parameters:,} parameters with their gradients and optimizer state need {certain / 1e9:,.1f} GB "
-            f"of memory; {config.machine.device} has {has:,.1f} GB. Try a smaller preset, or fewer layers."
-        )
-    if not plan.fits:
-        reporter.note(
-            f"This may not fit into memory: about {plan.memory_bytes / 1e9:,.1f} GB of {has:,.1f} GB. "
-            "A smaller training.batch_size with more training.accumulation needs less."
-        )
-
-
-def _check_processes(config: Config, processes: Processes) -> None:
-    if config.training.batch_size % processes.size:
-        raise ConfigError(
-            f"training.batch_size must be divisible by the number of processes: got "
-            f"{config.training.batch_size} and {processes.size}."
-        )
 
 
 def _matrix_rate(facts: Facts, processes: Processes) -> float:

@@ -107,10 +107,10 @@ class Attention(nn.Module):
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
         self.written_out = config.context <= WRITTEN_OUT_CONTEXT
         kv_width = config.n_kv_heads * config.head_dim
-        self.query = Linear(config.d_model, config.d_model, config.bias)
+        self.query = Linear(config.d_model, config.attention_width, config.bias)
         self.key = Linear(config.d_model, kv_width, config.bias)
         self.value = Linear(config.d_model, kv_width, config.bias)
-        self.output = Linear(config.d_model, config.d_model, config.bias)
+        self.output = Linear(config.attention_width, config.d_model, config.bias)
         self.normalised = config.architecture == "qwen3"
         if self.normalised:
             self.query_norm = norm(config, config.head_dim)

@@ -11,7 +11,7 @@ from vitrine.errors import RunError
 from vitrine.recording.probes import Probe
 from vitrine.replay import OpenedStep
 from vitrine.runs.reader import TOKENIZER
-from vitrine.tokenizer import decode, load_tokenizer
+from vitrine.tokenizer import decode, load_tokenizer, spell
 
 LIKELIEST = 5
 
@@ -147,7 +147,7 @@ class Phases:
         """The likeliest next tokens and their probabilities."""
         probabilities = _probabilities(logits)
         order = np.argsort(-probabilities)[:LIKELIEST]
-        return [(self.text([int(token)]), float(probabilities[token])) for token in order]
+        return [(spell(self.tokenizer, int(token)), float(probabilities[token])) for token in order]
 
     def tokens(self) -> list[str]:
         """The text of the row, token by token; a character of several tokens stands at the last of them.

@@ -15,6 +15,8 @@ from vitrine.data import shards
 from vitrine.errors import ConfigError, RunError
 from vitrine.evaluate import Evaluation, evaluate
 from vitrine.generate import Generation, generate
+from vitrine.gguf import export_gguf
+from vitrine.huggingface import Exported, export_run
 from vitrine.launch import load_step, open_tokens
 from vitrine.model import Decoder
 from vitrine.replay import OpenedStep, Replayer
@@ -88,6 +90,23 @@ class Run(RunReader):
         given = {name: value for name, value in overrides.items() if value is not None}
         settings = merge(self.config.model_dump(mode="json"), {"sampling": given})
         return validate(settings).sampling
+
+    def export(
+        self, target: str | Path, step: str | int = "last", target_format: str = "hf", dtype: str = "float32"
+    ) -> Exported:
+        """Write a Hugging Face folder ("hf"), or a GGUF file for llama.cpp ("gguf"); whole, and replacing nothing.
+
+        dtype: of a GGUF file's matrices: float32, float16 or bfloat16.
+        """
+        if target_format == "gguf":
+            return export_gguf(self.path, target, step, dtype)
+        if target_format != "hf":
+            raise ConfigError(f"The format is hf or gguf: got {target_format!r}. Try hf, a Hugging Face folder.")
+        if dtype != "float32":
+            raise ConfigError(f"A Hugging Face folder has float32 alone: got dtype {dtype!r}. Try the format gguf.")
+        if Path(target).suffix == ".gguf":
+            raise ConfigError(f"{target} would be a folder. Add --format gguf for a GGUF file, or name it otherwise.")
+        return export_run(self.path, target, step)
 
     def evaluate(self, *corpus: str, step: str | int = "last") -> Evaluation:
         """The loss over the whole validation split, or over other text."""

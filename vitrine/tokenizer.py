@@ -141,6 +141,11 @@ def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     return text
 
 
+def spell(tokenizer: Tokenizer, number: int) -> str:
+    """The text of one id. A model may have more rows than there are tokens: such a row has no text, and says so."""
+    return decode(tokenizer, [number]) if number < tokenizer.get_vocab_size() else f"<row {number}: no token>"
+
+
 def unknown_characters(tokenizer: Tokenizer, text: str) -> list[str]:
     """What a text holds that the tokenizer has no id for, in order: characters, or words if its tokens are words.
 

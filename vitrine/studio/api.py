@@ -20,7 +20,7 @@ from vitrine.studio.answers import ASK_AGAIN, EVENTS, IMMUTABLE, NEVER, RAW, Jso
 from vitrine.studio.listing import Listing, identity
 from vitrine.studio.stream import Cursor, film_steps, follow, is_paused
 from vitrine.studio.tiles import keyframes, read_birth
-from vitrine.tokenizer import decode, load_tokenizer
+from vitrine.tokenizer import load_tokenizer, spell
 
 VOCABULARY = 2000  # largest that is sent token by token
 LARGEST = 2**31  # of numbers in requests
@@ -227,7 +227,7 @@ def _vocabulary(reader: RunReader) -> list[str] | None:
     if size > VOCABULARY:
         return None
     tokenizer = load_tokenizer(reader.path / TOKENIZER)
-    return [decode(tokenizer, [number]) for number in range(size)]
+    return [spell(tokenizer, number) for number in range(size)]
 
 
 def _film(reader: RunReader) -> models.FilmInfo | None:
