@@ -55,33 +55,43 @@ class GPT(nn.Module):
         return F.linear(self.norm(self.blocks(x)), self.tokens.weight)
 
 
-def main() -> None:
-    torch.manual_seed(1337)
-    text = Path(sys.argv[1]).read_text(encoding="utf-8")
-    known = {character: number for number, character in enumerate(sorted(set(text)))}
-    ids = torch.tensor([known[character] for character in text])
-    train, validation = ids[: int(0.9 * len(ids))], ids[int(0.9 * len(ids)) :]
-    model = GPT(len(known))
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim == 2]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99))
-    for step in range(STEPS):
+class Training:
+    """The model on a text, and its 2,000 steps."""
+
+    def __init__(self, text: str) -> None:
+        torch.manual_seed(1337)
+        known = {character: number for number, character in enumerate(sorted(set(text)))}
+        ids = torch.tensor([known[character] for character in text])
+        self.train, self.validation = ids[: int(0.9 * len(ids))], ids[int(0.9 * len(ids)) :]
+        self.model = GPT(len(known))
+        matrices = [parameter for parameter in self.model.parameters() if parameter.ndim == 2]
+        vectors = [parameter for parameter in self.model.parameters() if parameter.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99))
+
+    def step(self, step: int) -> Tensor:
         rate = (step + 1) / (WARMUP + 1)
         if step >= WARMUP:
             rate = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / (STEPS - WARMUP)))
-        for group in optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = 1e-3 * rate
-        starts = torch.randint(len(train) - CONTEXT, (BATCH,))
-        windows = train[starts[:, None] + torch.arange(CONTEXT + 1)]
-        loss = F.cross_entropy(model(windows[:, :-1]).flatten(0, 1), windows[:, 1:].flatten())
-        optimizer.zero_grad(set_to_none=True)
+        starts = torch.randint(len(self.train) - CONTEXT, (BATCH,))
+        windows = self.train[starts[:, None] + torch.arange(CONTEXT + 1)]
+        loss = F.cross_entropy(self.model(windows[:, :-1]).flatten(0, 1), windows[:, 1:].flatten())
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        return loss
+
+
+def main() -> None:
+    training = Training(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    for step in range(STEPS):
+        loss = training.step(step)
         if (step + 1) % 100 == 0:
             print(f"step {step + 1} of {STEPS}   loss {loss.item():.3f}", file=sys.stderr)
-    result = {"steps": STEPS, "val_loss": whole_loss(model, validation)}
+    result = {"steps": STEPS, "val_loss": whole_loss(training.model, training.validation)}
     print(json.dumps(result | {"duration_s": round(time.perf_counter() - STARTED_S, 2)}))
 
 
