@@ -4,7 +4,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo setup dev check format test test-full page schema docs clean
+.PHONY: help demo setup dev check format test test-full bench-quick page schema docs clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ test: dev  ## the tests, in minutes
 
 test-full: dev  ## all tests, the long ones too
 	$(BIN)/python -m pytest -n 2
+
+bench-quick: dev  ## whether anything became slow: ratios, in under three minutes
+	$(BIN)/python -m benchmarks.quick
 
 page:  ## the studio's page, from web/ into the package
 	cd web && npm ci --no-audit --no-fund && npm run check && npm test && npm run build

@@ -1,9 +1,11 @@
-"""Seconds of the whole command until 1.88 nats a character on tinyshakespeare, default recording on.
+"""Seconds of the whole command until a validation loss, default recording on, against a plain reference.
 
-    python -m benchmarks.time_to_loss [--runs 3] [--yardstick]
+    python -m benchmarks.time_to_loss [--runs 3] [--reference] [--text FILE] [--target 1.88]
 
-`--yardstick` also runs nanoGPT's published laptop recipe to its end (minutes), in turn with ours. Prints a
-table on standard error, and one JSON object on standard output.
+Without --text: tinyshakespeare, 1.88 nats a character. With --reference, the frozen recipe of benchmarks/reference.py
+(nanoGPT's laptop recipe in eager float32) runs to its end before each of ours (minutes), and without --target, what it
+reaches at its end is the target. Every process starts anew, in a folder of its own. Prints a table on standard error, and
+one JSON object on standard output.
 """
 
 import argparse
@@ -18,40 +20,64 @@ from typing import Any
 
 from benchmarks.corpora import tinyshakespeare
 
-TARGET = 1.88
-OURS = ["--target-loss", str(TARGET)]
-YARDSTICK = ["--preset", "nanogpt-laptop"]
+TARGET = 1.88  # nats a character on tinyshakespeare
+CHARACTERS = [
+    "--set",
+    "data.tokenizer=char",
+]  # as the reference reads: nats a character are then bits a byte, both ways
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--yardstick", action="store_true")
-    arguments = parser.parse_args()
-    corpus = tinyshakespeare()
-    contestants = {"vitrine, defaults": OURS} | ({"nanogpt-laptop recipe": YARDSTICK} if arguments.yardstick else {})
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
-    for _ in range(arguments.runs):
-        for name, options in contestants.items():
-            results[name].append(run(corpus, options))
-    for name, runs in results.items():
-        walls = sorted(result["wall_s"] for result in runs)
-        last = runs[-1]
+    parser.add_argument("--reference", action="store_true")
+    parser.add_argument("--text", type=Path)
+    parser.add_argument("--target", type=float)
+    given = parser.parse_args()
+    text = given.text.resolve() if given.text else tinyshakespeare()
+    target = given.target or (None if given.text else TARGET)
+    if target is None and not given.reference:
+        parser.error("--text needs --target, or --reference, whose loss is then the target")
+    ours: list[dict[str, Any]] = []
+    theirs: list[dict[str, Any]] = []
+    for _ in range(given.runs):
+        if given.reference:
+            theirs.append(run(["-m", "benchmarks.reference", str(text)], Path.cwd()))
+        wanted = target if target is not None else theirs[-1]["val_loss"]
+        with tempfile.TemporaryDirectory() as folder:
+            options = ["--preset", "sprint", "--target-loss", str(wanted), *CHARACTERS, "--json"]
+            ours.append(run(["-m", "vitrine", "train", str(text), *options], Path(folder)) | {"target": wanted})
+        if ours[-1]["val_loss"] > wanted:
+            sys.exit(f"The sprint ended at {ours[-1]['val_loss']:.4f}, above {wanted:.4f}.")
+    show("vitrine, sprint", ours)
+    result: dict[str, Any] = {"text": text.name, "vitrine": ours}
+    if theirs:
+        show("reference", theirs)
+        ratios = [their["wall_s"] / our["wall_s"] for their, our in zip(theirs, ours, strict=True)]
         print(
-            f"{name:<24} median {statistics.median(walls):6.1f} s ({walls[0]:.1f} to {walls[-1]:.1f})   "
-            f"steps {last['steps']:>5}   training {last['training_s']:.1f} s   val loss {last['val_loss']:.4f}",
-            file=sys.stderr,
+            f"ratio    median {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})", file=sys.stderr
         )
-    print(json.dumps(results))
+        result |= {"reference": theirs, "ratio": statistics.median(ratios)}
+    print(json.dumps(result))
 
 
-def run(corpus: Path, options: list[str]) -> dict[str, Any]:
-    """Train once, in a process and a folder of its own; the command's result and its seconds from outside."""
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        command = [sys.executable, "-m", "vitrine", "train", str(corpus), *options, "--json"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-        return {"wall_s": round(time.perf_counter() - start, 2)} | json.loads(done.stdout)
+def run(command: list[str], folder: Path) -> dict[str, Any]:
+    """One process: the JSON that it prints, and its seconds from outside."""
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, check=True)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return {"wall_s": round(time.perf_counter() - start, 2)} | result
+
+
+def show(name: str, runs: list[dict[str, Any]]) -> None:
+    walls = sorted(result["wall_s"] for result in runs)
+    losses = ", ".join(f"{result['val_loss']:.4f}" for result in runs)
+    middle = statistics.median(walls)
+    print(
+        f"{name:<16} median {middle:6.1f} s ({walls[0]:.1f} to {walls[-1]:.1f})   steps {runs[-1]['steps']:>5}   "
+        f"validation loss {losses}",
+        file=sys.stderr,
+    )
 
 
 if __name__ == "__main__":

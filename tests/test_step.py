@@ -225,3 +225,19 @@ def test_gradients_are_exchanged_after_the_last_micro_batch_alone() -> None:
     state.model = Wrapped()
     step(state, micro_batches(3, rows=3))
     assert held == ["hold", "forward", "let go"] * 2 + ["forward"]
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "qwen3"])
+def test_activations_that_are_computed_again_give_the_same_bits(architecture: str) -> None:
+    kept: list[int] = []
+    states = []
+    for recompute in (False, True):
+        model, state = prepare(tiny(architecture, model={"dropout": 0.2}))
+        model.recompute = recompute
+        calls = []
+        model.blocks[0].mlp.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        step(state, micro_batches(count=2, draws=True))
+        kept.append(len(calls))
+        states.append(state.parameters.values)
+    assert kept == [2, 4], "a block runs once a micro-batch, and once more where its activations are not kept"
+    assert torch.equal(*states)

@@ -153,6 +153,7 @@ class MachineConfig(Section):
     device: str = Field(description="cpu, cuda, cuda:N or mps")
     threads: Count = Field(description="processor threads")
     compile: bool = Field(False, description="torch.compile: slow to start, faster steps")
+    recompute: bool = Field(False, description="keep no activations of the blocks, compute them twice: same bits")
 
 
 class RecordingConfig(Section):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vitrine.census import census
 from vitrine.config import ModelConfig
@@ -29,6 +30,7 @@ class Decoder(nn.Module):
     Call it with tokens (batch, seq) of int64; it returns logits (batch, seq, vocab_size) of float32.
     `draws` (batch,) of int32, one key per row, switches dropout on: equal keys drop equal activations.
     `cache` holds the keys and values of earlier tokens, so that only new tokens have to be given.
+    `recompute`: the backward pass computes each block's activations again, so that they need not be kept.
     """
 
     rope_cos: Tensor
@@ -38,6 +40,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = compute_dtype
+        self.recompute = False
         self.embedding = Embedding(config.vocab_size, config.d_model)
         if config.architecture == "gpt2":
             self.positions = Embedding(config.context, config.d_model)
@@ -62,7 +65,12 @@ class Decoder(nn.Module):
         x = dropout(x, self.config.dropout, draws, place=0)
         mask = causal_mask(start, seq, x.device)
         for block in self.blocks:
-            x = block(x, mask, rope, draws, cache, self.compute_dtype)
+            inputs = (x, mask, rope, draws, cache, self.compute_dtype)
+            if self.recompute and torch.is_grad_enabled():
+                # No generator is drawn from: dropout is keyed, and so the same both times.
+                x = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(*inputs)
         if cache:
             cache.length += seq
         x = self.final_norm(x).to(self.compute_dtype)

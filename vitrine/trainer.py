@@ -408,6 +408,7 @@ def build_state(config: Config, processes: Processes) -> tuple[Decoder, State]:
         torch.cuda.set_device(device)
     dtype = getattr(torch, config.training.precision)
     decoder = newborn(config.model, config.training.seed, dtype).to(device)
+    decoder.recompute = config.machine.recompute
     parameters = FlatParameters(decoder)
     optimizer = make_optimizer(parameters, config.optimizer, config.schedule, config.training.steps, dtype)
     model: Callable[..., Tensor] = decoder

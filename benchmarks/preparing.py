@@ -1,0 +1,107 @@
+"""Text to token files: megabytes a second, beside the tokenizers library's own batch rate.
+
+    python -m benchmarks.preparing [--megabytes 200] [--rounds 3] [--vocab 4096]
+
+A text of the wanted size is made from the benchmarks' text (its lines in another order each time). BPE: the library's
+`encode_batch_fast` on the same pieces, ids read out, against the whole way to token files (reading, hashing, encoding,
+writing, flushing; the tokenizer is made before), by turns. Characters and bytes: the whole way, and the NumPy table
+alone. Peak memory is that of the whole process. Prints a table on standard error, and one JSON object on standard output.
+"""
+
+import argparse
+import json
+import random
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vitrine.data import shards
+from vitrine.data.text import find_sources, pieces
+from vitrine.tokenizer import bulk_encoder, byte_tokenizer, char_tokenizer, save_tokenizer, train_bpe
+
+from benchmarks.corpora import tinyshakespeare  # isort: skip
+
+MEGABYTE = 10**6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--vocab", type=int, default=4096)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        text = write_text(Path(folder) / "text.txt", given.megabytes * MEGABYTE)
+        result = measure(text, given.rounds, given.vocab)
+    result["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    for name, value in result.items():
+        print(f"{name:<36}{value:12,.2f}", file=sys.stderr)
+    print(json.dumps(result))
+
+
+def write_text(file: Path, size: int) -> Path:
+    """Real lines, in another order each time they are used again."""
+    lines, draw, written = tinyshakespeare().read_text(encoding="utf-8").splitlines(keepends=True), random.Random(1), 0
+    with open(file, "w", encoding="utf-8") as handle:
+        while written < size:
+            draw.shuffle(lines)
+            written += handle.write("".join(lines))
+    return file
+
+
+def measure(text: Path, rounds: int, vocab: int) -> dict[str, Any]:
+    size, folder = text.stat().st_size / MEGABYTE, text.parent
+    sample = tinyshakespeare().read_text(encoding="utf-8")
+    bpe = train_bpe(iter([sample]), vocab)
+    save_tokenizer(bpe, folder / "tokenizer.json")
+    whole, library = [], []
+    for _ in range(rounds):
+        library.append(size / seconds(lambda: encode_by_library(bpe, text)))
+        whole.append(size / seconds(lambda: prepare(text, str(folder / "tokenizer.json"))))
+    result: dict[str, Any] = {
+        "library, bpe, MB/s": statistics.median(library),
+        "vitrine, bpe, MB/s": statistics.median(whole),
+        "vitrine to library": statistics.median(ours / theirs for ours, theirs in zip(whole, library, strict=True)),
+    }
+    for name, tokenizer in (("char", char_tokenizer(sample)), ("byte", byte_tokenizer())):
+        encode, some = bulk_encoder(tokenizer), [sample] * 20
+        table = min(seconds(lambda: encode(some)) for _ in range(rounds))  # noqa: B023
+        result[f"{name} table, one core, MB/s"] = 20 * len(sample) / MEGABYTE / table
+        result[f"vitrine, {name}, MB/s"] = size / min(seconds(lambda: prepare(text, name)) for _ in range(rounds))  # noqa: B023
+    return result
+
+
+def encode_by_library(tokenizer: Any, text: Path) -> None:
+    """What the library needs for the same pieces, a batch at a time, ids read out."""
+    tokenizer.encode_special_tokens = True
+    batch: list[str] = []
+    held = 0
+    for source in find_sources([str(text)]):
+        for piece, _ in pieces(source, ""):
+            batch.append(piece)
+            held += len(piece)
+            if held >= shards.BATCH_CHARACTERS:
+                [encoding.ids for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False)]
+                batch, held = [], 0
+    [encoding.ids for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False)]
+
+
+def prepare(text: Path, tokenizer: str) -> None:
+    """The whole way, with an empty cache."""
+    with tempfile.TemporaryDirectory(dir=text.parent) as cache:
+        shards.prepare([str(text)], tokenizer=tokenizer, cache=Path(cache))
+
+
+def seconds(work: Callable[[], None] | Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

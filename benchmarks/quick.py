@@ -1,0 +1,90 @@
+"""Whether anything became slow, in under three minutes, by ratios that hold on any machine: `make bench-quick`.
+
+    python -m benchmarks.quick
+
+Everything takes turns with a plain trainer (benchmarks/reference.py), so that the machine's moods are shared:
+
+- a training step of the same shape (4 layers, width 128, batches of 12 x 64): tokens a second, ours to the reference's;
+- the same with everything recorded, to ours without;
+- the whole command `vitrine train --preset sprint`, imports included, to the 2,000 steps of the reference (by the time
+  of some).
+
+Prints a table on standard error, and one JSON object on standard output. There is nothing to pass: it informs.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from vitrine import launch, machine  # before torch: it sets what torch's libraries read when they start
+
+import torch  # isort: skip
+
+from benchmarks import reference
+from benchmarks.corpora import tinyshakespeare
+from benchmarks.recording import Contestant
+
+ROUNDS, STEPS, SPRINTS = 12, 10, 3
+SETTINGS = {
+    "model": {"n_layers": 4, "d_model": 128, "n_heads": 4, "context": reference.CONTEXT},
+    "data": {"tokenizer": "char"},
+    "training": {"batch_size": reference.BATCH},
+}
+
+
+def main() -> None:
+    torch.set_num_threads(machine.physical_cores())
+    text = tinyshakespeare()
+    plain = Plain(text)
+    request = launch.Request((str(text),), settings=SETTINGS, steps=ROUNDS * STEPS)
+    with tempfile.TemporaryDirectory() as folder:
+        ours, recorded = (Contestant(name, launch.prepare(request), Path(folder)) for name in ("plain", "recorded"))
+        rounds = [[seconds(turn) for turn in (plain.turn, ours.turn, recorded.turn)] for _ in range(ROUNDS)][1:]
+    sprints = []
+    for _ in range(SPRINTS):
+        whole = reference.STEPS / STEPS * seconds(plain.turn)
+        sprints.append(whole / sprint(text))
+    ratios = {
+        "step, against the reference": statistics.median(theirs / mine for theirs, mine, _ in rounds),
+        "step, with everything recorded": statistics.median(mine / watched for _, mine, watched in rounds),
+        "sprint to 1.88, against the reference": statistics.median(sprints),
+    }
+    for name, ratio in ratios.items():
+        print(f"{name:<40}{ratio:6.2f} times as fast", file=sys.stderr)
+    print(json.dumps(ratios))
+
+
+class Plain:
+    """The reference, some steps at a time."""
+
+    def __init__(self, text: Path) -> None:
+        self.training, self.made = reference.Training(text.read_text(encoding="utf-8")), 0
+
+    def turn(self, steps: int) -> None:
+        for _ in range(steps):
+            self.training.step(self.made)
+            self.made += 1
+
+
+def seconds(turn: Callable[[int], None]) -> float:
+    start = time.perf_counter()
+    turn(STEPS)
+    return time.perf_counter() - start
+
+
+def sprint(text: Path) -> float:
+    """Seconds of the whole command."""
+    command = [sys.executable, "-m", "vitrine", "train", str(text), "--preset", "sprint", "--target-loss", "1.88"]
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
