@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitrine import STARTED_S
-from vitrine.errors import ConfigError
-from vitrine.terminal import complain, errors_as_sentences, give_way, make_reporter, print_json, print_text, show
+from vitrine.errors import ConfigError, DivergedError
+from vitrine.terminal import (
+    complain,
+    errors_as_sentences,
+    give_way,
+    make_reporter,
+    print_json,
+    print_text,
+    show,
+    someone_is_there,
+)
 
 if TYPE_CHECKING:
     from vitrine.launch import Request
@@ -43,6 +52,7 @@ Steps = Annotated[int | None, typer.Option(help="updates in all")]
 For = Annotated[str, typer.Option("--for", metavar="TIME", help="about how long to train: 90s, 10m, 2h")]
 Target = Annotated[float | None, typer.Option(help="stop at this validation loss, in nats a token")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")]
+NoBrowser = Annotated[bool, typer.Option("--no-browser", help="print the page's address, and open nothing")]
 Row = Annotated[int, typer.Option(help="a row of the step's first micro-batch")]
 Step = Annotated[str, typer.Option(help="last, best (by validation loss), or a step that has a keyframe")]
 
@@ -54,16 +64,25 @@ def demo(
     ] = "python",
     run: NewRun = "",
     for_time: For = "60s",
+    studio: Annotated[
+        bool | None, typer.Option("--studio/--no-studio", help="with the page beside it; default: in a terminal")
+    ] = None,
+    no_browser: NoBrowser = False,
     as_json: Json = False,
 ) -> None:
     """Train a small GPT-2 for a minute, and see what it writes."""
-    with errors_as_sentences():
+    from vitrine.studio.beside import Beside
+
+    wanted = someone_is_there() if studio is None else studio
+    with Beside(wanted, not no_browser) as page, errors_as_sentences():
         from vitrine import demo as demonstration
         from vitrine.config import parse_seconds
 
-        reporter = make_reporter()
+        reporter = make_reporter(page.open)
         result = demonstration.demo(corpus, run, parse_seconds(for_time), reporter)
         reporter.close()
+        if result.signal != signal.SIGTERM:
+            page.keep()
         if as_json:
             print_json(dataclasses.asdict(result))
         else:
@@ -84,18 +103,27 @@ def train(
     parent: Annotated[
         str, typer.Option("--from", metavar="RUN@STEP", help="start from the parameters of another run")
     ] = "",
+    studio: Annotated[bool, typer.Option("--studio", help="with the page beside it, until Ctrl-C")] = False,
+    no_browser: NoBrowser = False,
     as_json: Json = False,
 ) -> None:
     """Train a new model from random weights, on your own text."""
-    with errors_as_sentences():
+    from vitrine.studio.beside import Beside
+
+    with Beside(studio, not no_browser) as page, errors_as_sentences():
         request = _request(corpus, run, preset, config, settings, steps, for_time, target_loss, parent)
         from vitrine import launch
 
-        reporter = make_reporter()
+        reporter = make_reporter(page.open)
         try:
             result = launch.train(request, reporter, STARTED_S)
+        except DivergedError:
+            page.keep()  # what happened can be seen
+            raise
         finally:
             reporter.close()
+        if result.signal != signal.SIGTERM:
+            page.keep()
         _report(result, as_json)
 
 
@@ -300,7 +328,7 @@ def studio(
         list[str] | None, typer.Argument(metavar="[RUNS...]", help="run folders, or folders of them; default: runs")
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="on this machine; 0: the first that is free")] = 0,
-    no_browser: Annotated[bool, typer.Option("--no-browser", help="print the address, and open nothing")] = False,
+    no_browser: NoBrowser = False,
 ) -> None:
     """Open the page on which runs are seen, entered and steered. It answers on this machine alone."""
     with errors_as_sentences():

@@ -13,7 +13,7 @@ import typer
 from vitrine.errors import DivergedError, VitrineError
 
 if TYPE_CHECKING:
-    from vitrine.progress import TerminalReporter
+    from vitrine.progress import OnStart, TerminalReporter
 
 
 @contextlib.contextmanager
@@ -78,11 +78,16 @@ def complain(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
-def make_reporter() -> "TerminalReporter":
-    """Who shows the progress of a training."""
+def make_reporter(on_start: "OnStart | None" = None) -> "TerminalReporter":
+    """Who shows the progress of a training. on_start: see `TerminalReporter`."""
     from vitrine.progress import TerminalReporter
 
-    return TerminalReporter()
+    return TerminalReporter(on_start=on_start)
+
+
+def someone_is_there() -> bool:
+    """Whether a person sits at this terminal, who can press Ctrl-C."""
+    return sys.stdin.isatty() and sys.stderr.isatty() and not os.environ.get("CI")
 
 
 def print_text(text: str = "", end: str = "\n") -> None:
