@@ -80,12 +80,14 @@ def test_doctor_finds_that_this_machine_repeats_itself_to_the_bit(vitrine):
     assert findings["float32_flops"] > 1e8
 
 
-def test_the_demo_trains_and_shows_three_temperatures(vitrine):
+def test_the_demo_without_a_terminal_trains_shows_three_temperatures_and_ends_by_itself(vitrine):
     done = vitrine("demo", "--for", "8s")
     assert done.returncode == 0, done.stderr
     for temperature in ("0.2", "0.8", "1.2"):
         assert f"--- temperature {temperature} ---" in done.stdout
     assert "Try next:" in done.stdout
+    assert "vitrine studio runs/python-topics-1 " in done.stdout
+    assert "?token=" not in done.stderr
 
 
 def test_for_ends_in_about_that_time(vitrine, book):

@@ -1,25 +1,30 @@
 """The commands: parse, then one call into the library. Nothing heavy is imported before a command runs."""
 
-import contextlib
 import dataclasses
 import gc
-import json
 import os
-import re
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vitrine import STARTED_S
-from vitrine.errors import ConfigError, DivergedError, VitrineError
+from vitrine.errors import ConfigError, DivergedError
+from vitrine.terminal import (
+    complain,
+    errors_as_sentences,
+    give_way,
+    make_reporter,
+    print_json,
+    print_text,
+    show,
+    someone_is_there,
+)
 
 if TYPE_CHECKING:
     from vitrine.launch import Request
-    from vitrine.progress import TerminalReporter
     from vitrine.trainer import Result
 
 app = typer.Typer(
@@ -48,6 +53,7 @@ Steps = Annotated[int | None, typer.Option(help="updates in all")]
 For = Annotated[str, typer.Option("--for", metavar="TIME", help="about how long to train: 90s, 10m, 2h")]
 Target = Annotated[float | None, typer.Option(help="stop at this validation loss, in nats a token")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")]
+NoBrowser = Annotated[bool, typer.Option("--no-browser", help="print the page's address, and open nothing")]
 Row = Annotated[int, typer.Option(help="a row of the step's first micro-batch")]
 Step = Annotated[str, typer.Option(help="last, best (by validation loss), or a step that has a keyframe")]
 
@@ -59,18 +65,27 @@ def demo(
     ] = "python",
     run: NewRun = "",
     for_time: For = "60s",
+    studio: Annotated[
+        bool | None, typer.Option("--studio/--no-studio", help="with the page beside it; default: in a terminal")
+    ] = None,
+    no_browser: NoBrowser = False,
     as_json: Json = False,
 ) -> None:
     """Train a small GPT-2 for a minute, and see what it writes."""
-    with _errors():
+    from vitrine.studio.beside import Beside
+
+    wanted = someone_is_there() if studio is None else studio
+    with Beside(wanted, not no_browser) as page, errors_as_sentences():
         from vitrine import demo as demonstration
         from vitrine.config import parse_seconds
 
-        reporter = _reporter()
+        reporter = make_reporter(page.open)
         result = demonstration.demo(corpus, run, parse_seconds(for_time), reporter)
         reporter.close()
+        if result.signal != signal.SIGTERM:
+            page.keep()
         if as_json:
-            _print_json(dataclasses.asdict(result))
+            print_json(dataclasses.asdict(result))
         else:
             demonstration.show(result)
         _exit_after(result)
@@ -89,28 +104,37 @@ def train(
     parent: Annotated[
         str, typer.Option("--from", metavar="RUN@STEP", help="start from the parameters of another run")
     ] = "",
+    studio: Annotated[bool, typer.Option("--studio", help="with the page beside it, until Ctrl-C")] = False,
+    no_browser: NoBrowser = False,
     as_json: Json = False,
 ) -> None:
     """Train a new model from random weights, on your own text."""
-    with _errors():
+    from vitrine.studio.beside import Beside
+
+    with Beside(studio, not no_browser) as page, errors_as_sentences():
         request = _request(corpus, run, preset, config, settings, steps, for_time, target_loss, parent)
         from vitrine import launch
 
-        reporter = _reporter()
+        reporter = make_reporter(page.open)
         try:
             result = launch.train(request, reporter, STARTED_S)
+        except DivergedError:
+            page.keep()  # what happened can be seen
+            raise
         finally:
             reporter.close()
+        if result.signal != signal.SIGTERM:
+            page.keep()
         _report(result, as_json)
 
 
 @app.command()
 def resume(run: RunFolder, as_json: Json = False) -> None:
     """Go on with a run that was interrupted, to the same bits as if it had never stopped."""
-    with _errors():
+    with errors_as_sentences():
         from vitrine import launch
 
-        reporter = _reporter()
+        reporter = make_reporter()
         try:
             result = launch.resume(run, reporter, STARTED_S)
         finally:
@@ -129,15 +153,15 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Before training: how many parameters, how much memory, how long."""
-    with _errors():
+    with errors_as_sentences():
         request = _request(corpus, "", preset, config, settings, steps, for_time, None, "")
         from vitrine import planning
 
-        planned = planning.plan(request, _reporter())
+        planned = planning.plan(request, make_reporter())
         if as_json:
-            _print_json(planned.to_json())
+            print_json(planned.to_json())
         else:
-            _print(planned.to_text())
+            print_text(planned.to_text())
 
 
 @app.command()
@@ -155,14 +179,14 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Let the model write."""
-    with _errors():
+    with errors_as_sentences():
         from vitrine.run import Run
 
         unsaid = prompt  # until the model writes: a mistake shows before the prompt does
 
         def say(text: str) -> None:
             nonlocal unsaid
-            _print(unsaid + text, end="")
+            print_text(unsaid + text, end="")
             unsaid = ""
 
         written = Run(run).generate(
@@ -178,9 +202,9 @@ def generate(
             repetition_penalty=repetition_penalty,
         )
         if as_json:
-            _print_json(written.to_json())
+            print_json(written.to_json())
         else:
-            _print(unsaid)
+            print_text(unsaid)
 
 
 @app.command()
@@ -191,10 +215,10 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure the loss over the whole validation split, or over other text."""
-    with _errors():
+    with errors_as_sentences():
         from vitrine.run import Run
 
-        _show(Run(run).evaluate(*(corpus or ()), step=step), as_json)
+        show(Run(run).evaluate(*(corpus or ()), step=step), as_json)
 
 
 @app.command()
@@ -208,21 +232,21 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Re-enter a past step on the bits that training had, and lay it open: forward, loss, backward, update."""
-    with _errors():
-        _give_way(run)
+    with errors_as_sentences():
+        give_way(run)
         from vitrine.phases import lay_open
         from vitrine.replay import Replayer
         from vitrine.runs.reader import RunReader
 
         reader = RunReader(run)
-        replayer = Replayer(reader, _complain)
+        replayer = Replayer(reader, complain)
         opened = replayer.open(max(0, reader.steps_made() - 1) if step is None else step)
         phases = lay_open(opened, row, token)
         if save:
             opened.save(Path(save))
         if prove:
             replayer.prove()
-        _show(phases, as_json)
+        show(phases, as_json)
 
 
 @app.command()
@@ -240,23 +264,36 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """What a parameter is and how it came to its value; a neuron, a tensor, or the census."""
-    with _errors():
-        _give_way(run)
+    with errors_as_sentences():
+        give_way(run)
         from vitrine.inspection import inspect as look
         from vitrine.runs.reader import RunReader
 
-        _show(look(RunReader(run), what, step, nudge or (), row, token, _complain), as_json)
+        show(look(RunReader(run), what, step, nudge or (), row, token, complain), as_json)
 
 
 @app.command()
 def health(run: RunFolder, as_json: Json = False) -> None:
     """Is this run well? Verdicts with their evidence, their usual cause, and the step to open."""
-    with _errors():
-        _give_way(run)
+    with errors_as_sentences():
+        give_way(run)
         from vitrine.health import examine
         from vitrine.runs.reader import RunReader
 
-        _show(examine(RunReader(run)), as_json)
+        show(examine(RunReader(run)), as_json)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="run folders, 2 to 8")],
+    as_json: Json = False,
+) -> None:
+    """Runs side by side: the hyperparameters that differ, and how far each one came."""
+    with errors_as_sentences():
+        from vitrine.comparison import compare as side_by_side
+        from vitrine.runs.reader import RunReader
+
+        show(side_by_side([(run, RunReader(run)) for run in runs]), as_json)
 
 
 @app.command()
@@ -267,21 +304,21 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Is this run what it says it is? Keyframes, random steps bit for bit, gradients against finite differences."""
-    with _errors():
+    with errors_as_sentences():
         if count < 1:
             raise ConfigError(f"--count must be at least 1: got {count}. Try --count 3.")
-        _give_way(run)
+        give_way(run)
         from vitrine.runs.reader import RunReader
         from vitrine.verify import verify as check
 
         checks = []
-        for result in check(RunReader(run), count, seed, _complain):
+        for result in check(RunReader(run), count, seed, complain):
             checks.append(result)
             if not as_json:
-                _print(result.to_text())
+                print_text(result.to_text())
         held = all(result.held for result in checks)
         if as_json:
-            _print_json({"held": held, "checks": [dataclasses.asdict(result) for result in checks]})
+            print_json({"held": held, "checks": [dataclasses.asdict(result) for result in checks]})
         if not held:
             raise typer.Exit(1)
 
@@ -292,13 +329,13 @@ def studio(
         list[str] | None, typer.Argument(metavar="[RUNS...]", help="run folders, or folders of them; default: runs")
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="on this machine; 0: the first that is free")] = 0,
-    no_browser: Annotated[bool, typer.Option("--no-browser", help="print the address, and open nothing")] = False,
+    no_browser: NoBrowser = False,
 ) -> None:
     """Open the page on which runs are seen, entered and steered. It answers on this machine alone."""
-    with _errors():
+    with errors_as_sentences():
         from vitrine.studio.serve import serve
 
-        serve(runs or ["runs"], port, not no_browser, _print)
+        serve(runs or ["runs"], port, not no_browser, print_text)
 
 
 @app.command()
@@ -311,10 +348,10 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write what other tools open with no code of ours: a Hugging Face folder, or a GGUF file for llama.cpp."""
-    with _errors():
+    with errors_as_sentences():
         from vitrine.run import Run
 
-        _show(Run(run).export(target, step, target_format, dtype), as_json)
+        show(Run(run).export(target, step, target_format, dtype), as_json)
 
 
 @app.command("import")
@@ -324,24 +361,24 @@ def adopt(
     as_json: Json = False,
 ) -> None:
     """Make a run of a GPT-2, Llama or Qwen3 folder, to look at, to use, and to train further."""
-    with _errors():
+    with errors_as_sentences():
         from vitrine.adopt import import_run
 
-        _show(import_run(source, run), as_json)
+        show(import_run(source, run), as_json)
 
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Look at this machine: what training will use, how fast it is, whether it repeats itself to the bit."""
-    with _errors():
+    with errors_as_sentences():
         from vitrine import doctor as examination
 
         findings = examination.examine()
         if as_json:
-            _print_json(findings)
+            print_json(findings)
         else:
             for name, value in findings.items():
-                _print(f"{name:<24}{value}")
+                print_text(f"{name:<24}{value}")
         if not findings["repeats_to_the_bit"]:
             raise typer.Exit(1)
 
@@ -361,69 +398,6 @@ def main() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(end.code if isinstance(end.code, int) else 0)
-
-
-@contextlib.contextmanager
-def _errors() -> Iterator[None]:
-    """One sentence on standard error instead of a traceback, and the exit status."""
-    try:
-        yield
-    except VitrineError as error:
-        _complain(str(error))
-        raise typer.Exit(2) from None
-    except DivergedError as error:
-        _complain(str(error))
-        raise typer.Exit(1) from None
-    except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or re.search("allocate memory|out of memory", str(error))):
-            raise
-        _complain(
-            "There is not enough memory. A smaller training.batch_size with more training.accumulation needs "
-            "less, and so does a shorter model.context; `vitrine plan` adds it up."
-        )
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-    except BrokenPipeError:
-        # Whoever read our output has gone; nothing more can be said to them.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(141) from None
-
-
-class _Showable(Protocol):
-    def to_json(self) -> dict[str, Any]: ...
-
-    def to_text(self) -> str: ...
-
-
-def _show(found: _Showable, as_json: bool) -> None:
-    """A finding, as JSON or as text."""
-    if as_json:
-        _print_json(found.to_json())
-    else:
-        _print(found.to_text())
-
-
-def _give_way(run: str) -> None:
-    """Beside a training that goes on: take the processor only when it is free, and never wait by spinning.
-
-    It must come before torch is imported, whose threads read this when they start.
-    """
-    from vitrine.runs.reader import is_training
-
-    if is_training(run):
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        os.nice(19)
-
-
-def _complain(text: str) -> None:
-    sys.stderr.write(text + "\n")
-
-
-def _reporter() -> "TerminalReporter":
-    from vitrine.progress import TerminalReporter
-
-    return TerminalReporter()
 
 
 def _request(
@@ -459,7 +433,7 @@ def _request(
 
 def _report(result: "Result", as_json: bool) -> None:
     if as_json:
-        _print_json(dataclasses.asdict(result))
+        print_json(dataclasses.asdict(result))
     elif os.environ.get("RANK", "0") == "0":
         from vitrine import demo
 
@@ -470,24 +444,3 @@ def _report(result: "Result", as_json: bool) -> None:
 def _exit_after(result: "Result") -> None:
     if result.stopped == "interrupted":
         raise typer.Exit(128 + (result.signal or 2))
-
-
-def _print(text: str = "", end: str = "\n") -> None:
-    sys.stdout.write(text + end)
-    sys.stdout.flush()
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    """One JSON object, without NaN: a number that is not finite becomes null."""
-    if os.environ.get("RANK", "0") == "0":
-        _print(json.dumps(_finite(value), ensure_ascii=False))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and value - value != 0:
-        return None
-    return value

@@ -36,6 +36,7 @@ def show(result: Result) -> None:
         sys.stdout.write(f"\n--- temperature {temperature} ---\n{text.strip()}\n")
     sys.stdout.write(
         f"\n{_summary(result)}\n{_health(run)}\n\nTry next:\n"
+        f"  vitrine studio {result.run}                        all of it on a page in the browser\n"
         f"  vitrine inspect {result.run}                       every tensor of parameters\n"
         f"  vitrine inspect {result.run} 'embedding.weight[3,7]'   the biography of one parameter\n"
         f"  vitrine replay {result.run} --step 10              a step again: forward, loss, backward, update\n"

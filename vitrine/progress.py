@@ -1,6 +1,7 @@
 """What the commands show while they work, on standard error."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -12,13 +13,19 @@ from vitrine.config import Config
 from vitrine.runs.records import EvaluationRecord, StepRecord
 from vitrine.trainer import Reporter
 
+OnStart = Callable[[Path, Callable[[str], None]], None]
 LINE_EVERY_S = 10.0  # where there is no terminal, a line now and then
 
 
 class TerminalReporter(Reporter):
-    """A progress bar on a terminal; elsewhere a line every ten seconds."""
+    """A progress bar on a terminal; elsewhere a line every ten seconds.
 
-    def __init__(self, stream: Console | None = None) -> None:
+    Args:
+        on_start: is given the run's folder, once it is there, and how to say something about it.
+    """
+
+    def __init__(self, stream: Console | None = None, on_start: OnStart | None = None) -> None:
+        self.on_start = on_start
         self.console = stream or Console(stderr=True, highlight=False, soft_wrap=True)
         self.live = self.console.is_terminal
         self.progress: Progress | None = None
@@ -54,6 +61,8 @@ class TerminalReporter(Reporter):
         ]
         for line in lines:
             self.note(line)
+        if self.on_start:
+            self.on_start(path, self.note)
 
     def stepped(self, record: StepRecord, tokens_per_s: float, left_s: float) -> None:
         """Step, loss, validation loss, speed, time left."""

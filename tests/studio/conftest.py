@@ -115,6 +115,20 @@ def runs(tmp_path_factory: pytest.TempPathFactory, own_cache: Path, book_file: P
 
 
 @pytest.fixture(scope="session")
+def other(runs: Path, book_file: Path) -> Path:
+    """A second run in the same folder: another optimizer, a learned vocabulary, 40 steps."""
+    path = runs / "other"
+    changed = ["--steps", "40", "--set=optimizer.name=muon", "--set=data.tokenizer=bpe:300"]
+    subprocess.run(
+        [sys.executable, "-m", "vitrine", "train", str(book_file), "--run", str(path), *SMALL, *changed],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
 def studio(runs: Path) -> Iterator[Studio]:
     """A server over that folder."""
     with serve(runs) as served:

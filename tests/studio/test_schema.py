@@ -1,5 +1,7 @@
 """Whatever is asked within the schema, or against it, the server has an answer that is not its own failure."""
 
+from pathlib import Path
+
 import httpx
 import jsonschema_rs
 import pytest
@@ -15,6 +17,7 @@ ASKED = [
     ("GET", "runs", {}),
     ("GET", "runs/small", {}),
     ("GET", "runs/small/series", {"name": "loss"}),
+    ("GET", "compare", {"run": ["small", "other"]}),
     ("GET", "runs/small/layers", {"statistic": "gradient_norm"}),
     ("GET", "runs/small/step/3", {}),
     ("GET", "runs/small/parameter", {"name": CELL, "step": 3}),
@@ -67,7 +70,7 @@ def test_the_committed_schema_is_that_of_the_routes():
     assert FILE.read_text(encoding="utf-8") == schema(), "run `make schema`"
 
 
-def test_every_json_route_answers_as_the_schema_says(studio: Studio):
+def test_every_json_route_answers_as_the_schema_says(studio: Studio, other: Path):
     seen = set()
     for method, path, asked in ASKED:
         answer = studio.get(path, **asked) if method == "GET" else studio.post(path, **asked)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from starlette.responses import Response, StreamingResponse
 
 from vitrine.census import census, memory_parts, optimizer_memory
+from vitrine.comparison import compare
 from vitrine.config import Config
 from vitrine.errors import RunError
 from vitrine.runs.film import PICKS, Film
@@ -50,6 +51,16 @@ def make_router(listing: Listing) -> APIRouter:
         rows.sort(key=lambda row: -row["modified_s"])
         broken: list[models.UnreadableRun] = [{"name": name, "error": reason} for name, reason in unreadable.items()]
         return Json(models.Runs(runs=rows, unreadable=broken))
+
+    @router.get("/compare", response_model=models.Comparison)
+    def side_by_side(
+        run: Annotated[
+            tuple[str, ...], Query(description="a run's name; to be repeated, 2 to 8 times", max_length=100)
+        ],
+        pixels: Annotated[int, Query(ge=1, le=2000, description="points of each curve of the training loss")] = 400,
+    ) -> Response:
+        """Runs side by side: the hyperparameters that differ, their curves by step, tokens and time, their samples."""
+        return Json(compare([(name, listing.open(name)) for name in run], pixels).to_json())
 
     @router.get("/runs/{run}", response_model=models.RunInfo)
     def run(run: Name) -> Response:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from vitrine.runs.reader import RunReader
-from vitrine.studio import models
+from vitrine.studio import models, step_models
 from vitrine.studio.answers import Json, RefusalError, Text
 from vitrine.studio.api import ERRORS, LARGEST, Name, Step
 from vitrine.studio.listing import Listing, identity
@@ -40,37 +40,37 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
         job = workers.replay.ask(method, run=str(reader.path), identity=identity(reader), step=step, **arguments)
         return await while_there(request, job)
 
-    @router.get("/step/{n}", response_model=models.Phases)
+    @router.get("/step/{n}", response_model=step_models.Phases)
     async def step(request: Request, run: Name, n: int, row: Row = 0, token: Token = -1) -> Response:
         """A step in its four phases, seen from one token."""
         return Json(await ask(request, listing.open(run), n, "phases", row=row, token=token))
 
-    @router.get("/parameter", response_model=models.Biography)
+    @router.get("/parameter", response_model=step_models.Biography)
     async def parameter(request: Request, run: Name, name: ParameterName, step: Step) -> Response:
         """The biography of one parameter."""
         return Json(await ask(request, listing.open(run), step, "parameter", name=name))
 
-    @router.get("/neuron", response_model=models.Neuron)
+    @router.get("/neuron", response_model=step_models.Neuron)
     async def neuron(
         request: Request, run: Name, name: NeuronName, step: Step, row: Row = 0, token: Token = -1
     ) -> Response:
         """One neuron: inputs times weights, the bias, the output."""
         return Json(await ask(request, listing.open(run), step, "neuron", name=name, row=row, token=token))
 
-    @router.get("/tensor", response_model=models.TensorView)
+    @router.get("/tensor", response_model=step_models.TensorView)
     async def tensor(request: Request, run: Name, name: str, step: Step) -> Response:
         """One tensor in a step, with a scatter of gradients against updates."""
         reader = listing.open(run)
         tensor_of(reader, name)
         return Json(await ask(request, reader, step, "tensor", name=name))
 
-    @router.post("/nudge", response_model=models.Nudge)
+    @router.post("/nudge", response_model=step_models.Nudge)
     async def nudge(request: Request, run: Name, body: NudgeRequest) -> Response:
         """The loss of a step's own batch, with one parameter moved."""
         reader = listing.open(run)
         return Json(await ask(request, reader, body.step, "nudge", name=body.parameter, sizes=body.sizes))
 
-    @router.get("/progress", response_model=models.Progress)
+    @router.get("/progress", response_model=step_models.Progress)
     async def progress(run: Name, step: Step) -> Response:
         """Where the replay worker stands, at once."""
         listing.open(run)

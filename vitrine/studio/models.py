@@ -12,7 +12,6 @@ from vitrine.runs.records import EvaluationRecord, EventRecord, SampleRecord
 
 Real = float | None
 Settings = dict[str, dict[str, Any]]
-Likely = tuple[str, float]  # a token's text and its probability
 
 
 class Problem(TypedDict):
@@ -49,8 +48,8 @@ class Runs(TypedDict):
     unreadable: list[UnreadableRun]
 
 
-class TensorInfo(TypedDict):
-    """A tensor of the model. std: the spread of a normal birth; memory: what the optimizer remembers of it, by name."""
+class PlannedTensor(TypedDict):
+    """A tensor of a model. std: the spread of a normal birth."""
 
     name: str
     shape: list[int]
@@ -58,6 +57,11 @@ class TensorInfo(TypedDict):
     parameters: int
     birth: Literal["normal", "zeros", "ones"]
     std: float
+
+
+class TensorInfo(PlannedTensor):
+    """A tensor of a run's model. memory: what the optimizer remembers of it, by name."""
+
     memory: list[str]
 
 
@@ -158,196 +162,65 @@ class Layers(TypedDict):
     rows: list[LayerCurve]
 
 
-class Compared(TypedDict):
-    """One kind of recorded thing, held against what a replay found. steps: the first and the last."""
+class LossCurve(TypedDict):
+    """The training loss: the first step of each pixel, and the lowest and highest value in it."""
 
-    what: str
-    steps: tuple[int, int]
-    made: int
-    equal: int
-
-
-class Norm(TypedDict):
-    """A norm as it was found, and as it was recorded."""
-
-    value: Real
-    recorded: Real
+    steps: list[int]
+    tokens: list[int]
+    seconds: list[float]
+    low: list[Real]
+    high: list[Real]
 
 
-class LargestDifference(TypedDict):
-    """Of the probing pass, from the training pass."""
+class ValidationCurve(TypedDict):
+    """Every validation loss by the same sample of the split."""
 
-    logits: Real
-    attention: Real
-
-
-# `from` is a word of the language.
-Forward = TypedDict(
-    "Forward",
-    {
-        "batch": list[list[str]],
-        "row": int,
-        "tokens": list[str],
-        "token": int,
-        "target": str,
-        "probabilities": list[Likely],
-        "target_probability": float,
-        "logit_lens": list[list[Likely]],
-        "stream_norms": list[float],
-        "dead_units": list[float],
-        "attention": list[list[list[float]]],
-        "attention_entropy": list[list[float]],
-        "from": str,
-        "largest_difference": LargestDifference,
-    },
-)
+    steps: list[int]
+    tokens: list[int]
+    seconds: list[Real]
+    loss: list[Real]
 
 
-class StepLoss(TypedDict):
-    """The second phase. tokens: the loss of each token of the row."""
+class BestStep(TypedDict):
+    """The step with the least validation loss."""
 
-    value: float
-    recorded: Real
-    tokens: list[float]
-    same_batch_again: Real
-    next_batch: Real
+    step: int
+    loss: float
 
 
-class Backward(TypedDict):
-    """The third phase."""
-
-    gradient_norm: float
-    recorded: Real
-    clip_factor: float
-
-
-class Update(TypedDict):
-    """The fourth phase."""
-
-    norm: float
-    recorded: Real
-    learning_rate: float
-
-
-class TensorNorms(TypedDict):
-    """The norms of a tensor in a step."""
+class ComparedRun(TypedDict):
+    """One of several runs. result: what `train --json` printed. seconds: of the recorded steps."""
 
     name: str
-    weight_norm: Norm
-    gradient_norm: Norm
-    update_norm: Norm
-
-
-class Phases(TypedDict):
-    """A step laid open, seen from one token of one row: what `replay --json` prints."""
-
-    step: int
-    exact: bool
-    compared: list[Compared]
-    differs: list[str]
-    forward: Forward
-    loss: StepLoss
-    backward: Backward
-    update: Update
-    tensors: list[TensorNorms]
-
-
-class Rule(TypedDict):
-    """An update, put together from its terms."""
-
-    optimizer: str
-    formula: str
-    terms: dict[str, float]
-    total: float
-    note: str
-
-
-class Biography(TypedDict):
-    """One parameter in one step: what `inspect --json` prints. history: step, value, whether it is exact."""
-
-    parameter: str
-    kind: Kind
-    connects: str
-    step: int
-    before: float
-    gradient: float
-    update: float
-    after: float
-    rule: Rule
-    plain_sgd: float
-    birth: float
-    history: list[tuple[int, float, bool]]
-    exact: bool
-
-
-class Neuron(TypedDict):
-    """One output of a linear layer at one token."""
-
-    neuron: str
-    step: int
-    row: int
-    token: int
-    text: str
-    inputs: list[float]
-    weights: list[float]
-    products: list[float]
-    bias: float
-    total: float
-    output: float
-    difference: float
-
-
-class Spread(TypedDict):
-    """How the numbers of a tensor are spread."""
-
-    norm: float
-    mean: float
-    spread: float
-    least: float
-    most: float
-
-
-class TensorView(TypedDict):
-    """One tensor in one step. scatter: gradient and update of some of its parameters."""
-
-    tensor: str
-    kind: Kind
-    shape: list[int]
     parameters: int
-    step: int
-    before: Spread
-    gradient: Spread
-    update: Spread
-    after: Spread
-    against_gradient: float
-    exact: bool
-    scatter: list[tuple[float, float]]
+    architecture: str
+    steps: int
+    steps_made: int
+    training: bool
+    result: dict[str, Any] | None
+    best: BestStep | None
+    train_loss: Real
+    val_loss: Real
+    seconds: float
+    tokens: int
+    loss: LossCurve
+    validation: ValidationCurve
+    samples: list[SampleRecord]
 
 
-class Move(TypedDict):
-    """The loss with one parameter moved so far. predicted: by the run's gradient."""
+class Difference(TypedDict):
+    """A hyperparameter that is not the same in all runs; values: in their order, null where a run has none."""
 
-    size: float
-    loss: float
-    measured: float
-    predicted: float
+    key: str
+    values: list[Any]
 
 
-class Nudge(TypedDict):
-    """What moving one parameter does to the loss of a step's batch."""
+class Comparison(TypedDict):
+    """Runs side by side: what `compare --json` prints. same_tokens: whether their losses a token can be compared."""
 
-    step: int
-    loss: float
-    gradient: float
-    run_gradient: float
-    moves: list[Move]
-
-
-# `from` is a word of the language.
-Progress = TypedDict(
-    "Progress",
-    {"working": bool, "step": int | None, "from": int | None, "made": int, "of": int, "wanted": int},
-)
+    runs: list[ComparedRun]
+    differs: list[Difference]
+    same_tokens: bool
 
 
 class Next(TypedDict):
@@ -406,17 +279,6 @@ class Hyperparameters(TypedDict):
 
     hyperparameters: list[Hyperparameter]
     presets: dict[str, Settings]
-
-
-class PlannedTensor(TypedDict):
-    """A tensor before it exists."""
-
-    name: str
-    shape: list[int]
-    kind: Kind
-    parameters: int
-    birth: Literal["normal", "zeros", "ones"]
-    std: float
 
 
 class Recording(TypedDict):

@@ -1,8 +1,10 @@
 """`vitrine studio`: the address, and the server behind it."""
 
 import contextlib
+import os
 import secrets
 import socket
+import sys
 import threading
 import webbrowser
 from collections.abc import Callable, Sequence
@@ -23,7 +25,7 @@ def serve(runs: Sequence[str], port: int, browser: bool, say: Callable[[str], No
     Args:
         runs: run folders, or folders of run folders; one that does not exist yet is a place for new runs.
         port: 0: the first that is free.
-        browser: whether to open the page.
+        browser: whether to open the page, where there is a screen.
         say: is given the page's address.
     """
     folders = [Path(run) for run in runs]
@@ -44,10 +46,18 @@ def serve(runs: Sequence[str], port: int, browser: bool, say: Callable[[str], No
             lifespan="on",
         )
         say(address)
-        if browser:
+        if browser and has_screen():
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(settings).run(sockets=[listener])
+
+
+def has_screen() -> bool:
+    """Whether a browser would be seen: a person sits there, and has more than a terminal."""
+    if os.environ.get("CI"):
+        return False
+    named = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
+    return named or sys.platform in ("darwin", "win32")
 
 
 def _listen(port: int) -> socket.socket:
