@@ -1,4 +1,4 @@
-"""Writes the pictures of the studio in docs/, from a run: `python docs/screenshots.py RUN`.
+"""Writes the pictures of the studio in docs/: `python docs/screenshots.py RUN [OTHER...]`, the others to compare it with.
 
 It needs Playwright and a Chromium of the system. Each picture is looked at before it is committed.
 """
@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -23,49 +24,66 @@ QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
-def pictures(steps: int) -> list[tuple[str, str, dict[str, object], str]]:
-    """File name, light or dark, where the page stands, and what to wait for; the run has so many steps."""
+@dataclass(frozen=True)
+class Picture:
+    """A file of docs/. where: the page's address; ready: what to wait for; press: a button to press before."""
+
+    file: str
+    scheme: str
+    where: dict[str, object] = field(default_factory=dict)
+    ready: str = "[data-state=identical], [data-state=end]"
+    press: str = ""
+
+
+def pictures(steps: int, others: list[str]) -> Iterator[Picture]:
+    """Of a run that has so many steps."""
     step = 2 * steps // 30 * 10
-    bars = "[data-bars=ready]"
-    return [
-        ("studio-numbers", "light", {"step": step, "side": "writes"}, "[data-state=identical]"),
-        ("studio-step", "dark", {"step": step, "view": "step", "phase": 1, "token": 40}, "[data-phase] .stages"),
-        ("studio-playground", "dark", {"step": steps, "view": "play", "prompt": "The function ", "top_p": 0.9}, bars),
-    ]
+    yield Picture("studio-numbers", "light", {"step": step, "side": "writes"})
+    yield Picture("studio-step", "dark", {"step": step, "view": "step", "phase": 1, "token": 40}, ".stages")
+    yield Picture("studio-backward", "light", {"step": step, "view": "step", "phase": 3, "token": 40}, ".stages")
+    playground = {"step": steps, "view": "play", "prompt": "The ", "top_p": 0.9, "top_k": 20}
+    yield Picture("studio-playground", "dark", playground, "[data-proof]", "birth, half-way, now")
+    yield Picture("studio-health", "light", {"step": step, "view": "health"}, "[data-verdict]")
+    yield Picture("studio-new-run", "dark", {"step": step}, "[data-plan]", "continue from")
+    if others:
+        compared = {"step": step, "view": "compare", "with": ",".join(others)}
+        yield Picture("studio-compare", "light", compared, "[data-differs]")
 
 
 def main() -> None:
     """Start the studio, take the pictures, end it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="the folder of a run that was trained to its end")
+    parser.add_argument("others", type=Path, nargs="*", help="runs to compare it with")
     parser.add_argument("--out", type=Path, default=DOCS, help="where the pictures go")
     given = parser.parse_args()
     steps, name = RunReader(given.run).steps_made(), given.run.resolve().name
     browser = next((path for known in BROWSERS if (path := shutil.which(known))), None)
     if browser is None:
         sys.exit("There is no Chromium on this machine. Install one, then try again.")
-    with studio(given.run) as address, sync_playwright() as playwright:
+    with studio(given.run, *given.others) as address, sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=browser, args=QUIET)
-        for file, scheme, where, ready in pictures(steps):
-            context = chromium.new_context(viewport=SIZE, color_scheme=scheme, reduced_motion="reduce")
+        for picture in pictures(steps, [other.resolve().name for other in given.others]):
+            context = chromium.new_context(viewport=SIZE, color_scheme=picture.scheme, reduced_motion="reduce")
             page = context.new_page()
             page.goto(address)  # lets it in
             page.goto("about:blank")
-            page.goto(f"{address.split('/?')[0]}/#{urlencode({'run': name} | where)}")
-            save(page, given.out / f"{file}.jpg", ready)
+            page.goto(f"{address.split('/?')[0]}/#{urlencode({'run': name} | picture.where)}")
+            save(page, given.out / f"{picture.file}.jpg", picture)
             context.close()
         chromium.close()
 
 
-def save(page: Page, file: Path, ready: str) -> None:
+def save(page: Page, file: Path, picture: Picture) -> None:
     """Wait until all is there, and write the page as a JPEG of at most LARGEST_BYTES."""
-    page.wait_for_selector("[data-state=identical], [data-state=end]", timeout=120_000)
-    page.wait_for_selector(ready, timeout=60_000)
+    if picture.where.get("view") != "compare":  # it has no time line
+        page.wait_for_selector("[data-state=identical], [data-state=end]", timeout=120_000)
+    if picture.press:
+        page.get_by_role("button", name=picture.press).click()
+    page.wait_for_selector(picture.ready, timeout=120_000)
     page.wait_for_function("() => !document.body.innerText.includes('asking the model…')", timeout=60_000)
-    page.wait_for_function("() => window.vitrine?.shown().exact ?? true", timeout=60_000)
-    if (write := page.get_by_role("button", name="write 200 tokens")).count():
-        write.click()
-        page.get_by_role("button", name="stop", exact=True).wait_for(state="hidden", timeout=60_000)
+    page.wait_for_function("() => window.vitrine?.shown()?.exact ?? true", timeout=60_000)
+    page.get_by_role("button", name="stop", exact=True).wait_for(state="hidden", timeout=60_000)
     page.wait_for_timeout(2500)  # the last pictures are painted
     for quality in range(92, 40, -6):
         content = page.screenshot(type="jpeg", quality=quality)
@@ -76,9 +94,9 @@ def save(page: Page, file: Path, ready: str) -> None:
 
 
 @contextmanager
-def studio(run: Path) -> Iterator[str]:
-    """`vitrine studio` on one run, and its address."""
-    command = [sys.executable, "-m", "vitrine", "studio", str(run), "--no-browser"]
+def studio(*runs: Path) -> Iterator[str]:
+    """`vitrine studio` on these runs, and its address."""
+    command = [sys.executable, "-m", "vitrine", "studio", *map(str, runs), "--no-browser"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:

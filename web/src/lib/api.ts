@@ -1,7 +1,7 @@
 /** The only place that speaks with the server. */
 
 import type {
-  Biography, CellMode, Cells, Health, Hyperparameter, Layers, Neuron, Next, Nudge, Phases, Plan, Progress, RunInfo, RunSummary,
+  Biography, CellMode, Cells, Comparison, Health, Hyperparameter, Layers, Neuron, Next, Nudge, Phases, Plan, Progress, RunInfo, RunSummary,
   Series, Settings, StreamState,
 } from './types';
 
@@ -105,6 +105,8 @@ export const getProgress = (run: string, step: number, signal?: AbortSignal): Pr
 export const postNext = (run: string, prompt: string, step: number, signal?: AbortSignal): Promise<Next> =>
   post(`${of(run)}/next`, { prompt, step }, signal);
 export const getHealth = (run: string, signal?: AbortSignal): Promise<Health> => json(`${of(run)}/health`, signal);
+export const getComparison = (runs: string[], pixels: number, signal?: AbortSignal): Promise<Comparison> =>
+  json(`/api/compare?${new URLSearchParams([...runs.map((run) => ['run', run]), ['pixels', String(pixels)]]).toString()}`, signal);
 export const getHyperparameters = (): Promise<{ hyperparameters: Hyperparameter[]; presets: Record<string, Settings> }> =>
   json('/api/hyperparameters');
 export const postPlan = (body: unknown, signal?: AbortSignal): Promise<Plan> => post('/api/plan', body, signal);

@@ -28,6 +28,8 @@ export type Next = Schemas['Next'];
 export type Verdict = Schemas['Verdict'];
 export type EvidencePlot = Schemas['Plot'];
 export type Health = Schemas['Health'];
+export type Comparison = Schemas['Comparison'];
+export type ComparedRun = Schemas['ComparedRun'];
 export type Hyperparameter = Schemas['Hyperparameter'];
 export type Plan = Schemas['Plan'];
 
