@@ -13,6 +13,7 @@ from vitrine import machine  # before torch: it sets what torch's libraries read
 import numpy as np  # isort: skip
 
 from vitrine.biography import biography, find_address
+from vitrine.births import bear
 from vitrine.config import SamplingConfig, Settings
 from vitrine.draws import keyed_generator
 from vitrine.errors import RunError
@@ -143,11 +144,20 @@ class Bench:
         """Verdicts on a run."""
         return examine(RunReader(run)).to_json()
 
+    def births(self, run: str, identity: str, seed: int, spread: float) -> dict[str, Any]:
+        """The run's model, born by another seed, or further apart."""
+        return bear(RunReader(run), seed, spread).to_json()
+
     def next(self, run: str, identity: str, step: int, prompt: str) -> dict[str, Any]:
         """The logits of whatever may follow a prompt."""
         with self._model(run, identity, step) as (model, opened):
             ids, logits = next_logits(model, opened.tokenizer, prompt)
         return {"step": step, "tokens": ids, "logits": logits}
+
+    def digest(self, run: str, identity: str, step: int) -> dict[str, Any]:
+        """The digest of the very parameters that write, as they stand in this process now."""
+        with self._model(run, identity, step) as (model, _):
+            return {"step": step, "digest": digest(dict(model.named_parameters()))}
 
     def generate(
         self, run: str, identity: str, step: int, prompt: str, max_new_tokens: int, sampling: dict[str, Any], seed: int
