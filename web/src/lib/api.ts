@@ -4,6 +4,7 @@ import type {
   Biography, CellMode, Cells, Health, Hyperparameter, Layers, Neuron, Next, Nudge, Phases, Plan, Progress, RunInfo, RunSummary,
   Series, Settings, StreamState,
 } from './types';
+import type { Birth } from './tour';
 
 /** A refusal of the server, in its own words. */
 export class ServerError extends Error {
@@ -104,6 +105,10 @@ export const getProgress = (run: string, step: number, signal?: AbortSignal): Pr
   json(`${of(run)}/progress?${query({ step })}`, signal);
 export const postNext = (run: string, prompt: string, step: number, signal?: AbortSignal): Promise<Next> =>
   post(`${of(run)}/next`, { prompt, step }, signal);
+export const getDigest = async (run: string, step: number, signal?: AbortSignal): Promise<string> =>
+  (await json<{ digest: string }>(`${of(run)}/digest?${query({ step })}`, signal)).digest;
+export const postBirth = (run: string, seed: number, spread: number, signal?: AbortSignal): Promise<Birth> =>
+  post(`${of(run)}/births`, { seed, spread }, signal);
 export const getHealth = (run: string, signal?: AbortSignal): Promise<Health> => json(`${of(run)}/health`, signal);
 export const getHyperparameters = (): Promise<{ hyperparameters: Hyperparameter[]; presets: Record<string, Settings> }> =>
   json('/api/hyperparameters');
