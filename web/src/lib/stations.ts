@@ -1,7 +1,9 @@
 /** The nine stations of the tour: «What are the parameters of a language model?» Every number is the run's own. */
 
+import { filterLogits } from './sampling';
 import { count, exact, KIND_WORDS, plain, signed, tokenWord } from './text';
 import { byKind, live, say, threeSurprises, type At, type Piece, type Station } from './tour';
+import type { Likely, Next } from './types';
 
 const percent = (share: number): string => (share > 0 && share < 0.001 ? 'under 0.1%' : `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`);
 const all = (at: At): string => count(at.run.parameters);
@@ -141,19 +143,21 @@ const forward: Station = {
   points: ['bars', 'prompt'],
   needs: ['bet', 'digest'],
   first: (at) => {
-    const best = bestOf(at);
-    return say`The text becomes tokens, each token its row of the table; the blocks mix and add; at the end stands one bar for each of ${live(count(tokens(at)), 'bars')} tokens. After «${live(shown(at.prompt), 'prompt')}» the longest is ${live(best?.[0], 'bars')}, with ${live(best && percent(best[1]), 'bars')}.`;
+    const best = at.next ? betsOf(at, at.next)[0] : undefined;
+    return say`The text becomes tokens, each token its row of the table; the blocks mix and add; at the end stands one bar for each of ${live(count(tokens(at)), 'bars')} tokens. After «${live(shown(at.prompt), 'prompt')}» the longest is ${live(best && tokenWord(best[0]), 'bars')}, with ${live(best && percent(best[1]), 'bars')} (at a temperature of ${live(at.sampling.temperature.toFixed(2), 'decoding')}).`;
   },
   short: (at) => say`Forward: from the text to one bar for each of ${live(count(tokens(at)), 'bars')} tokens.`,
   question: (at) => {
     const { bet } = at.facts;
-    if (!bet || bet.tokens.length < 3) return null;
-    const options = [bet.tokens[0]!, bet.tokens[Math.min(3, bet.tokens.length - 2)]!, bet.tokens.at(-1)!].sort((a, b) => (a[0] < b[0] ? -1 : 1));
+    const likely = bet?.next ? betsOf(at, bet.next) : (bet?.likely ?? []);
+    if (!bet || likely.length < 3) return null;
+    const best = likely[0]!;
+    const options = [best, likely[Math.min(3, likely.length - 2)]!, likely[Math.min(7, likely.length - 1)]!].sort((a, b) => (a[0] < b[0] ? -1 : 1));
     return {
       ask: say`And after «${shown(bet.prompt)}», which is in your text: what does it bet on most?`,
       options: options.map(([text]) => tokenWord(text)),
-      right: options.findIndex(([text]) => text === bet.tokens[0]![0]),
-      reveal: say`${tokenWord(bet.tokens[0]![0])}, with ${live(percent(bet.tokens[0]![1]), 'bars')}. ${options.filter(([text]) => text !== bet.tokens[0]![0]).map(([text, p]) => `${tokenWord(text)}: ${percent(p)}`).join('; ')}.`,
+      right: options.indexOf(best),
+      reveal: say`${tokenWord(best[0])}, with ${live(percent(best[1]), 'bars')}. ${options.filter((option) => option !== best).map(([text, p]) => `${tokenWord(text)}: ${percent(p)}`).join('; ')}.`,
     };
   },
   second: (at) => say`What arises on the way are activations. Another text, other activations; the parameters stay as they are. The fingerprint of all ${live(all(at), 'count')} of them, as they write here, is ${live(short(at.facts.digest), 'prompt')}.`,
@@ -279,11 +283,9 @@ function followerOf(opened: NonNullable<At['opened']>, i: number): string {
   return opened.forward.tokens[i + 1] ?? opened.forward.target;
 }
 
-/** The likeliest token after the prompt on the page, and its probability. */
-function bestOf(at: At): [string, number] | undefined {
-  if (!at.next) return undefined;
-  const most = at.next.logits.reduce((best, logit, i) => (logit > at.next!.logits[best]! ? i : best), 0);
-  const top = at.next.logits[most]!;
-  const sum = at.next.logits.reduce((total, logit) => total + Math.exp(logit - top), 0);
-  return [at.run.vocab ? tokenWord(at.run.vocab[most] ?? '') : `token ${most}`, 1 / sum];
+/** The tokens that could come next, likeliest first, as the bars on the page show them: temperature and cuts included. */
+function betsOf(at: At, next: Next): Likely[] {
+  const { kept } = filterLogits(next.logits, at.sampling, next.tokens);
+  const name = (id: number): string => at.run.vocab?.[id] ?? `token ${id}`;
+  return Array.from(kept, (p, id): Likely => [name(id), p]).sort((a, b) => b[1] - a[1]);
 }

@@ -163,7 +163,7 @@ class Tour {
     const names = Object.keys(this.measures) as FactName[];
     const facts = Object.fromEntries(names.map((name) => [name, this.fact(name)]));
     const next = writing.next?.step === studio.writingStep ? writing.next : null;
-    return { run, step, cell, address: studio.cellText, tensor, opened: opened?.step === step ? opened : null, next, prompt: writing.prompt, facts };
+    return { run, step, cell, address: studio.cellText, tensor, opened: opened?.step === step ? opened : null, next, prompt: writing.prompt, sampling: writing.sampling, facts };
   }
 
   /** What has to be measured now, as one text: another text, and `load` has something to do. */
@@ -270,14 +270,10 @@ async function bet(signal: AbortSignal): Promise<Values['bet']> {
   const step = run.keyframes.find((known) => known < run.steps_made) ?? 0;
   const phases = await api.getStep(run.name, step, 0, -1, signal);
   const { tokens, probabilities, batch } = phases.forward;
-  if (!run.vocab) return { prompt: tokens.join(''), tokens: probabilities };
-  const text = batch[0]![0]!.slice(0, 24);
+  if (!run.vocab) return { prompt: tokens.join(''), next: null, likely: probabilities };
+  const text = batch[0]![0]!.trimStart().slice(0, 24);
   const prompt = text.includes(' ') ? text.slice(0, text.lastIndexOf(' ') + 3) : text;
-  const next = await api.postNext(run.name, prompt, studio.writingStep, signal);
-  const most = Math.max(...next.logits);
-  const sum = next.logits.reduce((total, logit) => total + Math.exp(logit - most), 0);
-  const order = next.logits.map((logit, i): [string, number] => [run.vocab![i]!, Math.exp(logit - most) / sum]).sort((a, b) => b[1] - a[1]);
-  return { prompt, tokens: order.slice(0, 8) };
+  return { prompt, next: await api.postNext(run.name, prompt, studio.writingStep, signal), likely: [] };
 }
 
 /** Let the model write a little, and compare its parameters before and after. */

@@ -1,7 +1,8 @@
 /** The tour: what its parts are, and what can be worked out without a page. The stations themselves: lib/stations.ts. */
 
 import type { Side, View } from './address';
-import type { Biography, CellMode, Neuron, Next, Nudge, Phases, RunInfo, TensorInfo } from './types';
+import type { Sampling } from './api';
+import type { Biography, CellMode, Likely, Neuron, Next, Nudge, Phases, RunInfo, TensorInfo } from './types';
 
 /** Parts of the page that have a `data-tour` of this name, and the view in which they are. */
 export const TARGETS = {
@@ -38,7 +39,7 @@ export interface Values {
   newborn: Birth;
   spread: { std: number; cells: number };
   doubled: { tokens: number; parameters: number; steps: number }[];
-  bet: { prompt: string; tokens: [text: string, probability: number][] };
+  bet: { prompt: string; next: Next | null; likely: Likely[] }; // next: null where the vocabulary is too large to name tokens
   digest: string;
   share: Against;
   rises: { rose: number; of: number };
@@ -64,6 +65,7 @@ export interface At {
   opened: Phases | null;
   next: Next | null;
   prompt: string;
+  sampling: Sampling;
   facts: Partial<Values>;
 }
 
