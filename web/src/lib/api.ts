@@ -1,10 +1,9 @@
 /** The only place that speaks with the server. */
 
 import type {
-  Biography, CellMode, Cells, Health, Hyperparameter, Layers, Neuron, Next, Nudge, Phases, Plan, Progress, RunInfo, RunSummary,
+  Biography, Birth, CellMode, Cells, Health, Hyperparameter, Layers, Neuron, Next, Nudge, Phases, Plan, Progress, RunInfo, RunSummary,
   Series, Settings, StreamState,
 } from './types';
-import type { Birth } from './tour';
 
 /** A refusal of the server, in its own words. */
 export class ServerError extends Error {

@@ -5,8 +5,9 @@ import { rowsOf } from './address';
 import { stations } from './stations';
 import { studio } from './studio.svelte';
 import {
-  against, deviation, lengthOf, readStop, rises, stationOf, TARGETS, writeStop, type At, type Birth, type FactName, type Station, type Target, type Values,
+  against, deviation, lengthOf, readStop, rises, stationOf, TARGETS, writeStop, type At, type FactName, type Station, type Target, type Values,
 } from './tour';
+import type { Birth } from './types';
 
 const LARGEST = 65536; // cells in one tile
 const MOST_STEPS = 10_000; // of a curve at full resolution

@@ -2,7 +2,7 @@
 
 import type { Side, View } from './address';
 import type { Sampling } from './api';
-import type { Biography, CellMode, Likely, Neuron, Next, Nudge, Phases, RunInfo, TensorInfo } from './types';
+import type { Biography, Birth, CellMode, Likely, Neuron, Next, Nudge, Phases, RunInfo, TensorInfo } from './types';
 
 /** Parts of the page that have a `data-tour` of this name, and the view in which they are. */
 export const TARGETS = {
@@ -46,14 +46,6 @@ export interface Values {
   chat: { tokens: number; before: string; after: string };
 }
 export type FactName = keyof Values;
-
-export interface Birth {
-  seed: number;
-  spread: number;
-  loss: number | null;
-  guessing_loss: number;
-  cells: Record<string, number>;
-}
 
 /** What a station speaks of. */
 export interface At {
