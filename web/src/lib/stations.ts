@@ -83,11 +83,11 @@ const census: Station = {
     const kinds = byKind(at.run.tensors);
     const family = chosen(at, 'model', 'architecture');
     const left = kinds.bias ? `This family, ${family}, has biases; many modern models leave most of them out.` : `This family, ${family}, leaves biases out, as many modern models do.`;
-    const qk = at.run.tensors.some((tensor) => tensor.name.includes('query_norm')) ? ' It has gains on queries and keys instead.' : '';
+    const qk = at.run.tensors.some((tensor) => tensor.name.includes('query_norm')) ? ' It has gains on queries and keys too.' : '';
     const tied = at.run.tied ? ' The output uses the table of tokens a second time: these numbers are tied, and counted once.' : ' The output has a matrix of its own: a row per token.';
     return say`${left}${qk}${tied}`;
   },
-  task: { say: 'Find one that is no weight: click one of the thin strips, which are gains and biases.' },
+  task: { say: 'Find one that is no weight: click one of the thin strips: gains, and biases where there are any.' },
 };
 
 const chose: Station = {
