@@ -24,6 +24,8 @@ class Tour {
   private doneTasks = $state<Record<string, boolean>>({});
   private known = $state.raw<Partial<Record<FactName, { key: string; value: unknown }>>>({});
   private asking = new Map<FactName, { key: string; leave: AbortController }>();
+  private last = '';
+  private looked: { identity: string; step: number } | null = null;
   /** how the page stood when the station began: what a task asks for is a change of it */
   private began = { temperature: 0, prompt: '', token: 0, row: 0, step: 0 };
 
@@ -63,6 +65,8 @@ class Tour {
     else studio.tour = 'start';
   }
   leave(): void {
+    this.last = '';
+    this.looked = null;
     studio.tour = '';
   }
 
@@ -73,11 +77,13 @@ class Tour {
     const { stand } = station;
     studio.stop();
     this.trouble = '';
+    if (this.last === 'made' && !studio.following && !studio.atEnd) this.looked = { identity: run.identity, step: studio.step };
     if (stand.step === 'birth') studio.go(0);
     else if (stand.step === 'end') {
       if (run.training) studio.follow();
       else studio.go(run.steps_made);
-    } else if (stand.step === 'made' && (studio.following || studio.atEnd)) studio.go(this.fitting());
+    } else if (stand.step === 'made') this.goToMade();
+    this.last = stand.step;
     if (stand.phase !== undefined) studio.phase = stand.phase;
     const cell = studio.tensor(studio.cell.name);
     if (this.stop && [1, 7, 8].includes(stationOf(this.stop)) && !(cell && cell.name.startsWith('blocks.') && cell.shape.length === 2)) {
@@ -89,6 +95,12 @@ class Tour {
     if (stand.side) studio.side = stand.side;
     this.began = { temperature: studio.writing.sampling.temperature, prompt: studio.writing.prompt, token: studio.token, row: studio.row, step: studio.step };
     studio.said = `Tour, station ${this.stop!.number} of ${lengthOf(this.stop!)}: ${station.title}.`;
+  }
+
+  /** All stations that look into a step look into the same one: where the page stood, or where the last of them left it. */
+  private goToMade(): void {
+    if (this.looked?.identity === studio.run!.identity) studio.go(this.looked.step);
+    else if (studio.following || studio.atEnd) studio.go(this.fitting());
   }
 
   /** A step that was made, of a keyframe if there is one: such a step is there at once. About a third of the way. */
