@@ -154,7 +154,7 @@ const forward: Station = {
     const best = likely[0]!;
     const options = [best, likely[Math.min(3, likely.length - 2)]!, likely[Math.min(7, likely.length - 1)]!].sort((a, b) => (a[0] < b[0] ? -1 : 1));
     return {
-      ask: say`And after «${shown(bet.prompt)}», which is in your text: what does it bet on most?`,
+      ask: say`And after «${shown(bet.prompt)}», which is in your text: what ${bet.next ? 'does it bet' : `did it bet at step ${count(bet.step)}`} on most?`,
       options: options.map(([text]) => tokenWord(text)),
       right: options.indexOf(best),
       reveal: say`${tokenWord(best[0])}, with ${live(percent(best[1]), 'bars')}. ${options.filter((option) => option !== best).map(([text, p]) => `${tokenWord(text)}: ${percent(p)}`).join('; ')}.`,

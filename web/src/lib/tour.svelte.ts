@@ -280,13 +280,13 @@ async function doubled(signal: AbortSignal): Promise<Values['doubled']> {
 /** A prompt out of the run's own text, and what the model bets on. */
 async function bet(signal: AbortSignal): Promise<Values['bet']> {
   const run = studio.run!;
-  const step = run.keyframes.find((known) => known < run.steps_made) ?? 0;
+  const step = run.keyframes.filter((known) => known < run.steps_made).at(-1) ?? 0;
   const phases = await api.getStep(run.name, step, 0, -1, signal);
   const { tokens, probabilities, batch } = phases.forward;
-  if (!run.vocab) return { prompt: tokens.join(''), next: null, likely: probabilities };
+  if (!run.vocab) return { prompt: tokens.join('').trimStart(), step, next: null, likely: probabilities };
   const text = batch[0]![0]!.trimStart().slice(0, 24);
   const prompt = text.includes(' ') ? text.slice(0, text.lastIndexOf(' ') + 3) : text;
-  return { prompt, next: await api.postNext(run.name, prompt, studio.writingStep, signal), likely: [] };
+  return { prompt, step, next: await api.postNext(run.name, prompt, studio.writingStep, signal), likely: [] };
 }
 
 /** Let the model write a little, and compare its parameters before and after. */

@@ -39,7 +39,7 @@ export interface Values {
   newborn: Birth;
   spread: { std: number; cells: number };
   doubled: { tokens: number; parameters: number; steps: number }[];
-  bet: { prompt: string; next: Next | null; likely: Likely[] }; // next: null where the vocabulary is too large to name tokens
+  bet: { prompt: string; step: number; next: Next | null; likely: Likely[] }; // next: null where the vocabulary is too large to name tokens
   digest: string;
   share: Against;
   rises: { rose: number; of: number };
