@@ -154,11 +154,6 @@ class Bench:
             ids, logits = next_logits(model, opened.tokenizer, prompt)
         return {"step": step, "tokens": ids, "logits": logits}
 
-    def digest(self, run: str, identity: str, step: int) -> dict[str, Any]:
-        """The digest of the very parameters that write, as they stand in this process now."""
-        with self._model(run, identity, step) as (model, _):
-            return {"step": step, "digest": digest(dict(model.named_parameters()))}
-
     def generate(
         self, run: str, identity: str, step: int, prompt: str, max_new_tokens: int, sampling: dict[str, Any], seed: int
     ) -> dict[str, Any]:

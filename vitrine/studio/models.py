@@ -358,13 +358,6 @@ class Next(TypedDict):
     logits: list[float]
 
 
-class Digest(TypedDict):
-    """Of the parameters that write at a step."""
-
-    step: int
-    digest: str
-
-
 class Birth(TypedDict):
     """The run's model, born once more: its loss on the batch of step 0, and the first cells of a tensor by name."""
 

@@ -12,7 +12,7 @@ from vitrine.config import SamplingConfig, merge, validate
 from vitrine.runs.reader import TOKENIZER, RunReader
 from vitrine.studio import models
 from vitrine.studio.answers import EVENTS, NEVER, Json, RefusalError, Text, event
-from vitrine.studio.api import ERRORS, LARGEST, Name, Step
+from vitrine.studio.api import ERRORS, LARGEST, Name
 from vitrine.studio.inside import check_step
 from vitrine.studio.listing import Listing, identity
 from vitrine.studio.tiles import keyframes
@@ -76,14 +76,6 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
         job = worker_for(reader, body.step).ask(
             "next", run=str(reader.path), identity=identity(reader), step=body.step, prompt=body.prompt
         )
-        return Json(await while_there(request, job))
-
-    @router.get("/digest", response_model=models.Digest)
-    async def digest(request: Request, run: Name, step: Step) -> Response:
-        """The digest of the parameters that write, as they are in the worker: that writing changes none can be seen."""
-        reader = listing.open(run)
-        check_step(reader, step, opened=False)
-        job = worker_for(reader, step).ask("digest", run=str(reader.path), identity=identity(reader), step=step)
         return Json(await while_there(request, job))
 
     @router.post("/births", response_model=models.Birth)

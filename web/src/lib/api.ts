@@ -104,8 +104,6 @@ export const getProgress = (run: string, step: number, signal?: AbortSignal): Pr
   json(`${of(run)}/progress?${query({ step })}`, signal);
 export const postNext = (run: string, prompt: string, step: number, signal?: AbortSignal): Promise<Next> =>
   post(`${of(run)}/next`, { prompt, step }, signal);
-export const getDigest = async (run: string, step: number, signal?: AbortSignal): Promise<string> =>
-  (await json<{ digest: string }>(`${of(run)}/digest?${query({ step })}`, signal)).digest;
 export const postBirth = (run: string, seed: number, spread: number, signal?: AbortSignal): Promise<Birth> =>
   post(`${of(run)}/births`, { seed, spread }, signal);
 export const getHealth = (run: string, signal?: AbortSignal): Promise<Health> => json(`${of(run)}/health`, signal);

@@ -2,7 +2,7 @@
 
 import { filterLogits } from './sampling';
 import { count, exact, KIND_WORDS, plain, signed, tokenWord } from './text';
-import { byKind, live, say, threeSurprises, type At, type Piece, type Station } from './tour';
+import { byKind, live, say, threeSurprises, type At, type Piece, type Station, type Values } from './tour';
 import type { Likely, Next } from './types';
 
 const percent = (share: number): string => (share > 0 && share < 0.001 ? 'under 0.1%' : `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`);
@@ -12,7 +12,7 @@ const chosen = (at: At, section: string, key: string): string => {
   return typeof value === 'number' ? (Number.isInteger(value) ? count(value) : plain(value, 3)) : String(value ?? '');
 };
 const tokens = (at: At): number => Math.round(Math.exp(at.run.guessing_loss));
-const short = (digest: string | undefined): string | undefined => digest?.slice(0, 8);
+const short = (digest: string | null | undefined): string | undefined => digest?.slice(0, 8);
 const parent = (at: At): string => chosen(at, 'training', 'parent');
 const after = (loss: number | null | undefined, digits = 3): string => (loss === null || loss === undefined ? 'not a number any more' : plain(loss, digits));
 
@@ -160,7 +160,7 @@ const forward: Station = {
       reveal: say`${tokenWord(best[0])}, with ${live(percent(best[1]), 'bars')}. ${options.filter((option) => option !== best).map(([text, p]) => `${tokenWord(text)}: ${percent(p)}`).join('; ')}.`,
     };
   },
-  second: (at) => say`What arises on the way are activations. Another text, other activations; the parameters stay as they are. The fingerprint of all ${live(all(at), 'count')} of them, as they write here, is ${live(short(at.facts.digest), 'prompt')}.`,
+  second: (at) => say`What arises on the way are activations. Another text, other activations; the parameters stay as they are.${at.facts.digest === null ? '' : say` The fingerprint of all ${live(all(at), 'count')} of them, as they write here, is ${live(short(at.facts.digest), 'prompt')}; type, and it stays.`}`,
   task: { say: 'Type something else, and see the bars change.' },
 };
 
@@ -259,12 +259,11 @@ const learning: Station = {
   short: (at) => say`${live(count(at.run.steps_made), 'timeline')} such steps, and no one set a weight. What people chose: the text, the hyperparameters, the rule, and when to stop.`,
   question: (at) => {
     const { chat } = at.facts;
-    const equal = chat && chat.before === chat.after;
     return {
       ask: say`Now you chat with it for an hour. How many of its ${live(all(at), 'count')} parameters change?`,
       options: ['0', 'a few', 'all'],
       right: 0,
-      reveal: chat ? say`It just wrote ${count(chat.tokens)} tokens. Fingerprint of its parameters before: ${live(short(chat.before), 'count')}; after: ${live(short(chat.after), 'count')}. ${equal ? '0 changed: writing teaches it nothing.' : 'They differ: the training has gone on meanwhile.'}` : say`Letting it write, and comparing…`,
+      reveal: chat ? wrote(chat) : say`Letting it write, and comparing…`,
     };
   },
   second: (at) => {
@@ -275,6 +274,11 @@ const learning: Station = {
 };
 
 export const stations: readonly Station[] = [one, census, chose, birth, forward, loss, backward, update, learning];
+
+const wrote = ({ tokens, before, after }: Values['chat']): Piece[] =>
+  before === null || after === null
+    ? say`It just wrote ${count(tokens)} tokens. It reads its parameters to write, and writes none of them.`
+    : say`It just wrote ${count(tokens)} tokens. Fingerprint of its parameters before: ${live(short(before), 'count')}; after: ${live(short(after), 'count')}. ${before === after ? '0 changed: writing teaches it nothing.' : 'They differ, and should not: please report it.'}`;
 
 /** White space that can be seen. */
 export const shown = (text: string): string => text.replaceAll('\n', '↵');

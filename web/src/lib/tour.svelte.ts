@@ -228,7 +228,7 @@ class Tour {
     },
     doubled: { key: () => studio.run?.identity ?? null, measure: doubled },
     bet: { key: () => studio.run?.identity ?? null, measure: bet },
-    digest: { key: () => `${studio.run?.identity}/${studio.writingStep}/${studio.writing.prompt}`, measure: (signal) => api.getDigest(studio.run!.name, studio.writingStep, signal) },
+    digest: { key: () => `${studio.run?.identity}/${studio.writingStep}/${studio.writing.prompt}`, measure: async (signal) => (await write(1, signal)).digest.before },
     share: {
       key: () => here(studio.cell.name),
       measure: async (signal) => {
@@ -239,9 +239,9 @@ class Tour {
     },
     rises: {
       key: () => `${studio.run?.identity}/${studio.run?.steps_made}`,
-      measure: async (signal) => rises((await api.getSeries(studio.run!.name, 'loss', Math.min(studio.run!.steps_made, MOST_STEPS) - 1, MOST_STEPS, signal)).low),
+      measure: async (signal) => rises((await api.getSeries(studio.run!.name, 'loss', 0, Math.min(studio.run!.steps_made, MOST_STEPS) - 1, MOST_STEPS, signal)).low),
     },
-    chat: { key: () => `${studio.run?.identity}/${studio.writingStep}`, measure: chat },
+    chat: { key: () => `${studio.run?.identity}/${studio.writingStep}`, measure: async (signal) => ({ tokens: CHAT, ...(await write(CHAT, signal)).digest }) },
   };
 }
 
@@ -289,12 +289,8 @@ async function bet(signal: AbortSignal): Promise<Values['bet']> {
   return { prompt, step, next: await api.postNext(run.name, prompt, studio.writingStep, signal), likely: [] };
 }
 
-/** Let the model write a little, and compare its parameters before and after. */
-async function chat(signal: AbortSignal): Promise<Values['chat']> {
-  const [run, step] = [studio.run!.name, studio.writingStep];
-  const before = await api.getDigest(run, step, signal);
-  await api.generate(run, { prompt: studio.writing.prompt, step, max_new_tokens: CHAT, seed: 1, ...studio.writing.sampling }, () => {}, signal);
-  return { tokens: CHAT, before, after: await api.getDigest(run, step, signal) };
-}
+/** Let the model write a little: what it answers has the digests of its parameters before and after. */
+const write = (tokens: number, signal: AbortSignal): Promise<api.Written> =>
+  api.generate(studio.run!.name, { prompt: studio.writing.prompt, step: studio.writingStep, max_new_tokens: tokens, seed: 1, ...studio.writing.sampling }, () => {}, signal);
 
 export const tour = new Tour();

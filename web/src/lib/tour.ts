@@ -40,10 +40,10 @@ export interface Values {
   spread: { std: number; cells: number };
   doubled: { tokens: number; parameters: number; steps: number }[];
   bet: { prompt: string; step: number; next: Next | null; likely: Likely[] }; // next: null where the vocabulary is too large to name tokens
-  digest: string;
+  digest: string | null;
   share: Against;
   rises: { rose: number; of: number };
-  chat: { tokens: number; before: string; after: string };
+  chat: { tokens: number; before: string | null; after: string | null };
 }
 export type FactName = keyof Values;
 
