@@ -32,6 +32,7 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 sync_api = pytest.importorskip("playwright.sync_api")
 
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+OPENING_SEEN = "try { localStorage.setItem('vitrine.opening', 'seen') } catch {}"  # about:blank has no storage
 STEP = 77  # neither a keyframe nor a frame of the film
 CELL = "blocks.0.mlp.expand.weight[41,7]"
 
@@ -70,6 +71,7 @@ def chromium() -> Iterator["sync_api.Browser"]:
 @pytest.fixture
 def browser(chromium: "sync_api.Browser", studio: Studio) -> Iterator[Browser]:
     context = chromium.new_context(viewport={"width": 1280, "height": 720}, color_scheme="light")
+    context.add_init_script(OPENING_SEEN)
     seen = Browser(context.new_page(), studio)
     seen.page.goto(studio.address)  # lets it in
     yield seen

@@ -27,6 +27,7 @@ ASKED = [
     ("GET", "runs/small/progress", {"step": 3}),
     ("GET", "runs/small/health", {}),
     ("POST", "runs/small/next", {"prompt": "The ", "step": 160}),
+    ("POST", "runs/small/births", {"seed": 2, "spread": 50.0}),
     ("GET", "hyperparameters", {}),
     ("POST", "plan", {"corpus": "small", "preset": "nano", "steps": 5}),
     ("GET", "starting", {}),

@@ -13,6 +13,7 @@ from vitrine import machine  # before torch: it sets what torch's libraries read
 import numpy as np  # isort: skip
 
 from vitrine.biography import biography, find_address
+from vitrine.births import bear
 from vitrine.config import SamplingConfig, Settings
 from vitrine.draws import keyed_generator
 from vitrine.errors import RunError
@@ -142,6 +143,10 @@ class Bench:
     def health(self, run: str) -> dict[str, Any]:
         """Verdicts on a run."""
         return examine(RunReader(run)).to_json()
+
+    def births(self, run: str, identity: str, seed: int, spread: float) -> dict[str, Any]:
+        """The run's model, born by another seed, or further apart."""
+        return bear(RunReader(run), seed, spread).to_json()
 
     def next(self, run: str, identity: str, step: int, prompt: str) -> dict[str, Any]:
         """The logits of whatever may follow a prompt."""

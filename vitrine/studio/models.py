@@ -231,6 +231,16 @@ class Next(TypedDict):
     logits: list[float]
 
 
+class Birth(TypedDict):
+    """The run's model, born once more: its loss on the batch of step 0, and the first cells of a tensor by name."""
+
+    seed: int
+    spread: float
+    loss: Real
+    guessing_loss: float
+    cells: dict[str, float]
+
+
 class Plot(TypedDict):
     """What a picture of a verdict's evidence shows: series from first to last; or points, step and value, at keyframes."""
 

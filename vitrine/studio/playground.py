@@ -20,6 +20,7 @@ from vitrine.studio.workers import DONE, Worker, Workers, while_there
 from vitrine.tokenizer import encode, load_tokenizer
 
 NEW_TOKENS, PROMPT = 400, 100_000  # tokens in one text; characters in a prompt
+MOST_SPREAD = 1000.0
 
 Prompt = Annotated[Text, Field(max_length=PROMPT)]
 WrittenAt = Annotated[int, Field(ge=0, lt=LARGEST)]
@@ -52,6 +53,13 @@ class GenerateRequest(BaseModel):
         return validate(merge(reader.config.model_dump(mode="json"), {"sampling": given})).sampling
 
 
+class BirthRequest(BaseModel):
+    """A seed, and what its random values are multiplied by."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    spread: Annotated[float, Field(ge=0, le=MOST_SPREAD, allow_inf_nan=False)] = 1.0
+
+
 def make_router(listing: Listing, workers: Workers) -> APIRouter:
     """The routes, for these runs."""
     router = APIRouter(prefix="/api/runs/{run}", responses=ERRORS)
@@ -67,6 +75,15 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
         check(reader, body.prompt, body.step)
         job = worker_for(reader, body.step).ask(
             "next", run=str(reader.path), identity=identity(reader), step=body.step, prompt=body.prompt
+        )
+        return Json(await while_there(request, job))
+
+    @router.post("/births", response_model=models.Birth)
+    async def births(request: Request, run: Name, body: BirthRequest) -> Response:
+        """The run's model, newborn by this seed and spread: its first numbers, and its loss on the batch of step 0."""
+        reader = listing.open(run)
+        job = workers.writing.ask(
+            "births", run=str(reader.path), identity=identity(reader), seed=body.seed, spread=body.spread
         )
         return Json(await while_there(request, job))
 

@@ -2,6 +2,7 @@
 
 import type { Sampling } from './api';
 import { address as cellAddress } from './text';
+import { readStop, writeStop } from './tour';
 import type { CellMode, RunInfo, TensorInfo } from './types';
 
 export const VIEWS = ['cabinet', 'step', 'play', 'health', 'compare'] as const;
@@ -28,6 +29,7 @@ interface Place {
   cell: Cell;
   others: string[]; // that the run is compared with
   axis: Axis; // of the curves that are compared
+  tour: string; // `3`, `short.2`
 }
 
 interface Shown extends Place {
@@ -49,6 +51,7 @@ export function writeAddress(at: Shown, run: RunInfo): string {
   if (at.others.length) parts.with = at.others.join(',');
   if (at.axis !== 'steps') parts.axis = at.axis;
   if (at.side !== 'writes') parts.side = at.side;
+  if (at.tour) parts.tour = at.tour;
   if (at.writing.prompt) parts.prompt = at.writing.prompt;
   const chosen = (run.config.sampling ?? {}) as Partial<Sampling>;
   for (const [key, value] of Object.entries(at.writing.sampling)) if (value !== chosen[key as keyof Sampling]) parts[key] = String(value);
@@ -74,6 +77,7 @@ export function readAddress(parts: URLSearchParams, run: RunInfo): Place & { ste
     cell: readCell(parts.get('cell') ?? '', run),
     others: [...new Set((parts.get('with') ?? '').split(',').filter((name) => name && name !== run.name))].slice(0, MOST_OTHERS),
     axis: one('axis', AXES, 'steps'),
+    tour: writeStop(readStop(parts.get('tour') ?? '')),
     step: parts.get('step') === 'live' ? 'live' : number('step'),
     prompt: parts.get('prompt'),
     sampling,

@@ -1,7 +1,8 @@
 /** The only place that speaks with the server. */
 
 import type {
-  Biography, CellMode, Cells, Comparison, Health, Hyperparameter, Layers, Neuron, Next, Nudge, Phases, Plan, Progress, RunInfo, RunSummary,
+  Biography, Birth, CellMode, Cells, Comparison, Health, Hyperparameter, Layers, Neuron, Next, Nudge, Phases, Plan, Progress,
+  RunInfo, RunSummary,
   Series, Settings, StreamState,
 } from './types';
 
@@ -104,6 +105,8 @@ export const getProgress = (run: string, step: number, signal?: AbortSignal): Pr
   json(`${of(run)}/progress?${query({ step })}`, signal);
 export const postNext = (run: string, prompt: string, step: number, signal?: AbortSignal): Promise<Next> =>
   post(`${of(run)}/next`, { prompt, step }, signal);
+export const postBirth = (run: string, seed: number, spread: number, signal?: AbortSignal): Promise<Birth> =>
+  post(`${of(run)}/births`, { seed, spread }, signal);
 export const getHealth = (run: string, signal?: AbortSignal): Promise<Health> => json(`${of(run)}/health`, signal);
 export const getComparison = (runs: string[], pixels: number, signal?: AbortSignal): Promise<Comparison> =>
   json(`/api/compare?${new URLSearchParams([...runs.map((run) => ['run', run]), ['pixels', String(pixels)]]).toString()}`, signal);

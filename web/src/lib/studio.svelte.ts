@@ -37,6 +37,7 @@ class Studio {
   axis = $state<Axis>('steps');
   dialog = $state(false);
   parent = $state.raw<{ run: string; step: number } | null>(null); // what a new run goes on from
+  tour = $state(''); // the station, as it is in the address
 
   film = $state.raw<Film | null>(null);
   picture = $state.raw<Picture | null>(null);

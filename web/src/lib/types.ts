@@ -25,6 +25,7 @@ export type Nudge = Schemas['Nudge'];
 export type Neuron = Schemas['Neuron'];
 export type Progress = Schemas['Progress'];
 export type Next = Schemas['Next'];
+export type Birth = Schemas['Birth'];
 export type Verdict = Schemas['Verdict'];
 export type EvidencePlot = Schemas['Plot'];
 export type Health = Schemas['Health'];

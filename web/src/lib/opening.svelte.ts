@@ -1,0 +1,39 @@
+/** Whether the opening is shown: once, to who comes without a link that says where to stand. */
+
+import { standsSomewhere } from './opening';
+
+const SEEN = 'vitrine.opening';
+
+class Opening {
+  shown = $state(false);
+
+  /** At the first visit. Where nothing can be remembered it is not shown: it would come each time. */
+  begin(): void {
+    try {
+      this.shown = localStorage.getItem(SEEN) === null && !standsSomewhere(location.hash) && location.protocol !== 'file:';
+    } catch {
+      this.shown = false;
+    }
+  }
+
+  again(): void {
+    this.shown = true;
+  }
+
+  /** It was seen, or skipped. */
+  end(): void {
+    this.shown = false;
+    try {
+      localStorage.setItem(SEEN, 'seen');
+    } catch {
+      // then it is not remembered
+    }
+  }
+
+  /** There is nothing to show: another time. */
+  leave(): void {
+    this.shown = false;
+  }
+}
+
+export const opening = new Opening();

@@ -1,0 +1,295 @@
+/** The nine stations of the tour: «What are the parameters of a language model?» Every number is the run's own. */
+
+import { filterLogits } from './sampling';
+import { count, exact, KIND_WORDS, plain, signed, tokenWord } from './text';
+import { byKind, live, say, threeSurprises, type At, type Piece, type Station, type Values } from './tour';
+import type { Likely, Next } from './types';
+
+const percent = (share: number): string => (share > 0 && share < 0.001 ? 'under 0.1%' : `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`);
+const all = (at: At): string => count(at.run.parameters);
+const chosen = (at: At, section: string, key: string): string => {
+  const value = at.run.config[section]?.[key];
+  return typeof value === 'number' ? (Number.isInteger(value) ? count(value) : plain(value, 3)) : String(value ?? '');
+};
+const tokens = (at: At): number => Math.round(Math.exp(at.run.guessing_loss));
+const short = (digest: string | null | undefined): string | undefined => digest?.slice(0, 8);
+const parent = (at: At): string => chosen(at, 'training', 'parent');
+const after = (loss: number | null | undefined, digits = 3): string => (loss === null || loss === undefined ? 'not a number any more' : plain(loss, digits));
+
+/** What the optimizer's rule adds to plain SGD. */
+export function ruleOf(at: At): { name: string; adds: string; remembers: boolean } {
+  const name = chosen(at, 'optimizer', 'name');
+  const decays = Number(at.run.config.optimizer?.weight_decay ?? 0) > 0;
+  const pull = decays ? ' It also pulls weights towards zero.' : '';
+  if (name === 'muon' && at.cell.name.startsWith('blocks.') && at.tensor.shape.length === 2)
+    return { name: 'Muon', remembers: true, adds: `Muon remembers earlier gradients, and evens out the directions of the whole matrix, so that none of them drowns the others. (Tables, gains and the output follow AdamW.)${pull}` };
+  if (name === 'muon' || name === 'adamw')
+    return { name: 'AdamW', remembers: true, adds: `AdamW remembers which way the gradients lately pointed, and how large they usually are, and divides the one by the other: each number takes steps of a size of its own.${pull}` };
+  const momentum = Number(at.run.config.optimizer?.momentum ?? 0) > 0;
+  return momentum
+    ? { name: 'SGD with momentum', remembers: true, adds: `Momentum remembers earlier gradients, and goes on in their direction.${pull}` }
+    : { name: 'plain SGD', remembers: false, adds: `It has no memory: this step’s gradient is all that it knows.${pull}` };
+}
+
+const one: Station = {
+  title: 'One parameter is one number',
+  stand: { view: 'cabinet', side: 'number', mode: 'value', step: 'made' },
+  points: ['number', 'lens'],
+  needs: ['life', 'neuron'],
+  first: (at) => say`A parameter is one number. This one, ${at.address}, is ${live(at.facts.life && exact(at.facts.life.before), 'number')} at step ${live(count(at.step), 'timeline')}; it was born as ${live(at.facts.life && exact(at.facts.life.birth), 'number')}. The ring in the cabinet shows where it stands among its neighbours.`,
+  short: (at) => say`A parameter is one number. This one is ${live(at.facts.life && exact(at.facts.life.before), 'number')} at step ${live(count(at.step), 'timeline')}, and was born as ${live(at.facts.life && exact(at.facts.life.birth), 'number')}.`,
+  question: (at) => {
+    const inputs = at.tensor.shape[1] ?? 1;
+    const { neuron } = at.facts;
+    return {
+      ask: say`It belongs to one neuron${neuron ? `, which here reads the token ${tokenWord(neuron.text)}` : ''}. How many numbers does that neuron take in, each with a weight of its own?`,
+      options: ['1', count(inputs), all(at)],
+      right: 1,
+      reveal: neuron
+        ? say`${live(count(inputs), 'lens')}: a row of this matrix. Each input times its weight, all added up${neuron.bias ? ', and a bias' : ''}: ${live(signed(neuron.total, 4).trim(), 'number')}.`
+        : say`${live(count(inputs), 'lens')}: a row of this matrix.`,
+    };
+  },
+  second: (at) => {
+    const { neuron } = at.facts;
+    const j = at.cell.column;
+    return neuron
+      ? say`So a weight is the strength of a connection. Here the input is ${live(plain(neuron.inputs[j], 3), 'number')}; times the weight ${live(plain(neuron.weights[j], 3), 'number')} it adds ${live(signed(neuron.products[j]!, 3).trim(), 'number')} to the sum. Inputs come from the text and are gone afterwards. The weight stays.`
+      : say`So a weight is the strength of a connection: how much of one input goes into the sum.`;
+  },
+  task: { say: 'Open this neuron: click «neuron» above the number.' },
+};
+
+const census: Station = {
+  title: 'All of them',
+  stand: { view: 'cabinet', side: 'writes', mode: 'value', step: 'stay' },
+  points: ['cabinet', 'count'],
+  needs: [],
+  first: (at) => {
+    const kinds = byKind(at.run.tensors);
+    return say`The model is ${live(all(at), 'count')} such numbers, drawn to scale. Weights are not the only ones. ${kinds.embedding ? say`Embeddings: a row of ${live(chosen(at, 'model', 'd_model'), 'chosen')} numbers for each of ${live(count(tokens(at)), 'chosen')} tokens. ` : ''}Gains: volume knobs of the norms. ${kinds.bias ? say`Biases: one number per output, added to its sum, and learned as well.` : ''}`;
+  },
+  short: (at) => say`All of them are ${live(all(at), 'count')} numbers: weights, and what else is learned: embeddings (a row per token), gains${byKind(at.run.tensors).bias ? ', and biases (one number per output, added to its sum)' : ''}.`,
+  question: (at) => {
+    const kinds = byKind(at.run.tensors);
+    const rest = (['embedding', 'bias', 'gain'] as const).map((kind) => say`${live(count(kinds[kind]), 'cabinet')} ${KIND_WORDS[kind][1]}`);
+    return {
+      ask: say`What share of the ${live(all(at), 'count')} are weights?`,
+      truth: kinds.weight / at.run.parameters,
+      reveal: say`${live(count(kinds.weight), 'cabinet')} weights: ${percent(kinds.weight / at.run.parameters)}. And ${rest[0]!}, ${rest[1]!}, ${rest[2]!}.`,
+    };
+  },
+  second: (at) => {
+    const kinds = byKind(at.run.tensors);
+    const family = chosen(at, 'model', 'architecture');
+    const left = kinds.bias ? `This family, ${family}, has biases; many modern models leave most of them out.` : `This family, ${family}, leaves biases out, as many modern models do.`;
+    const qk = at.run.tensors.some((tensor) => tensor.name.includes('query_norm')) ? ' It has gains on queries and keys too.' : '';
+    const tied = at.run.tied ? ' The output uses the table of tokens a second time: these numbers are tied, and counted once.' : ' The output has a matrix of its own: a row per token.';
+    return say`${left}${qk}${tied}`;
+  },
+  task: { say: 'Find one that is no weight: click one of the thin strips: gains, and biases where there are any.' },
+};
+
+const chose: Station = {
+  title: 'What a person chose',
+  stand: { view: 'cabinet', side: 'writes', mode: 'value', step: 'stay' },
+  points: ['chosen', 'writes'],
+  needs: [],
+  reveals: ['doubled'],
+  first: (at) => say`Hyperparameters are chosen by a person; learning never changes them. Here: ${live(chosen(at, 'model', 'n_layers'), 'chosen')} blocks, a width of ${live(chosen(at, 'model', 'd_model'), 'chosen')}, batches of ${live(chosen(at, 'training', 'batch_size'), 'chosen')}, a learning rate of ${live(chosen(at, 'optimizer', 'learning_rate'), 'chosen')}. They decide how many parameters there are, and how these learn.`,
+  short: (at) => say`Hyperparameters are chosen by a person: ${live(chosen(at, 'model', 'n_layers'), 'chosen')} blocks, a learning rate of ${live(chosen(at, 'optimizer', 'learning_rate'), 'chosen')}. Learning never changes them.`,
+  question: (at) => {
+    const { doubled } = at.facts;
+    const row = (i: number): Piece[] => say`${count(doubled![i]!.tokens)} tokens: ${live(count(doubled![i]!.parameters), 'count')} parameters, ${count(doubled![i]!.steps)} steps to read them once`;
+    return {
+      ask: say`The amount of text is a hyperparameter too. Twice the text, of the same tokens: how many parameters has the model then?`,
+      options: ['as many', 'twice as many', 'four times as many'],
+      right: 0,
+      reveal: doubled ? say`Both were just planned on this computer. ${row(0)}. ${row(1)}. More text, more steps; the same count.` : say`Planning both on this computer…`,
+    };
+  },
+  second: () => say`Temperature, top-k and top-p, at the foot, are chosen as well. But they act after training, on the bars of the next token, and change no weight.`,
+  task: { say: 'Move the temperature, and watch the bars at the right.' },
+};
+
+const birth: Station = {
+  title: 'Birth: drawn at random',
+  stand: { view: 'cabinet', side: 'writes', mode: 'birth', step: 'birth' },
+  points: ['cabinet', 'timeline'],
+  needs: ['newborn', 'spread'],
+  first: (at) => {
+    const zeros = at.run.tensors.some((tensor) => tensor.kind === 'weight' && tensor.birth === 'zeros');
+    const start = parent(at) ? say`This run went on from ${parent(at)}; a newborn model is made like this. ` : [];
+    return say`${start}A seed, here ${live(chosen(at, 'training', 'seed'), 'chosen')}, draws the weights at random${zeros ? ', aside from some projections, which begin at 0' : ''}. In ${at.tensor.name} they are spread by ${live(at.facts.spread && plain(at.facts.spread.std, 3), 'cabinet')} around zero${at.tensor.birth === 'normal' ? `, ${plain(at.tensor.std, 3)} was asked for` : ''}. Gains begin at exactly 1${byKind(at.run.tensors).bias ? ', biases at 0' : ''}.`;
+  },
+  short: (at) => say`At birth a seed, here ${live(chosen(at, 'training', 'seed'), 'chosen')}, draws the weights at random. The model knows nothing.`,
+  question: (at) => {
+    const { newborn } = at.facts;
+    const guess = at.run.guessing_loss;
+    return {
+      ask: say`It knows nothing, and there are ${live(count(tokens(at)), 'chosen')} tokens. Near what will its first loss be?`,
+      options: ['0', `ln ${count(tokens(at))} = ${guess.toFixed(2)}`, count(tokens(at))],
+      right: 1,
+      reveal: say`${live(newborn && after(newborn.loss, 4), 'timeline')}. Who guesses gives each token 1/${count(tokens(at))}; minus the logarithm of that is ln ${count(tokens(at))} = ${live(guess.toFixed(3), 'timeline')}, the dashed line.`,
+    };
+  },
+  second: () => say`Another seed draws other numbers, and the first seed draws the first ones again, to the bit. How far they are spread was chosen with care: without any spread nothing would tell one unit from another, and all would learn the same.`,
+  task: { say: 'Let it be born again, on the same first batch: seeds 1, 2, 1, then a spread of ×0 and ×50.', lab: 'births' },
+};
+
+const forward: Station = {
+  title: 'Forward: predict the next token',
+  stand: { view: 'play', step: 'end' },
+  points: ['bars', 'prompt'],
+  needs: ['bet', 'digest'],
+  first: (at) => {
+    const best = at.next ? betsOf(at, at.next)[0] : undefined;
+    return say`The text becomes tokens, each token its row of the table; the blocks mix and add; at the end stands one bar for each of ${live(count(tokens(at)), 'bars')} tokens. After «${live(shown(at.prompt), 'prompt')}» the longest is ${live(best && tokenWord(best[0]), 'bars')}, with ${live(best && percent(best[1]), 'bars')} (at a temperature of ${live(at.sampling.temperature.toFixed(2), 'decoding')}).`;
+  },
+  short: (at) => say`Forward: from the text to one bar for each of ${live(count(tokens(at)), 'bars')} tokens.`,
+  question: (at) => {
+    const { bet } = at.facts;
+    const likely = bet?.next ? betsOf(at, bet.next) : (bet?.likely ?? []);
+    if (!bet || likely.length < 3) return null;
+    const best = likely[0]!;
+    const options = [best, likely[Math.min(3, likely.length - 2)]!, likely[Math.min(7, likely.length - 1)]!].sort((a, b) => (a[0] < b[0] ? -1 : 1));
+    return {
+      ask: say`And after «${shown(bet.prompt)}», which is in your text: what ${bet.next ? 'does it bet' : `did it bet at step ${count(bet.step)}`} on most?`,
+      options: options.map(([text]) => tokenWord(text)),
+      right: options.indexOf(best),
+      reveal: say`${tokenWord(best[0])}, with ${live(percent(best[1]), 'bars')}. ${options.filter((option) => option !== best).map(([text, p]) => `${tokenWord(text)}: ${percent(p)}`).join('; ')}.`,
+    };
+  },
+  second: (at) => say`What arises on the way are activations. Another text, other activations; the parameters stay as they are.${at.facts.digest === null ? '' : say` The fingerprint of all ${live(all(at), 'count')} of them, as they write here, is ${live(short(at.facts.digest), 'prompt')}; type, and it stays.`}`,
+  task: { say: 'Type something else, and see the bars change.' },
+};
+
+const loss: Station = {
+  title: 'Loss: how surprised it was',
+  stand: { view: 'step', phase: 1, step: 'made' },
+  points: ['batch', 'out'],
+  needs: [],
+  first: (at) => {
+    const { opened } = at;
+    const here = opened && opened.loss.tokens[opened.forward.token];
+    return say`This is your own text, from the batch of step ${live(count(at.step), 'timeline')}. After the lit token really came ${opened ? tokenWord(opened.forward.target) : '…'}. The model had given it ${live(opened ? percent(opened.forward.target_probability) : undefined, 'out')}: the loss is minus the logarithm of that, ${live(opened ? after(here, 3) : undefined, 'out')}. A sure and right bet costs nothing.`;
+  },
+  short: (at) => say`After the lit token of your text really came ${at.opened ? tokenWord(at.opened.forward.target) : '…'}; the model had given it ${live(at.opened ? percent(at.opened.forward.target_probability) : undefined, 'out')}. The loss is minus the logarithm of that: ${live(at.opened ? after(at.opened.loss.tokens[at.opened.forward.token], 3) : undefined, 'out')}. Nobody wrote the answers: the text has them.`,
+  question: (at) => {
+    const { opened } = at;
+    const three = opened ? threeSurprises(opened.loss.tokens) : [];
+    if (!opened || three.length < 3) return null;
+    const costs = three.map((i) => opened.loss.tokens[i]!);
+    const texts = three.map((i) => `${shown(opened.forward.tokens.slice(Math.max(0, i - 9), i + 1).join(''))}|${shown(followerOf(opened, i))}`);
+    return {
+      ask: say`Three places of this window: what stands before, and after the bar what came next. Which surprised the model most?`,
+      options: texts,
+      right: costs.indexOf(Math.max(...costs)),
+      reveal: say`Their losses: ${costs.flatMap((cost, i) => [i ? '; ' : '', live(plain(cost, 3), 'batch')])}.`,
+    };
+  },
+  second: (at) => say`The loss of the step is the mean over all ${live(at.opened ? count(at.opened.forward.batch.flat().length * at.opened.loss.tokens.length) : undefined, 'batch')} tokens of the batch: ${live(at.opened ? plain(at.opened.loss.value, 5) : undefined, 'timeline')}. Nobody wrote the answers: they are the text itself, one token further on.`,
+  task: { say: 'Click another token of the text at the left.' },
+};
+
+const backward: Station = {
+  title: 'Backward: a slope for each',
+  stand: { view: 'cabinet', side: 'number', mode: 'gradient', step: 'made' },
+  points: ['number', 'cabinet'],
+  needs: ['life', 'nudge'],
+  first: (at) => say`From the loss, the way is gone backwards, and each of the ${live(all(at), 'count')} numbers gets a gradient: by how much the loss of this batch would change for each unit that this number grows. For ${at.address} it is ${live(at.facts.life && plain(at.facts.life.gradient, 4), 'number')}. All are worked out at once; nothing is tried out.`,
+  short: (at) => say`Backwards, each of the ${live(all(at), 'count')} numbers gets a gradient: the slope of the loss. For this one: ${live(at.facts.life && plain(at.facts.life.gradient, 4), 'number')}.`,
+  question: (at) => {
+    const move = at.facts.nudge?.moves[0];
+    if (!move) return null;
+    const right = move.measured === 0 ? 2 : move.measured > 0 ? 0 : 1;
+    return {
+      ask: say`Now raise this one number by ${plain(move.size, 2)}, and nothing else. What does the loss of the batch do?`,
+      options: ['it rises', 'it falls', 'it stays'],
+      right,
+      reveal: say`Measured: ${live(signed(move.measured, 3).trim(), 'number')}. Gradient times move had predicted ${live(signed(move.predicted, 3).trim(), 'number')}. A slope is true of small moves; the further one goes, the less.`,
+    };
+  },
+  second: () => say`The colours in the cabinet are the gradients now: orange, the loss would fall if the number grew; blue, it would rise. They are gone after the update; the next batch has its own.`,
+  task: { say: 'Nudge it yourself: click «nudge» above the number, and move the slider.' },
+};
+
+const update: Station = {
+  title: 'Update: a small move for each',
+  stand: { view: 'cabinet', side: 'number', mode: 'update', step: 'made' },
+  points: ['number', 'cabinet'],
+  needs: ['life', 'share'],
+  reveals: ['rises'],
+  first: (at) => {
+    const rule = ruleOf(at);
+    const { life } = at.facts;
+    return say`Plain SGD moves a number against its gradient: learning rate times gradient, turned round: ${live(life && signed(life.plain_sgd, 3).trim(), 'number')} here. ${rule.remembers ? `This run uses ${rule.name}, which` : 'That is the rule of this run; it'} moved it by ${live(life && signed(life.update, 3).trim(), 'number')}. ${rule.adds}`;
+  },
+  short: (at) => say`The update moves each number a little: this one by ${live(at.facts.life && signed(at.facts.life.update, 3).trim(), 'number')}. No one chose that.`,
+  question: (at) => {
+    const { share } = at.facts;
+    if (!share) return null;
+    const rule = ruleOf(at);
+    return {
+      ask: say`In this step, what share of ${share.whole ? 'the' : 'the first'} ${count(share.cells)} numbers of ${at.tensor.name} moved the other way than plain SGD would: along their gradient?`,
+      truth: share.along / share.cells,
+      reveal: say`${live(count(share.along), 'cabinet')} of ${count(share.cells)}: ${percent(share.along / share.cells)}. ${share.along === 0 ? 'Each went against its gradient, or did not move.' : rule.remembers ? 'For these, what the rule remembers and adds weighed more than this batch’s gradient.' : 'For these, the pull towards zero weighed more than the gradient.'}`,
+    };
+  },
+  second: (at) => {
+    const { rises } = at.facts;
+    return say`Nor does the loss fall at every step: in ${live(rises && count(rises.rose), 'timeline')} of ${live(rises && count(rises.of), 'timeline')} steps it was higher than in the one before. Each step sees another batch, and a step that is good for one batch need not be good for the next.`;
+  },
+  task: { say: 'Go to another step: drag the time line, or type a step into the top bar.' },
+};
+
+const learning: Station = {
+  title: 'It learned by itself',
+  stand: { view: 'cabinet', side: 'writes', mode: 'value', step: 'end' },
+  points: ['writes', 'timeline', 'play'],
+  needs: [],
+  reveals: ['chat'],
+  first: (at) => {
+    const read = at.run.steps_made * Number(at.run.config.model?.context ?? 0) * Number(at.run.config.training?.batch_size ?? 0) * Number(at.run.config.training?.accumulation ?? 1);
+    const samples = at.run.samples.filter((sample) => sample.temperature > 0);
+    const [from, to] = [samples[0], samples.at(-1)];
+    const wrote = from && to && to !== from ? say` From «${live(shown(from.text.trim().slice(0, 18)), 'writes')}» it came to «${live(shown(to.text.trim().slice(0, 28)), 'writes')}».` : [];
+    return say`Forward, loss, backward, update: ${live(count(at.run.steps_made), 'timeline')} times, over ${count(read)} tokens of the text. No one set a weight, and no one wrote an answer.${wrote}`;
+  },
+  short: (at) => say`${live(count(at.run.steps_made), 'timeline')} such steps, and no one set a weight. What people chose: the text, the hyperparameters, the rule, and when to stop.`,
+  question: (at) => {
+    const { chat } = at.facts;
+    return {
+      ask: say`Now you chat with it for an hour. How many of its ${live(all(at), 'count')} parameters change?`,
+      options: ['0', 'a few', 'all'],
+      right: 0,
+      reveal: chat ? wrote(chat) : say`Letting it write, and comparing…`,
+    };
+  },
+  second: (at) => {
+    const best = at.run.best_step;
+    return say`What people still chose: the text, the hyperparameters, the rule, and when to stop.${best !== null && at.run.evaluations.length ? say` By the text held back from training, the best was step ${live(count(best), 'timeline')}.` : ''} Everything else is in the ${live(all(at), 'count')} numbers.`;
+  },
+  task: { say: 'Watch it once more from birth: press ▶ at the top.' },
+};
+
+export const stations: readonly Station[] = [one, census, chose, birth, forward, loss, backward, update, learning];
+
+const wrote = ({ tokens, before, after }: Values['chat']): Piece[] =>
+  before === null || after === null
+    ? say`It just wrote ${count(tokens)} tokens. It reads its parameters to write, and writes none of them.`
+    : say`It just wrote ${count(tokens)} tokens. Fingerprint of its parameters before: ${live(short(before), 'count')}; after: ${live(short(after), 'count')}. ${before === after ? '0 changed: writing teaches it nothing.' : 'They differ, and should not: please report it.'}`;
+
+/** White space that can be seen. */
+export const shown = (text: string): string => text.replaceAll('\n', '↵');
+
+function followerOf(opened: NonNullable<At['opened']>, i: number): string {
+  return opened.forward.tokens[i + 1] ?? opened.forward.target;
+}
+
+/** The tokens that could come next, likeliest first, as the bars on the page show them: temperature and cuts included. */
+function betsOf(at: At, next: Next): Likely[] {
+  const { kept } = filterLogits(next.logits, at.sampling, next.tokens);
+  const name = (id: number): string => at.run.vocab?.[id] ?? `token ${id}`;
+  return Array.from(kept, (p, id): Likely => [name(id), p]).sort((a, b) => b[1] - a[1]);
+}
