@@ -29,6 +29,7 @@ export type EvidencePlot = Schemas['Plot'];
 export type Health = Schemas['Health'];
 export type Hyperparameter = Schemas['Hyperparameter'];
 export type Plan = Schemas['Plan'];
+export type TensorStep = Schemas['TensorView'];
 
 // What is no JSON answer: events, and raw numbers.
 
@@ -50,7 +51,8 @@ export interface StreamState {
   error?: string;
 }
 
-export type CellMode = 'birth' | 'value' | 'learned' | 'gradient' | 'update';
+/** What the cabinet shows of each number; `rms` is the one that is a mean. */
+export type CellMode = 'birth' | 'value' | 'learned' | 'gradient' | 'update' | 'rms' | `memory:${string}`;
 
 export interface Cells {
   step: number;
