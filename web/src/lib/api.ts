@@ -50,8 +50,8 @@ export const getRuns = (): Promise<{ runs: RunSummary[] }> => json('/api/runs');
 export const getRun = (run: string, signal?: AbortSignal): Promise<RunInfo> => json(of(run), signal);
 export const getSeries = (run: string, name: string, first: number, last: number, pixels: number, signal?: AbortSignal): Promise<Series> =>
   json(`${of(run)}/series?${query({ name, first, last, pixels })}`, signal);
-export const getLayers = (run: string, statistic: string, pixels: number, signal?: AbortSignal): Promise<Layers> =>
-  json(`${of(run)}/layers?${query({ statistic, by: 'part', pixels })}`, signal);
+export const getLayers = (run: string, statistic: string, by: 'part' | 'tensor', pixels: number, signal?: AbortSignal): Promise<Layers> =>
+  json(`${of(run)}/layers?${query({ statistic, by, pixels })}`, signal);
 
 /** Numbers of one step. What says that it is of another step, or is not as long as it must be, is not shown. */
 async function numbers(path: string, step: number, shape: number[], signal?: AbortSignal): Promise<Cells> {
@@ -101,8 +101,6 @@ export async function getPlaces(run: string, window: Window, signal?: AbortSigna
 }
 const squaresOf = ({ rows, columns, every }: Window): number[] => [Math.ceil(rows / every), Math.ceil(columns / every)];
 
-export const getLayers = (run: string, statistic: string, by: 'part' | 'tensor', pixels: number, signal?: AbortSignal): Promise<Layers> =>
-  json(`${of(run)}/layers?${query({ statistic, by, pixels })}`, signal);
 export const getTensor = (run: string, name: string, step: number, signal?: AbortSignal): Promise<TensorStep> =>
   json(`${of(run)}/tensor?${query({ name, step })}`, signal);
 
