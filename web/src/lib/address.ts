@@ -6,7 +6,7 @@ import { readStop, writeStop } from './tour';
 import type { CellMode, RunInfo, TensorInfo } from './types';
 
 export const VIEWS = ['cabinet', 'step', 'play', 'health', 'compare'] as const;
-export const MODES: readonly CellMode[] = ['birth', 'value', 'learned', 'gradient', 'update'];
+export const MODES: readonly CellMode[] = ['birth', 'value', 'learned', 'gradient', 'update', 'rms'];
 export type View = (typeof VIEWS)[number];
 export const AXES = ['steps', 'tokens', 'seconds'] as const;
 export type Axis = (typeof AXES)[number];
@@ -68,7 +68,7 @@ export function readAddress(parts: URLSearchParams, run: RunInfo): Place & { ste
     if (value !== null) sampling[key] = value;
   }
   return {
-    mode: one('mode', MODES, 'value'),
+    mode: one('mode', [...MODES, ...memories(run)], 'value'),
     view: one('view', VIEWS, 'cabinet'),
     side: one('side', ['writes', 'number'], 'writes'),
     phase: clamp((number('phase') ?? 1) - 1, 4),
@@ -83,6 +83,9 @@ export function readAddress(parts: URLSearchParams, run: RunInfo): Place & { ste
     sampling,
   };
 }
+
+/** The modes that show what the optimizer remembers. */
+export const memories = (run: RunInfo): CellMode[] => [...new Set(run.tensors.flatMap((tensor) => tensor.memory))].map((name): CellMode => `memory:${name}`);
 
 function readCell(text: string, run: RunInfo): Cell {
   const found = /^([\w.]+)\[(?:(\d+),)?(\d+)\]$/.exec(text);

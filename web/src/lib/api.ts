@@ -2,8 +2,7 @@
 
 import type {
   Biography, Birth, CellMode, Cells, Comparison, Health, Hyperparameter, Layers, Neuron, Next, Nudge, Phases, Plan, Progress,
-  RunInfo, RunSummary,
-  Series, Settings, StreamState,
+  RunInfo, RunSummary, Series, Settings, StreamState, TensorStep,
 } from './types';
 
 /** A refusal of the server, in its own words. */
@@ -51,25 +50,25 @@ export const getRuns = (): Promise<{ runs: RunSummary[] }> => json('/api/runs');
 export const getRun = (run: string, signal?: AbortSignal): Promise<RunInfo> => json(of(run), signal);
 export const getSeries = (run: string, name: string, first: number, last: number, pixels: number, signal?: AbortSignal): Promise<Series> =>
   json(`${of(run)}/series?${query({ name, first, last, pixels })}`, signal);
-export const getLayers = (run: string, statistic: string, pixels: number, signal?: AbortSignal): Promise<Layers> =>
-  json(`${of(run)}/layers?${query({ statistic, by: 'part', pixels })}`, signal);
+export const getLayers = (run: string, statistic: string, by: 'part' | 'tensor', pixels: number, signal?: AbortSignal): Promise<Layers> =>
+  json(`${of(run)}/layers?${query({ statistic, by, pixels })}`, signal);
 
-async function numbers(path: string, signal?: AbortSignal): Promise<Cells> {
+/** Numbers of one step. What says that it is of another step, or is not as long as it must be, is not shown. */
+async function numbers(path: string, step: number, shape: number[], signal?: AbortSignal): Promise<Cells> {
   const answer = await ask(path, { signal });
-  const body = await answer.arrayBuffer();
-  return {
-    step: Number(answer.headers.get('X-Step')),
-    exact: answer.headers.get('X-Exact') === 'true',
-    numbers: new Float32Array(body),
-  };
+  const cells = new Float32Array(await answer.arrayBuffer());
+  const [at, form] = [Number(answer.headers.get('X-Step')), answer.headers.get('X-Shape')];
+  const size = shape.reduce((product, length) => product * length, 1);
+  if (at !== step) throw new ServerError(502, `The studio sent numbers of step ${at} where step ${step} was asked for: they are not shown. Reload the page.`);
+  if (form !== shape.join(',') || cells.length !== size)
+    throw new ServerError(502, `The studio sent ${cells.length} numbers, ${form}, where ${shape.join(',')} was asked for: they are not shown. Reload the page.`);
+  return { step, exact: answer.headers.get('X-Exact') === 'true', numbers: cells };
 }
 
 // `version` says which run of this name is meant: what is fixed may then be kept by the browser.
-export async function getPicks(run: string, version: string, signal?: AbortSignal): Promise<Uint32Array> {
-  return new Uint32Array(await (await ask(`${of(run)}/film/picks?${query({ v: version })}`, { signal })).arrayBuffer());
+export async function getBirth(run: string, version: string, signal?: AbortSignal): Promise<Float32Array> {
+  return new Float32Array(await (await ask(`${of(run)}/film/birth?${query({ v: version })}`, { signal })).arrayBuffer());
 }
-export const getBirth = async (run: string, version: string, signal?: AbortSignal): Promise<Float32Array> =>
-  (await numbers(`${of(run)}/film/birth?${query({ v: version })}`, signal)).numbers;
 export async function getFrame(run: string, number: number, version: string, signal?: AbortSignal): Promise<ArrayBuffer> {
   return (await ask(`${of(run)}/film/${number}?${query({ v: version })}`, { signal })).arrayBuffer();
 }
@@ -81,20 +80,38 @@ export async function getLive(run: string, signal?: AbortSignal): Promise<Cells 
   return { step: Number(answer.headers.get('X-Step')), exact: true, numbers: new Float32Array(await answer.arrayBuffer()) };
 }
 
+/** Cells of a tensor: one of each square of `every` x `every` of them. v: which run of this name is meant. */
 export interface Window {
   tensor: string;
-  step: number;
-  mode: CellMode;
+  every: number;
   row: number;
   column: number;
   rows: number;
   columns: number;
+  v: string;
 }
-export const getTile = (run: string, window: Window, signal?: AbortSignal): Promise<Cells> =>
-  numbers(`${of(run)}/tile?${query({ ...window })}`, signal);
+export const getTile = (run: string, window: Window & { step: number; mode: CellMode }, signal?: AbortSignal): Promise<Cells> =>
+  numbers(`${of(run)}/tile?${query({ ...window })}`, window.mode === 'birth' ? 0 : window.step, squaresOf(window), signal);
+/** The same of all tensors, one after the other: so many numbers. */
+export const getTiles = (run: string, asked: { step: number; mode: CellMode; every: number; v: string }, size: number, signal?: AbortSignal): Promise<Cells> =>
+  numbers(`${of(run)}/tiles?${query({ ...asked })}`, asked.mode === 'birth' ? 0 : asked.step, [size], signal);
+/** The places in the flattened tensor of the cells that a window has. */
+export async function getPlaces(run: string, window: Window, signal?: AbortSignal): Promise<Uint32Array> {
+  return new Uint32Array(await (await ask(`${of(run)}/picks?${query({ ...window })}`, { signal })).arrayBuffer());
+}
+const squaresOf = ({ rows, columns, every }: Window): number[] => [Math.ceil(rows / every), Math.ceil(columns / every)];
 
-export const getStep = (run: string, step: number, row: number, token: number, signal?: AbortSignal): Promise<Phases> =>
-  json(`${of(run)}/step/${step}?${query({ row, token })}`, signal);
+export const getTensor = (run: string, name: string, step: number, signal?: AbortSignal): Promise<TensorStep> =>
+  json(`${of(run)}/tensor?${query({ name, step })}`, signal);
+
+export async function getStep(run: string, step: number, row: number, token: number, signal?: AbortSignal): Promise<Phases> {
+  const phases = await json<Phases>(`${of(run)}/step/${step}?${query({ row, token })}`, signal);
+  return { ...phases, exact: proved(phases) };
+}
+/** Whether a re-run step may be called identical: not on the server's word alone, but by the comparisons that it shows. */
+export const proved = ({ exact, compared, differs }: Phases): boolean =>
+  exact && compared.length > 0 && compared.every(({ made, equal }) => made === equal) && differs.length === 0;
+
 export const getBiography = (run: string, name: string, step: number, signal?: AbortSignal): Promise<Biography> =>
   json(`${of(run)}/parameter?${query({ name, step })}`, signal);
 export const getNeuron = (run: string, name: string, step: number, row: number, token: number, signal?: AbortSignal): Promise<Neuron> =>

@@ -1,56 +1,114 @@
-/** From numbers to pictures: what is known of each tensor where the page stands, and its pixels. */
+/** What is known of each cell where the page stands, and what of it the cabinet draws. */
 
-import { palette, SHADES, shader } from './colour';
-import type { Picture as Frame, TensorPicks } from './film';
-import { shape2, type Piece } from './layout';
+import { data, type Sheet } from './whole';
+import type { Picture, TensorPicks } from './film';
+import { shape2 } from './layout';
+import type { Layer } from './raster';
 import { studio } from './studio.svelte';
-import type { CellMode } from './types';
+import type { CellMode, TensorInfo } from './types';
 
-/** What is known of one tensor. */
-export type Known =
-  | { kind: 'whole'; numbers: Float32Array; step: number; exact: boolean }
-  | { kind: 'picks'; picks: TensorPicks; level: number; at: (i: number) => number; step: number; exact: boolean };
+export interface Found {
+  value: number;
+  exact: boolean;
+  step: number;
+}
 
-export function known(name: string, mode: CellMode): Known | null {
-  const { film, picture } = studio;
-  const { whole } = studio.cells;
-  const numbers = whole?.step === studio.step && whole.mode === mode ? whole.tensors.get(name) : undefined;
-  if (numbers) return { kind: 'whole', numbers, step: whole!.step, exact: whole!.exact };
-  if (!film) return null;
-  if (mode === 'birth') {
-    const picks = film.values.tensors.get(name)!;
-    return { kind: 'picks', picks, level: film.values.level, at: (i) => film.birth[picks.start + i]!, step: 0, exact: true };
-  }
-  if (!picture) return null;
-  if (mode === 'value' || mode === 'learned') {
-    const picks = film.values.tensors.get(name)!;
-    const base = mode === 'learned' ? film.birth : null;
-    const at = (i: number): number => picture.values[picks.start + i]! - (base ? base[picks.start + i]! : 0);
-    return { kind: 'picks', picks, level: film.values.level, at, step: picture.step, exact: picture.exact };
-  }
-  const changes = mode === 'gradient' ? picture.gradients : picture.updates;
-  if (!changes) return null;
-  const picks = film.changes.tensors.get(name)!;
-  const exact = picture.source === 'live';
-  return { kind: 'picks', picks, level: film.changes.level, at: (i) => changes[picks.start + i]!, step: picture.step, exact };
+/** Numbers of every tensor, at one level, at one step. */
+export interface Source {
+  sheets: Map<string, Sheet>;
+  level: number;
+  exact: boolean;
+  step: number;
+}
+
+/** The pictures of the whole model that the page has, the coarse first. Exact ones of the step, or else one of the film. */
+export function sources(mode: CellMode): Source[] {
+  const exact = studio.following ? [] : studio.cells.known(data(mode));
+  if (exact.length) return exact;
+  const film = studio.film?.shows(studio.picture, data(mode));
+  return film ? [film] : [];
+}
+
+const MEAN = 2; // levels: a mean is of at most 4 x 4 numbers
+
+/** The level of the cells that are drawn, and of the cells that they are made of, for so many pixels a cell. */
+export function levels(mode: CellMode, perCell: number): { drawn: number; made: number } {
+  const level = perCell >= 1 ? 0 : Math.floor(Math.log2(1 / perCell) + 1e-9);
+  return mode === 'rms' ? { drawn: Math.max(MEAN, level), made: Math.max(MEAN, level) - MEAN } : { drawn: level, made: level };
+}
+
+export interface Drawn {
+  layers: Layer[];
+  sheets: Sheet[];
+  /** cells of which one pixel shows one (or, for a mean, that it stands for), at the coarsest place */
+  side: number;
+  /** numbers that a mean is taken of; 1: no mean */
+  of: number;
+}
+
+/** What is drawn of a window of a tensor. */
+export function layersOf(tensor: TensorInfo, mode: CellMode, perCell: number, window: { row: number; column: number; rows: number; columns: number }): Drawn {
+  const { drawn, made } = levels(mode, perCell);
+  const known = sources(mode).filter((source) => source.sheets.has(tensor.name));
+  const base = known.find((source) => source.level <= made) ?? known.at(-1);
+  if (!base) return { layers: [], sheets: [], side: 1, of: 1 };
+  const sheets = [base.sheets.get(tensor.name)!];
+  for (let level = base.level - 1; level >= made; level--) sheets.push(...studio.cells.tilesOf(tensor.name, data(mode), level, { name: tensor.name, ...window }));
+  const coarseOf = (sheet: Sheet): number => (mode === 'rms' ? Math.max(drawn, sheet.level + 1) : sheet.level);
+  const layers = sheets.map((sheet) => ({ plane: sheet.plane.id, start: sheet.start, rows: sheet.rows, columns: sheet.columns, level: sheet.level, row: sheet.row, column: sheet.column, coarse: coarseOf(sheet) }));
+  // Tiles that are all there hide what is below them.
+  const finest = sheets.filter((sheet) => sheet.level === made).length;
+  const hidden = finest > 0 && base.level > made && finest === studio.cells.tilesFor(made, { name: tensor.name, ...window });
+  const last = hidden ? layers.at(-1)! : layers[0]!;
+  const rows = tensor.shape.length === 1 ? 1 : 4; // a vector's squares are one row of cells
+  const shrink = last.coarse - last.level;
+  return { layers, sheets, side: 2 ** last.coarse, of: mode === 'rms' ? (rows === 1 ? 2 : 4) ** shrink : 1 };
+}
+
+/** The cell that is drawn where this one would be, and its number; null while it is not known which. */
+export function cellDrawn(tensor: TensorInfo, row: number, column: number, mode: CellMode, perCell: number): ({ row: number; column: number } & Found) | null {
+  const known = sources(mode).filter((source) => source.sheets.has(tensor.name));
+  const { made } = levels(mode === 'rms' ? 'value' : mode, perCell);
+  const base = known.find((source) => source.level <= made) ?? known.at(-1);
+  if (!base) return null;
+  const { exact, step } = base;
+  for (let level = made; level < base.level; level++)
+    for (const sheet of studio.cells.tilesOf(tensor.name, data(mode), level, { name: tensor.name, row, column, rows: 1, columns: 1 })) {
+      const found = pickOf(tensor, sheet, row, column);
+      return found && { ...found, exact, step };
+    }
+  const found = pickOf(tensor, base.sheets.get(tensor.name)!, row, column);
+  return found && { ...found, exact, step };
+}
+
+function pickOf(tensor: TensorInfo, sheet: Sheet, row: number, column: number): { row: number; column: number; value: number } | null {
+  const [i, j] = [row >> sheet.level, column >> sheet.level];
+  const value = sheet.plane.numbers[sheet.start + (i - sheet.row) * sheet.columns + j - sheet.column]!;
+  if (sheet.level === 0) return { row, column, value };
+  const places = studio.places.of(tensor, sheet.level);
+  if (!places) return null;
+  const columns = shape2(tensor)[1];
+  const place = places[i * Math.ceil(columns / 2 ** sheet.level) + j]!;
+  return { row: Math.floor(place / columns), column: place % columns, value };
 }
 
 /** One number, if it is known. */
-export function valueAt(name: string, row: number, column: number, mode: CellMode): { value: number; exact: boolean; step: number } | null {
+export function valueAt(name: string, row: number, column: number, mode: CellMode): Found | null {
   const tensor = studio.tensor(name);
   if (!tensor) return null;
-  const columns = shape2(tensor)[1];
   const tile = studio.cells.tile;
-  if (tile && tile.name === name && tile.step === studio.step && tile.mode === mode) {
+  if (tile && tile.name === name && tile.step === studio.step && tile.mode === data(mode)) {
     const [i, j] = [row - tile.row, column - tile.column];
     if (i >= 0 && j >= 0 && i < tile.rows && j < tile.columns) return { value: tile.numbers[i * tile.columns + j]!, exact: tile.exact, step: tile.step };
   }
-  const source = known(name, mode);
-  if (!source) return null;
-  if (source.kind === 'whole') return { value: source.numbers[row * columns + column]!, exact: source.exact, step: source.step };
-  const i = (row >> source.level) * source.picks.columns + (column >> source.level);
-  if (source.picks.places[i] !== row * columns + column) return null;
-  return { value: source.at(i), exact: source.exact, step: source.step };
+  const known = sources(mode).filter((source) => source.sheets.has(name));
+  for (const sheet of studio.cells.tilesOf(name, data(mode), 0, { name, row, column, rows: 1, columns: 1 }))
+    if (known.length) return { value: pickOf(tensor, sheet, row, column)!.value, exact: known[0]!.exact, step: known[0]!.step };
+  for (const source of known.toReversed()) {
+    const found = pickOf(tensor, source.sheets.get(name)!, row, column);
+    if (found && found.row === row && found.column === column) return { value: found.value, exact: source.exact, step: source.step };
+  }
+  return null;
 }
 
 /** How far a tensor moved in this step, against its size: the norms of its update and of its weights. */
@@ -60,7 +118,7 @@ export interface Ratio {
   exact: boolean;
 }
 
-const estimated = new WeakMap<Frame, Map<string, number>>();
+const estimated = new WeakMap<Picture, Map<string, number>>();
 
 export function ratioOf(name: string): Ratio | null {
   const { opened, picture, film } = studio;
@@ -87,71 +145,4 @@ function size(numbers: Float32Array, picks: TensorPicks): number {
   let sum = 0;
   for (let i = picks.start; i < picks.start + cells; i++) sum += numbers[i]! ** 2;
   return Math.sqrt(sum / cells);
-}
-
-/** The parameter that a square shows: its own row and column. */
-export function pickedIn(name: string, row: number, column: number, mode: CellMode): { row: number; column: number } {
-  const { film } = studio;
-  const tensor = studio.tensor(name)!;
-  if (!film) return { row, column };
-  const changes = (mode === 'gradient' || mode === 'update') && studio.shown?.source !== 'replay';
-  const picks = changes ? film.changes : film.values;
-  const own = picks.tensors.get(name)!;
-  const place = own.places[(row >> picks.level) * own.columns + (column >> picks.level)]!;
-  const columns = shape2(tensor)[1];
-  return { row: Math.floor(place / columns), column: place % columns };
-}
-
-export interface Picture {
-  image: OffscreenCanvas;
-  /** cells of the tensor along one pixel of the image */
-  side: number;
-  /** whether each pixel is a cell of its own neighbourhood alone (1), or one in side x side */
-  all: boolean;
-}
-
-/**
- * The pixels of a piece, coarse or fine. Each pixel is one real parameter.
- *
- * @param perCell device pixels that a cell has on the screen
- */
-export function paint(piece: Piece, mode: CellMode, perCell: number, dark: boolean): Picture | null {
-  const { tensor } = piece;
-  const source = known(tensor.name, mode);
-  const colours = palette(dark);
-  const scale = studio.scales.of(tensor.name, mode);
-  const shade = shader(scale);
-  const [, columns] = shape2(tensor);
-  if (!source) return null;
-  let across: number;
-  let down: number;
-  let side: number;
-  let number: (i: number, j: number) => number; // of the piece: i down, j across, in the tensor's own sense
-  const film = studio.film;
-  if (source.kind === 'whole' && (perCell >= 1 || !film)) {
-    [down, across, side] = [piece.rows, piece.columns, 1];
-    number = (i, j) => source.numbers[(piece.rowFrom + i) * columns + j]!;
-  } else {
-    const level = source.kind === 'picks' ? source.level : film!.values.level;
-    const picks = source.kind === 'picks' ? source.picks : film!.values.tensors.get(tensor.name)!;
-    const skip = Math.max(1, Math.round(1 / (perCell * 2 ** level)));
-    side = skip * 2 ** level;
-    [down, across] = [Math.ceil(piece.rows / side), Math.ceil(piece.columns / side)];
-    const top = piece.rowFrom >> level;
-    const at = source.kind === 'picks' ? source.at : (i: number) => source.numbers[picks.places[i]!]!;
-    number = (i, j) => at((top + i * skip) * picks.columns + j * skip);
-  }
-  const [width, height] = piece.turned ? [down, across] : [across, down];
-  const image = new OffscreenCanvas(width, height);
-  const context = image.getContext('2d')!;
-  const pixels = context.createImageData(width, height);
-  const data = new Uint32Array(pixels.data.buffer);
-  for (let i = 0; i < down; i++)
-    for (let j = 0; j < across; j++) {
-      const index = shade(number(i, j));
-      const colour = index > SHADES && (i + j) & 1 ? 0xff000000 : colours[index + SHADES]!; // hatched
-      data[piece.turned ? j * width + i : i * width + j] = colour;
-    }
-  context.putImageData(pixels, 0, 0);
-  return { image, side, all: side === 1 };
 }

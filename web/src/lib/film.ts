@@ -1,8 +1,10 @@
 /** The film of a run: the same few parameters of every tensor, step after step. docs/run-format.md has the layout. */
 
-import type { FilmInfo, TensorInfo } from './types';
+import { plane } from './painter';
+import type { CellMode, FilmInfo, TensorInfo } from './types';
+import type { Sheet } from './whole';
 
-/** Where the picks of one tensor stand, and which parameters they are. */
+/** Where the picks of one tensor stand. */
 export interface TensorPicks {
   name: string;
   /** squares down and across */
@@ -10,8 +12,6 @@ export interface TensorPicks {
   columns: number;
   /** of the first pick in a frame's list */
   start: number;
-  /** places in the flattened tensor */
-  places: Uint32Array;
 }
 
 export interface Picks {
@@ -30,27 +30,27 @@ export interface Picture {
   updates: Float32Array | null;
 }
 
+export type Sheets = Map<string, Sheet>;
+
 export class Film {
   readonly values: Picks;
   readonly changes: Picks;
   private readonly frames = new Map<number, Picture>();
+  private readonly sheets = new WeakMap<Float32Array, Sheets>();
+  private readonly learned = new WeakMap<Picture, Float32Array>();
 
   constructor(
     readonly info: FilmInfo,
     readonly tensors: TensorInfo[],
-    numbers: Uint32Array,
     readonly birth: Float32Array,
   ) {
-    let at = 0;
     const read = (level: number, key: 'values' | 'changes'): Picks => {
       const found = new Map<string, TensorPicks>();
       let start = 0;
       for (const tensor of info.tensors) {
         const [rows, columns] = tensor[key];
-        const size = rows * columns;
-        found.set(tensor.name, { name: tensor.name, rows, columns, start, places: numbers.subarray(at, at + size) });
-        start += size;
-        at += size;
+        found.set(tensor.name, { name: tensor.name, rows, columns, start });
+        start += rows * columns;
       }
       return { level, count: start, tensors: found };
     };
@@ -113,5 +113,37 @@ export class Film {
       gradients: numbers.subarray(v, v + c),
       updates: numbers.subarray(v + c, v + 2 * c),
     };
+  }
+
+  /** What a picture has of a mode, by tensor; null if it has nothing. */
+  shows(picture: Picture | null, mode: CellMode): { sheets: Sheets; level: number; exact: boolean; step: number } | null {
+    const changes = mode === 'gradient' || mode === 'update';
+    const numbers = this.numbers(picture, mode);
+    if (!numbers) return null;
+    const picks = changes ? this.changes : this.values;
+    let sheets = this.sheets.get(numbers);
+    if (!sheets) {
+      const all = plane(numbers);
+      sheets = new Map([...picks.tensors.values()].map(({ name, start, rows, columns }) => [name, { plane: all, start, rows, columns, level: picks.level, row: 0, column: 0 }]));
+      this.sheets.set(numbers, sheets);
+    }
+    if (mode === 'birth') return { sheets, level: picks.level, exact: true, step: 0 };
+    // A film's gradients are rounded at its first frame too.
+    return { sheets, level: picks.level, exact: changes ? picture!.source === 'live' : picture!.exact, step: picture!.step };
+  }
+
+  private numbers(picture: Picture | null, mode: CellMode): Float32Array | null {
+    if (mode === 'birth') return this.birth;
+    if (!picture) return null;
+    if (mode === 'gradient') return picture.gradients;
+    if (mode === 'update') return picture.updates;
+    if (mode === 'value') return picture.values;
+    if (mode !== 'learned') return null;
+    let moved = this.learned.get(picture);
+    if (!moved) {
+      moved = picture.values.map((value, i) => value - this.birth[i]!);
+      this.learned.set(picture, moved);
+    }
+    return moved;
   }
 }

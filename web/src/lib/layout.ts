@@ -1,7 +1,8 @@
 /**
  * Where each tensor stands in the cabinet: in reading order, all to one scale.
  *
- * A block is a column: attention above (query and key, value and output), the MLP below. `shrink` is drawn turned, so
+ * At the left the tables, at the right the output, between them the blocks, in rows. A block has its attention (query and
+ * key, value and output) above its MLP, or beside it, whichever makes the cabinet larger. `shrink` is drawn turned, so
  * that the hidden units of expand and shrink share their rows. A bias stands along the outputs it is added to.
  */
 
@@ -86,12 +87,20 @@ const TITLED = 46; // pixels of a box's title
 export const shape2 = (tensor: TensorInfo): [number, number] =>
   tensor.shape.length === 1 ? [1, tensor.shape[0]!] : [tensor.shape[0]!, tensor.shape[1]!];
 
-/** Pixels for a cell that can be: k pixels for one pick of a square of 2^level cells. */
+/**
+ * Pixels for a cell that can be. Whole ones, or one pixel for one cell of a square of 2^level cells; and between two such
+ * levels three quarters, where of every four squares of the finer level three are seen in each direction.
+ */
 export function scales(): number[] {
-  const found = new Set<number>();
-  for (let level = 0; level <= 10; level++) for (let k = 1; k <= 16; k++) if (k === 1 || level === 0) found.add(k / 2 ** level);
-  return [...found].sort((a, b) => b - a);
+  const found: number[] = [];
+  for (let k = 16; k >= 1; k--) found.push(k);
+  for (let level = 0; level <= 10; level++) found.push(0.75 / 2 ** level, 0.5 / 2 ** level);
+  return found;
 }
+
+/** How the parts of a block stand: pairs of attention above the MLP, all four in a row above it, or pairs beside it. */
+type Design = 'pairs' | 'row' | 'beside';
+const DESIGNS: Design[] = ['pairs', 'row', 'beside'];
 
 interface Box {
   width: number;
@@ -101,53 +110,64 @@ interface Box {
   ghosts: Ghost[];
 }
 
-/** The largest cabinet that fits into so many pixels; in one row, if it can, and with as much room for words as there is. */
-export function arrange(tensors: TensorInfo[], tied: boolean, width: number, height: number, align = 1): Layout {
+/** The largest cabinet that fits into so many pixels; with as much room for words as there is. */
+export function arrange(tensors: TensorInfo[], tied: boolean, width: number, height: number): Layout {
   let last: Layout | null = null;
   for (const scale of scales())
-    for (const broad of [Infinity, width])
-      for (const room of ROOMS) {
-        last = place(tensors, tied, scale, room, broad, height, align);
+    for (const room of ROOMS)
+      for (const design of DESIGNS) {
+        last = place(tensors, tied, scale, room, design, width, height);
         if (last.width <= width && last.height <= height) return last;
       }
   return last!;
 }
 
-function place(tensors: TensorInfo[], tied: boolean, scale: number, room: Room, width: number, height: number, align: number): Layout {
+function place(tensors: TensorInfo[], tied: boolean, scale: number, room: Room, design: Design, width: number, height: number): Layout {
   const by = new Map(tensors.map((tensor) => [tensor.name, tensor]));
   const layers = 1 + Math.max(-1, ...tensors.map((t) => (t.name.startsWith('blocks.') ? Number(t.name.split('.')[1]) : -1)));
-  const boxes: Box[] = [];
-  const blocks = Array.from({ length: layers }, (_, layer) => block(by, layer, scale, room));
-  const fold = Math.max(60, Math.min(height - 40, Math.max(...blocks.map((box) => box.height), 0)));
-  boxes.push(tables(by, scale, room, fold, align));
-  boxes.push(...blocks);
-  boxes.push(exit(by, tied, scale, room, fold, align));
-  const out: Layout = { scale, width: 0, height: 0, pieces: [], labels: [], ghosts: [], free: [] };
-  const starts: number[] = [];
-  let x = 0;
-  let y = 0;
-  let tallest = 0;
-  for (const box of boxes) {
-    if (x > 0 && x + box.width > width) {
-      x = 0;
-      y += tallest + BLOCK_GAP;
-      tallest = 0;
-    }
-    for (const piece of box.pieces) out.pieces.push({ ...piece, x: piece.x + x, y: piece.y + y });
-    for (const label of box.labels) out.labels.push({ ...label, x: label.x + x, y: label.y + y });
-    for (const ghost of box.ghosts) out.ghosts.push({ ...ghost, x: ghost.x + x, y: ghost.y + y });
-    starts.push(x);
-    tallest = Math.max(tallest, box.height);
-    out.width = Math.max(out.width, x + box.width);
-    out.height = Math.max(out.height, y + tallest);
-    x += box.width + BLOCK_GAP;
+  const blocks = Array.from({ length: layers }, (_, layer) => block(by, layer, scale, room, design));
+  const least = Math.max(...blocks.map((box) => box.height), 0);
+  let folding = Math.max(60, Math.min(height - TITLE - LABEL - 2, least));
+  let [left, right] = [tables(by, scale, room, folding), exit(by, tied, scale, room, folding)];
+  let middle = rows(blocks, width - left.width - right.width - 2 * BLOCK_GAP);
+  if (middle.height > least) {
+    // More than one row of blocks: the tables may be as tall as all of them.
+    folding = Math.max(60, Math.min(height, middle.height) - TITLE - LABEL - 2);
+    [left, right] = [tables(by, scale, room, folding), exit(by, tied, scale, room, folding)];
+    middle = rows(blocks, width - left.width - right.width - 2 * BLOCK_GAP);
   }
-  if (y === 0)
-    out.free = [0, boxes.length - 1].map((i) => {
-      const box = boxes[i]!;
-      return { x: starts[i]!, y: box.height + 12, width: box.width, height: out.height - box.height - 12 };
-    });
+  const out: Layout = { scale, width: 0, height: 0, pieces: [], labels: [], ghosts: [], free: [] };
+  let x = 0;
+  const starts: number[] = [];
+  for (const box of [left, middle, right]) {
+    starts.push(x);
+    if (box.width) put(out, box, x, 0);
+    out.height = Math.max(out.height, box.height);
+    x += box.width + (box.width ? BLOCK_GAP : 0);
+  }
+  out.width = x - BLOCK_GAP;
+  out.free = [left, right].map((box, i) => ({ x: starts[2 * i]!, y: box.height + 12, width: box.width, height: out.height - box.height - 12 }));
   return out;
+}
+
+/** Blocks in rows of at most so many pixels, as even as can be. */
+function rows(blocks: Box[], width: number): Box {
+  const out = emptyBox();
+  const widest = Math.max(...blocks.map((box) => box.width), 1);
+  const most = Math.max(1, Math.floor((width + BLOCK_GAP) / (widest + BLOCK_GAP)));
+  const each = Math.ceil(blocks.length / Math.ceil(blocks.length / most));
+  blocks.forEach((box, i) => put(out, box, (i % each) * (widest + BLOCK_GAP), Math.floor(i / each) * (box.height + BLOCK_GAP)));
+  const lines = Math.ceil(blocks.length / each) || 0;
+  out.width = blocks.length ? Math.min(each, blocks.length) * (widest + BLOCK_GAP) - BLOCK_GAP : 0;
+  out.height = blocks.length ? lines * (blocks[0]!.height + BLOCK_GAP) - BLOCK_GAP : 0;
+  return out;
+}
+
+function put(out: Pick<Layout, 'pieces' | 'labels' | 'ghosts'>, box: Box, x: number, y: number): void {
+  const moved = <T extends { x: number; y: number }>(items: T[]): T[] => items.map((item) => ({ ...item, x: item.x + x, y: item.y + y }));
+  out.pieces.push(...moved(box.pieces));
+  out.labels.push(...moved(box.labels));
+  out.ghosts.push(...moved(box.ghosts));
 }
 
 const ceil = (cells: number, scale: number): number => Math.max(1, Math.ceil(cells * scale));
@@ -191,10 +211,11 @@ function grow(box: Box): Box {
 }
 
 /** A long table, folded into columns of at most so many pixels, between squares of picks. */
-function folded(box: Box, tensor: TensorInfo, x: number, y: number, scale: number, most: number, align: number): number {
+function folded(box: Box, tensor: TensorInfo, x: number, y: number, scale: number, most: number): number {
   const [rows, columns] = shape2(tensor);
-  const side = Math.max(align, Math.round(1 / scale));
-  const perColumn = Math.max(side, Math.floor(Math.floor(most / scale) / side) * side);
+  const side = Math.max(4, 2 ** Math.ceil(Math.log2(1 / scale)));
+  const fits = Math.max(side, Math.floor(Math.floor(most / scale) / side) * side);
+  const perColumn = Math.ceil(rows / Math.ceil(rows / fits) / side) * side; // columns as even as can be
   for (let from = 0; from < rows; from += perColumn) {
     const here = Math.min(perColumn, rows - from);
     box.pieces.push({
@@ -205,7 +226,7 @@ function folded(box: Box, tensor: TensorInfo, x: number, y: number, scale: numbe
   return y + ceil(Math.min(rows, perColumn), scale);
 }
 
-function tables(by: Map<string, TensorInfo>, scale: number, room: Room, most: number, align: number): Box {
+function tables(by: Map<string, TensorInfo>, scale: number, room: Room, most: number): Box {
   const box = emptyBox();
   let y = 0;
   const names = ['embedding.weight', 'positions.weight'].filter((name) => by.has(name));
@@ -215,12 +236,12 @@ function tables(by: Map<string, TensorInfo>, scale: number, room: Room, most: nu
     const tensor = by.get(name)!;
     const words = name.startsWith('embedding') ? ['symbols', 'embedding'] : ['places', 'positions'];
     box.labels.push({ text: words[0]!, code: words[1]!, lines: 1, x: 0, y, width: 0 });
-    y = folded(box, tensor, 0, y + LABEL, scale, Math.max(20, most / names.length - LABEL), align) + GAP;
+    y = folded(box, tensor, 0, y + LABEL, scale, Math.max(20, most / names.length - LABEL)) + GAP;
   }
   return titled(box, room);
 }
 
-function exit(by: Map<string, TensorInfo>, tied: boolean, scale: number, room: Room, most: number, align: number): Box {
+function exit(by: Map<string, TensorInfo>, tied: boolean, scale: number, room: Room, most: number): Box {
   const box = emptyBox();
   box.labels.push({ text: 'output', lines: 1, x: 0, y: 0, width: 0, strong: true });
   let y = TITLE;
@@ -234,7 +255,7 @@ function exit(by: Map<string, TensorInfo>, tied: boolean, scale: number, room: R
   const head = by.get('head.weight');
   if (head) {
     box.labels.push({ text: 'symbols', code: 'head', lines: 1, x: 0, y, width: 0 });
-    folded(box, head, 0, y + LABEL, scale, most - y, align);
+    folded(box, head, 0, y + LABEL, scale, most - y);
     const bias = by.get('head.bias');
     grow(box);
     if (bias) box.pieces.push(strip(bias, box.width + 1, y + LABEL, scale, true));
@@ -248,23 +269,25 @@ function exit(by: Map<string, TensorInfo>, tied: boolean, scale: number, room: R
   return titled(box, room);
 }
 
-function block(by: Map<string, TensorInfo>, layer: number, scale: number, room: Room): Box {
+function block(by: Map<string, TensorInfo>, layer: number, scale: number, room: Room, design: Design): Box {
   const box = emptyBox();
   const get = (name: string): TensorInfo | undefined => by.get(`blocks.${layer}.${name}`);
-  box.labels.push({ text: `block ${layer}`, brief: String(layer), lines: 1, x: 0, y: 0, width: 0, strong: true });
+  const title: Label = { text: `block ${layer}`, brief: String(layer), lines: 1, x: 0, y: 0, width: 0, strong: true };
+  box.labels.push(title);
   let y = TITLE;
+  let x = 0;
   const norms = (which: string): void => {
     for (const part of ['gain', 'bias']) {
       const tensor = get(`${which}.${part}`);
       if (!tensor) continue;
-      box.pieces.push(strip(tensor, 0, y, scale, false));
+      box.pieces.push(strip(tensor, x, y, scale, false));
       y += STRIP + 1;
     }
     y += 1;
   };
   const label = LABEL + (room.lines - 1) * LINE;
   /** A matrix under its label, its bias along its outputs. Returns the pixels that it takes. */
-  const put = (part: string, x: number, turned = false): [number, number] => {
+  const add = (part: string, x: number, turned = false): [number, number] => {
     const tensor = get(`${part}.weight`);
     if (!tensor) return [0, 0];
     const piece = matrix(tensor, x, y + label, scale, turned);
@@ -279,33 +302,35 @@ function block(by: Map<string, TensorInfo>, layer: number, scale: number, room: 
     box.labels.push({ text: code, plain: PLAIN[code], code, lines: room.lines, x, y, width: w + GAP - 2 });
     return [w, h];
   };
-  let second = 0; // where the second column begins
   norms('attention_norm');
-  for (const pair of [['query', 'key'], ['value', 'output']]) {
-    let x = 0;
+  const pairs = design === 'row' ? [['query', 'key', 'value', 'output']] : [['query', 'key'], ['value', 'output']];
+  let widest = 0;
+  for (const pair of pairs) {
+    const starts: Record<string, number> = {};
+    let at = 0;
     let tallest = 0;
     for (const part of pair) {
-      const [w, h] = put(`attention.${part}`, x);
-      if (x === 0) second = w + GAP;
-      x += w + GAP;
+      const [w, h] = add(`attention.${part}`, at);
+      starts[part] = at;
+      at += w + GAP;
       tallest = Math.max(tallest, h);
     }
+    widest = Math.max(widest, at);
     y += tallest + 2;
     if (pair[0] !== 'query') continue;
     // Gains of query and key, shared by the heads: under what they act on.
-    const gains = (['query', 'key'] as const).map((which) => get(`attention.${which}_norm.gain`));
-    gains.forEach((gain, i) => gain && box.pieces.push(strip(gain, i * second, y, scale, false)));
-    if (gains.some(Boolean)) y += STRIP + 2;
+    const gains = (['query', 'key'] as const).map((which) => [which, get(`attention.${which}_norm.gain`)] as const);
+    for (const [which, gain] of gains) if (gain) box.pieces.push(strip(gain, starts[which]!, y, scale, false));
+    if (gains.some(([, gain]) => gain)) y += STRIP + 2;
   }
+  if (design === 'beside') [x, y] = [widest + GAP, TITLE];
   norms('mlp_norm');
-  let x = 0;
   for (const part of ['gate', 'expand', 'shrink']) {
-    const [w] = put(`mlp.${part}`, x, part === 'shrink');
+    const [w] = add(`mlp.${part}`, x, part === 'shrink');
     if (w) x += w + GAP;
   }
   grow(box);
-  box.width = Math.max(box.width, x - GAP, 2 * second - GAP);
-  for (const label of box.labels) if (label.strong) label.width = box.width;
+  title.width = box.width = Math.max(box.width, x - GAP, widest - GAP);
   return box;
 }
 

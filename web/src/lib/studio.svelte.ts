@@ -7,11 +7,14 @@ import * as api from './api';
 import { type Axis, type Cell, clamp, readAddress, rowsOf, type Side, type View, writeAddress } from './address';
 import { Cells } from './cells.svelte';
 import { begun, longer, type LossCurve, NO_CURVE } from './curve';
+import { sources } from './field';
 import { Film, type Picture } from './film';
 import { grown } from './growth';
 import { Line } from './line.svelte';
+import { readStatistics } from './measure';
+import { Places } from './places.svelte';
 import { Player } from './player.svelte';
-import { Scales } from './scales';
+import { Scales } from './scales.svelte';
 import type { CellMode, Phases, Progress, RunInfo, RunSummary, Sample, StreamState, TensorInfo } from './types';
 import { address as cellAddress } from './text';
 import { Writing } from './writing.svelte';
@@ -45,8 +48,8 @@ class Studio {
   progress = $state.raw<Progress | null>(null);
   replaying = $state(false);
   refused = $state(''); // why this step could not be opened
-  scalesVersion = $state(0);
-  scales = new Scales();
+  scales = $state.raw(new Scales());
+  readonly places = new Places(() => this.run);
 
   curve = $state.raw<LossCurve>(NO_CURVE);
   dark = $state(false);
@@ -79,10 +82,10 @@ class Studio {
 
   /** What the cabinet shows: the step of its numbers, and whether they are exact. */
   get shown(): { step: number; exact: boolean; source: 'birth' | 'film' | 'live' | 'replay' } | null {
-    if (this.mode === 'birth' && this.film) return { step: 0, exact: true, source: 'birth' };
-    if (this.cells.whole && this.cells.whole.step === this.step && this.cells.whole.mode === this.mode)
-      return { step: this.cells.whole.step, exact: this.cells.whole.exact, source: 'replay' };
-    return this.picture;
+    const [source] = sources(this.mode);
+    if (!source) return null;
+    const found = this.mode === 'birth' ? 'birth' : 'mode' in source ? 'replay' : this.picture!.source;
+    return { step: source.step, exact: source.exact, source: found };
   }
 
   async start(): Promise<void> {
@@ -162,14 +165,17 @@ class Studio {
     this.trouble = '';
     Object.assign(this, { film: null, picture: null, opened: null, following: false });
     this.curve = NO_CURVE;
-    this.scales = new Scales();
+    this.cells.clear();
+    this.places.clear();
     try {
       const run = await api.getRun(name, signal);
       if (signal.aborted) return;
+      this.scales = new Scales(run.tensors);
       this.run = run;
       this.writing.begin(run);
       this.take(parts);
       void this.loadCurve(signal);
+      void this.measure(signal, true);
       await this.loadFilm(signal);
       this.line.attend();
       this.said = `${name}: ${run.parameters} learned numbers, ${run.steps_made} steps made.`;
@@ -193,22 +199,28 @@ class Studio {
   private async loadFilm(signal: AbortSignal): Promise<void> {
     const run = this.run!;
     if (!run.film) return;
-    const [picks, birth] = await Promise.all([api.getPicks(run.name, run.identity, signal), api.getBirth(run.name, run.identity, signal)]);
+    const birth = await api.getBirth(run.name, run.identity, signal);
     if (signal.aborted) return;
-    const film = new Film(run.film, run.tensors, picks, birth);
-    this.scales.grow(film, birth, null);
-    this.film = film;
-    const frames = run.film.steps.length;
-    if (frames) {
-      const numbers = [...new Set([Math.floor(frames / 4), Math.floor(frames / 2), Math.max(0, frames - 2), frames - 1])];
-      for (const number of numbers) {
-        const picture = await this.frame(number, signal);
-        if (signal.aborted) return;
-        this.scales.grow(film, picture.values, picture);
-      }
-    }
-    this.scalesVersion++;
+    this.film = new Film(run.film, run.tensors, birth);
     if (!this.following) this.showNearest();
+  }
+
+  /** What the colours stand for, by what was recorded of the run; it can only grow. */
+  private async measure(signal: AbortSignal, fresh = false): Promise<void> {
+    const run = this.run!;
+    if (!run.statistics_every || !run.steps_made) return;
+    try {
+      const statistics = await readStatistics(run, signal);
+      if (signal.aborted) return;
+      this.scales.take(statistics, run.steps_made, fresh);
+    } catch (error) {
+      if (!api.isAbort(error)) this.trouble = api.sentence(error);
+    }
+  }
+
+  /** The run was resumed, or made anew. */
+  reopen(): void {
+    void this.open(this.run!.name, new URLSearchParams(this.address));
   }
 
   private async frame(number: number, signal?: AbortSignal): Promise<Picture> {
@@ -233,7 +245,7 @@ class Studio {
   private grow(state: StreamState): void {
     const run = this.run!;
     if (state.identity && state.identity !== run.identity) {
-      void this.open(run.name, new URLSearchParams(this.address)); // it was resumed, or made anew
+      this.reopen();
       return;
     }
     this.curve = longer(this.curve, state.steps);
@@ -276,6 +288,7 @@ class Studio {
       const hadFilm = this.film !== null;
       if (hadFilm && run.film && this.film) this.film.info.steps = run.film.steps;
       this.run = hadFilm && this.film ? { ...run, film: this.film.info } : run;
+      void this.measure(signal);
       if (!hadFilm && run.film) await this.loadFilm(signal);
       if (this.following && this.writing.next?.step !== this.writingStep) void this.writing.ask();
     } catch (error) {
@@ -300,10 +313,7 @@ class Studio {
         try {
           const cells = await api.getLive(this.run!.name, signal);
           if (cells && this.following && turn === this.liveAt) {
-            const picture = this.film.live(cells.step, cells.numbers);
-            this.scales.grow(this.film, picture.values, picture);
-            this.scalesVersion++;
-            this.picture = picture;
+            this.picture = this.film.live(cells.step, cells.numbers);
           } else if (!cells && !this.picture && this.film.info.steps.length) {
             this.picture = await this.frame(this.film.info.steps.length - 1, signal);
           }
@@ -376,6 +386,7 @@ class Studio {
     const run = this.run!;
     const { signal } = this.leaving!;
     const here = (): boolean => !signal.aborted && this.step === step && this.run?.name === run.name;
+    if (step < run.steps_made) void this.cells.load(); // what lies on disk need not be made again
     try {
       if (step < run.steps_made) {
         this.replaying = true;

@@ -45,6 +45,7 @@ export function cell(value: number, unit = 1): string {
   const magnitude = Math.abs(value);
   const sign = value < 0 ? '−' : '+';
   if (magnitude === 0) return '0';
+  if (magnitude >= 1e4) return sign + magnitude.toExponential(0).replace('e+', 'e');
   if (magnitude >= 100) return sign + magnitude.toFixed(1);
   if (magnitude >= 0.00095) return sign + magnitude.toFixed(magnitude >= 10 ? 2 : magnitude >= 1 ? 3 : 4).replace(/^0\./, '.');
   return sign + magnitude.toExponential(0);
@@ -55,7 +56,8 @@ export function exact(value: number): string {
   if (!Number.isFinite(value)) return signed(value);
   for (let digits = 1; digits <= 9; digits++) {
     const text = value.toPrecision(digits);
-    if (Math.fround(Number(text)) === value) return String(Number(text)).replace('-', '−');
+    if (Math.fround(Number(text)) !== value) continue;
+    return (Math.abs(value) < 1e9 ? String(Number(text)) : Number(text).toExponential().replace('+', '')).replaceAll('-', '−');
   }
   return String(value).replace('-', '−');
 }
@@ -78,6 +80,19 @@ export const MODES: { mode: CellMode; label: string; says: string }[] = [
   { mode: 'gradient', label: 'gradient', says: 'how the loss of this step’s batch would change if the number grew' },
   { mode: 'update', label: 'update', says: 'what this step adds to each number' },
 ];
+
+/** The modes that are behind «more»: a mean, which is the only one, and what the optimizer remembers. */
+export function moreModes(memories: CellMode[]): { mode: CellMode; label: string; says: string }[] {
+  const words: Record<string, [string, string]> = {
+    'memory:first_moment': ['past gradients: first moment', 'what the optimizer remembers: a fading mean of past gradients'],
+    'memory:second_moment': ['past squares: second moment', 'what the optimizer remembers: a fading mean of the squares of past gradients'],
+    'memory:momentum': ['past gradients: momentum', 'what the optimizer remembers: past gradients, added up and fading'],
+  };
+  return [
+    ...memories.map((mode) => ({ mode, label: words[mode]?.[0] ?? mode.slice(7), says: words[mode]?.[1] ?? mode })),
+    { mode: 'rms', label: 'RMS', says: 'the root mean square of neighbouring cells: the only mode that is a mean' },
+  ];
+}
 
 const ROLES: Record<string, [plain: string, code: string]> = {
   query: ['who looks', 'query'],

@@ -33,6 +33,7 @@ export type Comparison = Schemas['Comparison'];
 export type ComparedRun = Schemas['ComparedRun'];
 export type Hyperparameter = Schemas['Hyperparameter'];
 export type Plan = Schemas['Plan'];
+export type TensorStep = Schemas['TensorView'];
 
 // What is no JSON answer: events, and raw numbers.
 
@@ -54,7 +55,8 @@ export interface StreamState {
   error?: string;
 }
 
-export type CellMode = 'birth' | 'value' | 'learned' | 'gradient' | 'update';
+/** What the cabinet shows of each number; `rms` is the one that is a mean. */
+export type CellMode = 'birth' | 'value' | 'learned' | 'gradient' | 'update' | 'rms' | `memory:${string}`;
 
 export interface Cells {
   step: number;

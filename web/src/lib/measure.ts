@@ -1,0 +1,34 @@
+/** What the scales follow from: the norms that were recorded of the whole run, or, where there are none, its cells. */
+
+import * as api from './api';
+import { bends, type Recorded, type Scales, type Statistics } from './scales.svelte';
+import type { RunInfo } from './types';
+import { readWhole, type Whole } from './whole';
+
+const PARTS = 8; // of the run, of which the highest is asked for
+const NAMES = ['weight_norm', 'weight_max', 'gradient_norm', 'update_norm'] as const;
+
+/** What was recorded of every tensor's size. */
+export async function readStatistics(run: RunInfo, signal: AbortSignal): Promise<Statistics> {
+  const layers = await Promise.all(NAMES.map((name) => api.getLayers(run.name, name, 'tensor', PARTS, signal)));
+  const read = (i: number): Recorded => new Map(layers[i]!.rows.map((row) => [row.name, row.high]));
+  return { weight_norm: read(0), weight_max: read(1), gradient_norm: read(2), update_norm: read(3) };
+}
+
+/** Make sure that a picture's colours have a meaning before it is shown. */
+export async function measure(scales: Scales, run: RunInfo, whole: Whole, signal: AbortSignal): Promise<void> {
+  const { mode } = whole;
+  if (bends(mode)) {
+    const plane = whole.sheets.values().next().value?.plane;
+    if (plane && !scales.knows(mode)) scales.seeAll(mode, plane.numbers, whole.step);
+    return;
+  }
+  if (scales.knows(mode) && !(run.training && mode === 'learned')) return;
+  const last = run.keyframes.at(-1);
+  const asked = mode === 'learned' ? mode : 'value';
+  see(scales, last === undefined ? whole : await readWhole(run, last, asked, whole.level, signal));
+}
+
+function see(scales: Scales, whole: Whole): void {
+  for (const [name, sheet] of whole.sheets) scales.see(name, whole.mode, sheet.plane.numbers.subarray(sheet.start, sheet.start + sheet.rows * sheet.columns), whole.step);
+}
