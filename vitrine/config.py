@@ -188,6 +188,13 @@ class Config(Section):
         """Tokens that one update learns from."""
         return self.training.batch_size * self.training.accumulation * self.model.context
 
+    def portable(self) -> Settings:
+        """What was chosen, without what concerns one machine: its files, device and disk."""
+        kept = self.model_dump(mode="json")
+        del kept["machine"], kept["recording"], kept["training"]["parent"]
+        kept["data"] = {name: kept["data"][name] for name in ("text_field", "max_tokens", "weights")}
+        return kept
+
     def to_toml(self) -> str:
         """The config.toml of a run; `load_toml` reads it back to the same values."""
         return tomli_w.dumps(self.model_dump(mode="json"))

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import tomli_w
 from tokenizers import Tokenizer, pre_tokenizers
 
 from vitrine.census import census
 from vitrine.checkpoint import Snapshot, flush
 from vitrine.config import ModelConfig
 from vitrine.errors import ConfigError, RunError
-from vitrine.huggingface import Exported, Floats, corpus_digest, finite_numbers, measured, portable_toml
+from vitrine.huggingface import Exported, Floats, corpus_digest, finite_numbers, measured
 from vitrine.launch import load_step
 from vitrine.runs.reader import TOKENIZER, RunReader
 from vitrine.tokenizer import end_of_text_id, kind, load_tokenizer
@@ -232,7 +233,7 @@ def _description(reader: RunReader, snapshot: Snapshot) -> dict[str, Any]:
         "vitrine.step": snapshot.step,
         "vitrine.digest": snapshot.digest,
         "vitrine.corpus": corpus_digest(reader) or "unknown",
-        "vitrine.hyperparameters": portable_toml(config),
+        "vitrine.hyperparameters": tomli_w.dumps(config.portable()),
     }
 
 

@@ -325,7 +325,7 @@ It sees {model.context} tokens at once. Tokens: {model.vocab_size:,}, {tokens}.
 ## Hyperparameters
 
 ```toml
-{portable_toml(config)}```
+{tomli_w.dumps(config.portable())}```
 """
 
 
@@ -346,11 +346,3 @@ def corpus_digest(reader: RunReader) -> str:
     """Of the text that the run learned from; empty: unknown."""
     digest: str = json.loads(reader.facts().get("fingerprint", "{}")).get("corpus", "")
     return digest
-
-
-def portable_toml(config: Config) -> str:
-    """config.toml, but for what concerns one machine: its files, device and disk."""
-    kept = config.model_dump(mode="json")
-    del kept["machine"], kept["recording"], kept["training"]["parent"]
-    kept["data"] = {name: kept["data"][name] for name in ("text_field", "max_tokens", "weights")}
-    return tomli_w.dumps(kept)

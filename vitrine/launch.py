@@ -19,6 +19,7 @@ from vitrine.checkpoint import Snapshot, flush, load_keyframe, save_keyframe, ta
 from vitrine.config import Config, Settings, load_toml, merge
 from vitrine.data import shards
 from vitrine.errors import ConfigError, CorpusError, RunError
+from vitrine.mirrors import mirrored
 from vitrine.preflight import check_memory, check_mirrors, check_processes, check_tokens
 from vitrine.presets import Facts, choose_size, preset_settings, resolve
 from vitrine.processes import Processes, join_processes, leave_processes
@@ -87,7 +88,7 @@ def train(request: Request, reporter: Reporter | None = None, started_s: float =
         if processes.first:
             _create(path, prepared, processes)
         processes.barrier()
-        with _locked(path, processes):
+        with _locked(path, processes), mirrored(reporter, prepared.config, processes) as reporter:
             reporter.started(prepared.config, path)
             trainer = Trainer(
                 path,
@@ -119,7 +120,7 @@ def resume(run: str | Path, reporter: Reporter | None = None, started_s: float =
     processes = join_processes(reader.config.machine.device)
     reporter = reporter if processes.first else Reporter()
     try:
-        with _locked(reader.path, processes):
+        with _locked(reader.path, processes), mirrored(reporter, reader.config, processes) as reporter:
             _check_corpus(reader, reporter)
             tokens = open_tokens(reader)
             if processes.first:

@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from vitrine import machine  # before torch: it sets what torch's libraries read when they start
+from vitrine import machine, notebook  # before torch: it sets what torch's libraries read when they start
 
 import torch  # isort: skip
 
@@ -36,6 +36,13 @@ class Run(RunReader):
         self._models: dict[int, Decoder] = {}
         self._tokenizer: Tokenizer | None = None
         self._replayer: Replayer | None = None
+
+    def __repr__(self) -> str:
+        return f"<Run {self.path}: {notebook.summary(self)}>"
+
+    def _repr_html_(self) -> str:
+        """In a notebook: its curves, what it writes, what was chosen."""
+        return notebook.html(self)
 
     @property
     def tokenizer(self) -> Tokenizer:
