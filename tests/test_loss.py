@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vitrine import loss as losses
 from vitrine.loss import next_token_loss
 from vitrine.model import newborn
 from vitrine.presets import Facts, resolve
@@ -95,3 +96,36 @@ def test_the_gradient_of_every_tensor_of_a_model_agrees_with_finite_differences(
         # The model is float32: its loss (near 3) is rounded to 2e-7, which is 2e-5 after the division by 0.02.
         # The third derivative adds about width squared, 1e-4 of the slope's size.
         assert (losses[0] - losses[1]) / (2 * width) == pytest.approx(norm, rel=5e-3, abs=1e-4), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_by_parts_the_loss_and_its_gradient_are_those_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = (5 * torch.randn(3, 7, 50, generator=generator)).to(dtype)
+    targets = torch.randint(50, (3, 7), generator=generator)
+    expected = logits.double().requires_grad_()
+    whole = F.cross_entropy(expected.flatten(0, 1), targets.flatten())
+    (whole * 0.25).backward()
+    monkeypatch.setattr(losses, "AT_ONCE", 200)  # four rows at a time, and one left over
+    given = logits.clone().requires_grad_()
+    by_parts = losses.next_token_loss(given, targets)
+    (by_parts * 0.25).backward()
+    assert by_parts.dtype == torch.float32
+    assert by_parts.item() == pytest.approx(whole.item(), rel=1e-6)
+    assert torch.equal(given.detach(), logits), "the logits are looked at afterwards, and must stay"
+    rounding = 2.0**-8 if dtype == torch.bfloat16 else 2.0**-20
+    torch.testing.assert_close(given.grad.double(), expected.grad, rtol=rounding, atol=1e-9)
+
+
+def test_by_parts_or_at_once_are_chosen_by_size_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("not here")
+
+    monkeypatch.setattr(losses.CrossEntropyByParts, "apply", refuse)
+    small = torch.zeros(1, 2, 8, requires_grad=True)
+    assert losses.next_token_loss(small, torch.zeros(1, 2, dtype=torch.int64)).item() == pytest.approx(2.0794415)
+    monkeypatch.setattr(losses, "AT_ONCE", 15)
+    with pytest.raises(AssertionError, match="not here"):
+        losses.next_token_loss(small, torch.zeros(1, 2, dtype=torch.int64))

@@ -167,5 +167,10 @@ def activation_bytes_per_token(config: Config) -> int:
     heads = (narrow + 4) * 2 * (q + kv) + 2 * narrow * q
     scores = 2 * narrow * model.n_heads * model.context
     mlp = (4 if model.gated else 2) * narrow * model.d_ff
-    logits = (2 * 4 + 4 + narrow) * model.vocab_size
-    return model.n_layers * (stream + heads + scores + mlp) + logits
+    # Of a large vocabulary (vitrine/loss.py) there are the logits and their gradient, else float32 copies, too.
+    large = config.training.batch_size * model.context * model.vocab_size > 2**24
+    logits = (2 * narrow if large else 2 * 4 + 4 + narrow) * model.vocab_size
+    block = stream + heads + scores + mlp
+    if config.machine.recompute:
+        return model.n_layers * 4 * model.d_model + block + logits
+    return model.n_layers * block + logits

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from vitrine.errors import CorpusError
+from vitrine.loss import wide
 from vitrine.model import Decoder
 
 # Tokens in one batch: what fits a processor's cache, or keeps a GPU busy.
@@ -96,7 +97,7 @@ def _sum(model: Decoder, tokens: NDArray[np.unsignedinteger], starts: NDArray[np
         windows = np.stack([tokens[s : s + context + 1].astype(np.int64) for s in batch])
         windows_on = torch.from_numpy(windows).to(device)
         logits = model(windows_on[:, :-1])
-        losses = F.cross_entropy(logits.flatten(0, 1), windows_on[:, 1:].flatten(), reduction="sum")
+        losses = F.cross_entropy(wide(logits.flatten(0, 1)), windows_on[:, 1:].flatten(), reduction="sum")
         total += float(losses)
         count += windows[:, 1:].size
     return total, count

@@ -27,7 +27,7 @@ WRITTEN_OUT_CONTEXT = 512
 class Decoder(nn.Module):
     """A decoder-only transformer.
 
-    Call it with tokens (batch, seq) of int64; it returns logits (batch, seq, vocab_size) of float32.
+    Call it with tokens (batch, seq) of int64; it returns logits (batch, seq, vocab_size) of `compute_dtype`.
     `draws` (batch,) of int32, one key per row, switches dropout on: equal keys drop equal activations.
     `cache` holds the keys and values of earlier tokens, so that only new tokens have to be given.
     `recompute`: the backward pass computes each block's activations again, so that they need not be kept.
@@ -74,8 +74,8 @@ class Decoder(nn.Module):
         if cache:
             cache.length += seq
         x = self.final_norm(x).to(self.compute_dtype)
-        logits = F.linear(x, self.embedding.weight.to(x.dtype)) if self.config.tie_embeddings else self.head(x)
-        return logits.to(self.embedding.weight.dtype)  # (batch, seq, vocab_size)
+        # (batch, seq, vocab_size)
+        return F.linear(x, self.embedding.weight.to(x.dtype)) if self.config.tie_embeddings else self.head(x)
 
 
 class Block(nn.Module):

@@ -22,6 +22,7 @@ from vitrine.checkpoint import Snapshot, load_keyframe, restore
 from vitrine.config import Config
 from vitrine.errors import ConfigError, RunError
 from vitrine.launch import open_tokens
+from vitrine.loss import next_token_loss, wide
 from vitrine.parameters import digest
 from vitrine.processes import Processes
 from vitrine.recording import statistics
@@ -135,7 +136,7 @@ class Witness(StepLoss):
         super().micro_batch(micro, logits, loss)
         if not self.whole:
             return
-        losses = F.cross_entropy(logits.flatten(0, 1), micro.targets.flatten(), reduction="none")
+        losses = F.cross_entropy(wide(logits.flatten(0, 1)), micro.targets.flatten(), reduction="none")
         rows = max(1, LOGITS_KEPT // logits[0].numel())
         self.micro_batches.append(
             OpenedMicroBatch(
@@ -144,7 +145,7 @@ class Witness(StepLoss):
                 micro.targets.cpu().numpy(),
                 to_numpy(losses.view(micro.targets.shape)),
                 float(loss),
-                to_numpy(logits[:rows]),
+                to_numpy(wide(logits[:rows])),
             )
         )
 
@@ -233,7 +234,7 @@ class Replayer:
         losses = StepLoss()
         for micro in batches:
             logits = self.state.model(micro.inputs, micro.draws)
-            losses.micro_batch(micro, logits, F.cross_entropy(logits.flatten(0, 1), micro.targets.flatten()).detach())
+            losses.micro_batch(micro, logits, next_token_loss(logits, micro.targets).detach())
         return losses.take(Processes())
 
     def _keyframe_before(self, number: int) -> Snapshot:
