@@ -96,7 +96,9 @@ def test_health_shows_each_part_over_time_and_the_memory_by_part(seen: Browser, 
             path = page.locator(f'[data-layer="{row["name"]}/{statistic}"]')
             assert numbers(path.get_attribute("data-low")) == row["low"]
     computed = studio.json("runs/small")["memory"]["computed"]
-    bars = page.locator("[data-memory]").evaluate_all("bars => bars.map(b => [b.dataset.memory, Number(b.dataset.bytes)])")
+    bars = page.locator("[data-memory]").evaluate_all(
+        "bars => bars.map(b => [b.dataset.memory, Number(b.dataset.bytes)])"
+    )
     assert dict(bars) == computed
 
 

@@ -255,7 +255,7 @@ function tile(name: string, step: number, mode: 'birth' | 'gradient' | 'update',
   const tensor = studio.tensor(name)!;
   const columns = Math.min(tensor.shape.at(-1)!, LARGEST);
   const rows = Math.min(rowsOf(tensor), Math.max(1, Math.floor(LARGEST / columns)));
-  return api.getTile(studio.run!.name, { tensor: name, step, mode, row: 0, column: 0, rows, columns }, signal);
+  return api.getTile(studio.run!.name, { tensor: name, step, mode, every: 1, v: studio.run!.identity, row: 0, column: 0, rows, columns }, signal);
 }
 
 /** Plans of this very model, on some of its text and on twice as much. */

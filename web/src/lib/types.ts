@@ -14,7 +14,6 @@ export type FilmInfo = Schemas['FilmInfo'];
 export type Settings = Plan['config'];
 export type RunInfo = Schemas['RunInfo'];
 export type Series = Schemas['Series'];
-export type Comparison = Schemas['Comparison'];
 export type Layers = Schemas['Layers'];
 export type Phases = Schemas['Phases'];
 export type Likely = Phases['forward']['probabilities'][number];
