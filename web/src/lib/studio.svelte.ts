@@ -128,8 +128,8 @@ class Studio {
     Object.assign(this, place);
     if (prompt !== null) this.writing.prompt = prompt;
     Object.assign(this.writing.sampling, sampling);
-    if (step === 'live' || (step === null && run.training)) this.follow();
-    else this.go(step ?? run.steps_made);
+    if (run.training && typeof step !== 'number') this.follow();
+    else this.go(typeof step === 'number' ? step : run.steps_made);
   }
 
   keepAddress(address: string): void {
