@@ -104,7 +104,7 @@ def test_with_less_motion_the_opening_is_three_stills(visitor: Browser, studio: 
     assert reader.samples()[0].text.split()[0] in said
     page.get_by_role("button", name="next").click()
     page.wait_for_selector("[data-act=end]")
-    assert page.get_attribute("[data-step]", "data-step") == str(reader.steps_made())
+    assert page.get_attribute("[data-played]", "data-played") == str(reader.steps_made())
     page.get_by_role("button", name="to the studio").click()
     page.wait_for_selector("[data-act]", state="detached")
 
