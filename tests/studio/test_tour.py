@@ -112,7 +112,7 @@ def test_with_less_motion_the_opening_is_three_stills(visitor: Browser, studio: 
 def test_a_link_that_says_where_to_stand_is_not_covered(visitor: Browser, studio: Studio):
     visitor.page.goto(studio.address)
     page = visitor.open(step=STEP)
-    visitor.identical()
+    page.wait_for_selector("canvas[role=application]")
     assert page.locator("[data-act]").count() == 0
 
 
