@@ -104,7 +104,7 @@ def test_with_less_motion_the_opening_is_three_stills(visitor: Browser, studio: 
     assert reader.samples()[0].text.split()[0] in said
     page.get_by_role("button", name="next").click()
     page.wait_for_selector("[data-act=end]")
-    assert page.get_attribute("[data-step]", "data-step") == str(reader.steps_made())
+    assert page.get_attribute("[data-played]", "data-played") == str(reader.steps_made())
     page.get_by_role("button", name="to the studio").click()
     page.wait_for_selector("[data-act]", state="detached")
 
@@ -112,7 +112,7 @@ def test_with_less_motion_the_opening_is_three_stills(visitor: Browser, studio: 
 def test_a_link_that_says_where_to_stand_is_not_covered(visitor: Browser, studio: Studio):
     visitor.page.goto(studio.address)
     page = visitor.open(step=STEP)
-    visitor.identical()
+    page.wait_for_selector("canvas[role=application]")
     assert page.locator("[data-act]").count() == 0
 
 
