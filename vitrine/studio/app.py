@@ -1,5 +1,6 @@
 """The studio as one ASGI application: its guard, its errors, its page, and the routes of `api`."""
 
+import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -69,6 +70,14 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(VitrineError)
     async def wrong(request: Request, problem: VitrineError) -> Response:
         return error(400, str(problem))
+
+    @app.exception_handler(OSError)
+    async def disk(request: Request, problem: OSError) -> Response:
+        if isinstance(problem, FileNotFoundError):
+            return error(404, "A file of the run is gone: its folder was moved or deleted just now. Open it again.")
+        full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "Make room on the disk." if full else "Look at the disk and at who may read and write there."
+        return error(507 if full else 503, f"The disk refused: {problem.strerror or problem}. {advice}")
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, problem: RequestValidationError) -> Response:
