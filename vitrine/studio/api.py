@@ -108,7 +108,7 @@ def _add_film(router: APIRouter, listing: Listing) -> None:
         reader = listing.open(run)
         content = (open_film(reader).folder / PICKS).read_bytes()
         shape = (len(content) // 4,)
-        return numbers(request, content, step=0, exact=True, fixed=fixed(reader, v), shape=shape)
+        return numbers(request, content, step=0, exact=True, fixed=fixed(reader, v), shape=shape, packed=True)
 
     @router.get("/runs/{run}/film/birth", responses=RAW, response_class=Response)
     def birth(request: Request, run: Name, v: Version = "") -> Response:

@@ -8,13 +8,14 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from vitrine import __version__
 from vitrine.errors import VitrineError
 from vitrine.studio import api, cells, inside, playground, starting
-from vitrine.studio.answers import IMMUTABLE, RefusalError, error
+from vitrine.studio.answers import IMMUTABLE, NUMBERS, RefusalError, error
 from vitrine.studio.guard import Guard
 from vitrine.studio.listing import Listing
 from vitrine.studio.workers import Workers
@@ -56,6 +57,9 @@ def make_app(folders: list[Path], token: str, port: int) -> FastAPI:
     app.include_router(starting.make_router(listing, workers))
     _add_errors(app)
     _add_page(app)
+    app.add_middleware(
+        GZipMiddleware, minimum_size=1000, compresslevel=1, exclude_content_types=("text/event-stream", NUMBERS)
+    )
     app.add_middleware(Guard, token=token, port=port)
     return app
 
