@@ -154,13 +154,13 @@ def find_address(config: Config, text: str) -> Address:
     return Address(tensors[name], numbers)
 
 
-def biography(opened: OpenedStep, address: Address, passed: Sequence[Point] = ()) -> Biography:
-    """All about one parameter in an opened step. passed: its values at the steps that the replay went through."""
+def biography(opened: OpenedStep, address: Address) -> Biography:
+    """All about one parameter in an opened step."""
     tensor, reader = opened.tensor(address.tensor.name), opened.replayer.reader
     index = address.index
-    points = [*passed, (opened.step, float(tensor.before[index]), True)]
-    if opened.exact:
-        points.append((opened.step + 1, float(tensor.after[index]), True))
+    place = opened.parameters.by_name[address.tensor.name]
+    points = [(step, float(place.view(flat)[index]), True) for step, flat in opened.passed.items()]
+    points.append((opened.step + 1, float(tensor.after[index]), True))
     history = history_of(reader, address, points if opened.exact else [])
     scale = learning_rate_scale(opened.config.schedule, opened.step, opened.config.training.steps)
     learning_rate = opened.config.optimizer.learning_rate * scale

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vitrine.biography import Address, Biography, Point, biography, find_address
+from vitrine.biography import Address, Biography, biography, find_address
 from vitrine.census import TensorPlan, census
 from vitrine.checkpoint import load_keyframe
 from vitrine.errors import RunError
@@ -199,16 +199,12 @@ def inspect(
     address = find_address(reader.config, what)
     if nudges and not address.index:
         raise RunError(f"--nudge moves one parameter: name one, such as {address.tensor.name}[0]. Got {what!r}.")
-    replayer, passed = Replayer(reader, note), []
-    if address.index:
-        place = replayer.state.parameters.by_name[address.tensor.name]
-        passed = _follow(replayer, lambda: float(place.view(replayer.state.parameters.values)[address.index]))
-    opened = replayer.open(number)
+    opened = Replayer(reader, note).open(number)
     if address.unit is not None:
         return Inspected(open_neuron(opened, address, row, token))
     if not address.index:
         return Inspected(TensorView(opened, address.tensor))
-    found = biography(opened, address, passed)
+    found = biography(opened, address)
     return Inspected(found, nudge(opened, address, nudges) if nudges else None)
 
 
@@ -240,13 +236,6 @@ def _take_birth(reader: RunReader, what: str, step: int, nudges: Sequence[float]
     kept = load_keyframe(keyframe_path(folder, 0)).parameters
     plans = [address.tensor] if address else census(reader.config.model)
     return Birth(str(reader.path), {plan.name: kept[plan.name].numpy() for plan in plans}, address)
-
-
-def _follow(replayer: Replayer, value: Callable[[], float]) -> list[Point]:
-    """Note a parameter's value at the start of each step that a replay goes through."""
-    points: list[Point] = []
-    replayer.watch = lambda state: points.append((state.step, value(), True))
-    return points
 
 
 def _summary(numbers: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, float]:

@@ -36,6 +36,7 @@ from vitrine.step import MicroBatch, State, step
 from vitrine.trainer import Texts, build_state, make_batches, micro_batches
 
 Floats = NDArray[np.float32]
+PASSED_BYTES = 2**28  # of the parameters of steps that a replay went through
 LOGITS_KEPT = 2**26  # numbers: a step of a large vocabulary keeps the logits of its first rows only
 
 
@@ -183,6 +184,7 @@ class Replayer:
         self.comparisons = Comparisons(elsewhere)
         self.entered = -1  # the keyframe that it came from
         self.watch: Callable[[State], None] = lambda state: None  # is called at the start of each step
+        self.passed: dict[int, Tensor] = {}  # the parameters that the last steps started from, by step
 
     def enter(self, number: int) -> None:
         """Stand where step `number` starts. Raises RunError if the run has not come so far."""
@@ -258,7 +260,7 @@ class Replayer:
 
     def _start(self, snapshot: Snapshot) -> None:
         restore(self.state, snapshot)
-        self.entered = snapshot.step
+        self.entered, self.passed = snapshot.step, {}
         self.comparisons = Comparisons(self.elsewhere)
         self._compare_keyframe(snapshot.step)
 
@@ -267,6 +269,7 @@ class Replayer:
         self.watch(self.state)
         number, compare = self.state.step, self.comparisons
         step(self.state, micro_batches(self.batches, number, self.decoder, Processes()), witness)
+        self._remember(number, witness.values)
         loss, optimizer, record = witness.take(Processes()), self.state.optimizer, self.reader.step_record(number)
         if record:
             compare.number("loss", number, loss, record.loss)
@@ -276,6 +279,12 @@ class Replayer:
         if row is not None and self.layout:
             equal = same_bits(row, self._statistics(witness))
             compare.add("norms, magnitudes and sampled parameters of every tensor", number, equal)
+
+    def _remember(self, number: int, values: Tensor) -> None:
+        """Keep what a step started from, as long as there is room: the oldest goes first."""
+        self.passed[number] = values
+        while len(self.passed) > max(1, PASSED_BYTES // (values.numel() * values.element_size())):
+            del self.passed[min(self.passed)]
 
     def _statistics(self, witness: Witness) -> Numbers:
         """The row of statistics, as the recorder computes it."""
@@ -344,6 +353,7 @@ class OpenedStep:
 
     loss, gradient_norm, update_norm: of the whole step; recorded_*: what training wrote down (None: it did not).
     again: the loss of the same batch after the update; following: of the next batch.
+    passed: the parameters that the steps since the keyframe before started from, this one included, by step.
     """
 
     def __init__(self, replayer: Replayer, number: int, witness: Witness, again: float, following: float) -> None:
@@ -352,6 +362,8 @@ class OpenedStep:
         self.micro_batches = witness.micro_batches
         assert witness.last is not None
         self.loss, self.again, self.following = witness.last, again, following
+        since = max([s for s in keyframe_steps(replayer.reader.path / KEYFRAMES) if s <= number], default=0)
+        self.passed = {s: values for s, values in replayer.passed.items() if since <= s <= number}
         optimizer, reader = replayer.state.optimizer, replayer.reader
         self.gradient_norm, self.learning_rate = optimizer.gradient_norm, optimizer.learning_rate
         clip = self.config.optimizer.clip

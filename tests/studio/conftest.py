@@ -138,8 +138,8 @@ def studio(runs: Path) -> Iterator[Studio]:
 class serve:  # noqa: N801 - used as a function
     """`vitrine studio`, as a process, until it is left."""
 
-    def __init__(self, *runs: Path) -> None:
-        command = [sys.executable, "-m", "vitrine", "studio", *map(str, runs), "--no-browser"]
+    def __init__(self, *runs: Path, port: int = 0) -> None:
+        command = [sys.executable, "-m", "vitrine", "studio", *map(str, runs), "--no-browser", "--port", str(port)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
         address = process.stdout.readline().strip()
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{20,}", address)

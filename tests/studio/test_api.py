@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -283,6 +284,46 @@ def test_what_cannot_change_is_kept_for_good_only_for_the_run_that_is_meant(stud
         again = studio.client.get(f"/api/runs/small/{path}", headers={"If-None-Match": plain.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
         assert studio.client.get(f"/api/runs/small/{path}{joint}v=another").status_code == 409
+
+
+def test_what_shrinks_comes_packed_and_numbers_do_not(studio: Studio):
+    def ask(path: str, **headers: str) -> "tuple[httpx.Response, int]":
+        with studio.client.stream("GET", f"/api/{path}", headers=headers) as answer:
+            raw = b"".join(answer.iter_raw())
+        return answer, len(raw)
+
+    for path in ("runs/small", "runs/small/series?name=loss", "runs/small/film/picks", "openapi.json"):
+        answer, packed = ask(path)
+        assert answer.headers["content-encoding"] == "gzip", path
+        assert "accept-encoding" in answer.headers["vary"].lower()
+        plain, whole = ask(path, **{"Accept-Encoding": "identity"})
+        assert "content-encoding" not in plain.headers
+        assert packed < 0.6 * whole
+        assert (
+            studio.client.get(f"/api/{path}").content
+            == studio.client.get(f"/api/{path}", headers={"Accept-Encoding": "identity"}).content
+        )
+    for path in ("runs/small/film/0", "runs/small/film/birth", "runs/small/tiles?step=150&mode=value", "starting"):
+        answer, size = ask(path)
+        assert "content-encoding" not in answer.headers, path
+        assert size == int(answer.headers["content-length"])
+
+
+def test_events_are_never_held_back_to_be_packed(studio: Studio):
+    with studio.client.stream("GET", "/api/runs/small/stream") as answer:
+        assert "content-encoding" not in answer.headers
+        assert next(answer.iter_lines())
+
+
+def test_a_packed_answer_that_the_page_has_is_not_sent_again(studio: Studio):
+    query = {"v": studio.json("runs/small")["identity"]}
+    for accepted in ("gzip", "identity"):
+        headers = {"Accept-Encoding": accepted}
+        first = studio.client.get("/api/runs/small/film/picks", params=query, headers=headers)
+        headers["If-None-Match"] = first.headers["etag"]
+        again = studio.client.get("/api/runs/small/film/picks", params=query, headers=headers)
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["etag"] == first.headers["etag"]
 
 
 def test_there_is_no_live_picture_of_a_run_that_does_not_train(studio: Studio, runs: Path):

@@ -37,6 +37,8 @@ def test_a_wrong_token_is_refused_in_the_address_and_in_the_cookie(studio: Studi
     port = studio.url.rpartition(":")[2]
     for cookie in (f"vitrine-{port}=wrong", f"vitrine-1={studio.token}", "vitrine-" + port, '"; \\'):
         assert stranger.get("/api/runs", headers={"Cookie": cookie}).status_code == 401
+        assert stranger.get("/api/runs/small/stream", headers={"Cookie": cookie}).status_code == 401
+        assert stranger.post("/api/runs", json={}, headers={"Cookie": cookie}).status_code == 401
 
 
 def test_the_token_counts_on_the_page_alone(studio: Studio, stranger: httpx.Client):
@@ -119,7 +121,9 @@ TRAVERSALS = [
 
 
 @pytest.mark.parametrize("name", TRAVERSALS)
-@pytest.mark.parametrize("rest", ["", "/series?name=loss", "/film/picks", "/stream", "/live", "/health"])
+@pytest.mark.parametrize(
+    "rest", ["", "/series?name=loss", "/film/picks", "/stream", "/live", "/health", "/tiles?step=0&mode=value"]
+)
 def test_a_path_for_the_name_of_a_run_leads_nowhere(studio: Studio, name: str, rest: str):
     port = int(studio.url.rpartition(":")[2])
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)  # which leaves the path as it is
@@ -131,12 +135,19 @@ def test_a_path_for_the_name_of_a_run_leads_nowhere(studio: Studio, name: str, r
     connection.close()
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "model.safetensors", "..", ""])
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "/etc/passwd", "model.safetensors", "..", "", "%2e%2e%2fconfig", "a\0b"]
+)
 def test_a_path_for_the_name_of_a_tensor_leads_nowhere(studio: Studio, name: str):
     query = {"tensor": name, "step": 0, "mode": "value"}
     assert studio.get("runs/small/tile", **query).status_code == 404
     assert studio.get("runs/small/series", name=f"{name}/weight_norm").status_code == 404
     assert studio.get("runs/small/tensor", name=name, step=1).status_code == 404
+    assert studio.get("runs/small/tiles", tensor=name, step=0, mode="value").status_code == 404
+    assert studio.get("runs/small/picks", tensor=name, every=2).status_code == 404
+    assert studio.get("runs/small/parameter", name=f"{name}[0]", step=1).status_code == 400
+    assert studio.get("runs/small/neuron", name=f"{name}[0]", step=1).status_code == 400
+    assert studio.post("runs/small/nudge", parameter=f"{name}[0]", step=1, sizes=[0.1]).status_code == 400
     assert studio.get("runs/small/tile", tensor="embedding.weight", step=1, mode=f"memory:{name}").status_code in (
         400,
         404,

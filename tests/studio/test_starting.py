@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from studio.conftest import Studio, serve, until
@@ -67,7 +68,32 @@ def test_a_run_goes_on_from_a_keyframe_with_other_hyperparameters(studio: Studio
     until(second.result)
     assert second.config.training.parent == f"{runs / 'small'}@150"
     assert second.config.optimizer.learning_rate == 0.001
-    assert studio.post("runs", **{**body, "name": "third", "parent": {"run": "small", "step": 7}}).status_code == 404
+    assert second.steps_made() == second.result()["steps"] == 10
+    for tensor in ("embedding.weight", "blocks.1.mlp.expand.weight"):
+        theirs = studio.cells("small", tensor=tensor, step=150, mode="value")
+        assert np.array_equal(studio.cells("second", tensor=tensor, step=0, mode="birth"), theirs)
+        assert not np.array_equal(studio.cells("second", tensor=tensor, step=10, mode="value"), theirs)
+    entered = studio.get("runs/second/tile", tensor="final_norm.gain", step=7, mode="gradient")
+    assert entered.headers["x-exact"] == "true"
+
+
+@pytest.mark.parametrize(("changed", "status", "words"), [
+    ({"parent": {"run": "small", "step": 7}}, 404, "no keyframe of step 7"),
+    ({"parent": {"run": "smaller", "step": 150}}, 404, "no run 'smaller'"),
+    ({"parent": {"run": "../small", "step": 150}}, 404, "no run '../small'"),
+    ({"settings": {"model.d_model": 48}}, 400, "do not fit this model"),
+    ({"settings": {"model.n_layers": 3}}, 400, "do not fit this model"),
+    ({"settings": {"optimizer.learning_rate": -1}}, 400, "optimizer.learning_rate must be"),
+    ({"settings": {"data.tokenizer": "byte"}}, 400, "tokenizer"),
+    ({"name": "small"}, 409, "already"),
+])  # fmt: skip
+def test_what_cannot_go_on_from_a_keyframe_is_refused_and_leaves_nothing(
+    studio: Studio, runs: Path, changed: dict, status: int, words: str
+):
+    body = {"name": "third", "parent": {"run": "small", "step": 150}, "steps": 10} | changed
+    answer = studio.post("runs", **body)
+    assert (answer.status_code, words in answer.json()["error"]) == (status, True), answer.text
+    assert not (runs / "third").exists()
 
 
 @pytest.mark.parametrize(("body", "status", "words"), [

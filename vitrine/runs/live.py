@@ -5,6 +5,7 @@ raises the number: a reader that finds the number moved on by two while it copie
 unless someone asks: `live/wanted` is touched by who looks, and forgotten after some seconds.
 """
 
+import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,15 +79,16 @@ class LiveReader:
 
     def ask(self) -> None:
         """Say that someone looks; to be said again every few seconds."""
-        self.folder.mkdir(exist_ok=True)
-        (self.folder / WANTED).touch()
+        with contextlib.suppress(OSError):  # a full disk, or a folder that may only be read: then there is no picture
+            self.folder.mkdir(exist_ok=True)
+            (self.folder / WANTED).touch()
 
     def read(self) -> Picture | None:
         """The newest picture; None while there is none."""
         for _ in range(10):
             try:
                 file = np.memmap(self.folder / PICTURE, np.uint8, "r")
-            except (FileNotFoundError, ValueError):
+            except (FileNotFoundError, NotADirectoryError, ValueError):
                 return None
             head = file[: HEAD.itemsize].tobytes()
             facts = np.frombuffer(head, HEAD)[0]

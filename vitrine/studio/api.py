@@ -11,7 +11,7 @@ from starlette.responses import Response, StreamingResponse
 from vitrine.census import census, memory_parts, optimizer_memory
 from vitrine.comparison import compare
 from vitrine.config import Config
-from vitrine.errors import RunError
+from vitrine.errors import RunError, VitrineError
 from vitrine.runs.film import PICKS, Film
 from vitrine.runs.live import LiveReader
 from vitrine.runs.reader import FILM, LIVE, TOKENIZER, RunReader, is_training
@@ -47,7 +47,12 @@ def make_router(listing: Listing) -> APIRouter:
     def runs() -> Response:
         """Every run, the newest first."""
         readers, unreadable = listing.all()
-        rows = [_row(name, reader) for name, reader in readers.items()]
+        rows = []
+        for name, reader in readers.items():
+            try:
+                rows.append(_row(name, reader))
+            except (VitrineError, OSError) as error:  # one that is damaged, or goes just now, spoils no other
+                unreadable[name] = str(error)
         rows.sort(key=lambda row: -row["modified_s"])
         broken: list[models.UnreadableRun] = [{"name": name, "error": reason} for name, reason in unreadable.items()]
         return Json(models.Runs(runs=rows, unreadable=broken))
@@ -103,7 +108,7 @@ def _add_film(router: APIRouter, listing: Listing) -> None:
         reader = listing.open(run)
         content = (open_film(reader).folder / PICKS).read_bytes()
         shape = (len(content) // 4,)
-        return numbers(request, content, step=0, exact=True, fixed=fixed(reader, v), shape=shape)
+        return numbers(request, content, step=0, exact=True, fixed=fixed(reader, v), shape=shape, packed=True)
 
     @router.get("/runs/{run}/film/birth", responses=RAW, response_class=Response)
     def birth(request: Request, run: Name, v: Version = "") -> Response:
@@ -177,7 +182,7 @@ def _row(name: str, reader: RunReader) -> models.RunSummary:
         "training": is_training(reader.path),
         "val_loss": measured[-1].loss if measured else None,
         "train_loss": last.loss if last else None,
-        "modified_s": max(file.stat().st_mtime for file in reader.path.glob("run.sqlite*")),
+        "modified_s": max(file.stat().st_mtime for file in (reader.path, *reader.path.glob("run.sqlite*"))),
     }
 
 

@@ -1,5 +1,6 @@
 """The studio as one ASGI application: its guard, its errors, its page, and the routes of `api`."""
 
+import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -7,13 +8,14 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from vitrine import __version__
 from vitrine.errors import VitrineError
 from vitrine.studio import api, cells, inside, playground, starting
-from vitrine.studio.answers import IMMUTABLE, RefusalError, error
+from vitrine.studio.answers import IMMUTABLE, NUMBERS, RefusalError, error
 from vitrine.studio.guard import Guard
 from vitrine.studio.listing import Listing
 from vitrine.studio.workers import Workers
@@ -55,6 +57,9 @@ def make_app(folders: list[Path], token: str, port: int) -> FastAPI:
     app.include_router(starting.make_router(listing, workers))
     _add_errors(app)
     _add_page(app)
+    app.add_middleware(
+        GZipMiddleware, minimum_size=1000, compresslevel=1, exclude_content_types=("text/event-stream", NUMBERS)
+    )
     app.add_middleware(Guard, token=token, port=port)
     return app
 
@@ -69,6 +74,14 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(VitrineError)
     async def wrong(request: Request, problem: VitrineError) -> Response:
         return error(400, str(problem))
+
+    @app.exception_handler(OSError)
+    async def disk(request: Request, problem: OSError) -> Response:
+        if isinstance(problem, FileNotFoundError):
+            return error(404, "A file of the run is gone: its folder was moved or deleted just now. Open it again.")
+        full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "Make room on the disk." if full else "Look at the disk and at who may read and write there."
+        return error(507 if full else 503, f"The disk refused: {problem.strerror or problem}. {advice}")
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, problem: RequestValidationError) -> Response:

@@ -209,7 +209,7 @@ class Bench:
             opened = replayer.open(step)
             opened.comparisons = copy.deepcopy(opened.comparisons)  # the replayer goes on with its own
         flat = opened.witness.values
-        size = flat.numel() * flat.element_size() * (4 + 2 * len(opened.witness.memory_before))
+        size = flat.numel() * flat.element_size() * (4 + 2 * len(opened.witness.memory_before) + len(opened.passed))
         size += sum(batch.logits.nbytes for batch in opened.micro_batches)
         _keep(self.steps, (key, step), opened, max(1, min(STEPS, STEP_BYTES // size)))
         return opened

@@ -94,7 +94,7 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
         reader = listing.open(run)
         part = tile_of(reader, tensor, row, column, rows, columns, every)
         places = part.places().astype("<u4")
-        return numbers(request, places, step=0, exact=True, fixed=fixed(reader, v), shape=part.grid)
+        return numbers(request, places, step=0, exact=True, fixed=fixed(reader, v), shape=part.grid, packed=True)
 
     return router
 

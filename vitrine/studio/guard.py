@@ -53,8 +53,10 @@ class Guard:
             await _refusal(send_safely, *refused)
         elif scope["path"] == "/" and (given := dict(parse_qsl(scope["query_string"].decode("latin-1"))).get("token")):
             await self._let_in(scope, send_safely, given)
-        elif not self._has_cookie(scope):
+        elif not self._is_token(known := self._cookie(scope)):
             sentence = "This page needs its token: open the address that vitrine studio printed when it started."
+            if known:
+                sentence = "The studio was started anew, with a new token: open the address that it printed last."
             await _refusal(send_safely, 401, sentence)
         else:
             await self._pass_on(scope, receive, send_safely)
@@ -87,15 +89,16 @@ class Guard:
         await send({"type": "http.response.start", "status": 303, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
 
-    def _has_cookie(self, scope: Scope) -> bool:
+    def _cookie(self, scope: Scope) -> str:
+        """The token that the browser keeps for this port; empty if it has none."""
         for header in _header(scope, b"cookie"):
             try:
                 found = SimpleCookie(header).get(self.cookie)
             except CookieError:
                 continue
-            if found and self._is_token(found.value):
-                return True
-        return False
+            if found:
+                return found.value
+        return ""
 
     def _is_token(self, given: str) -> bool:
         return hmac.compare_digest(given.encode("utf-8", "replace"), self.token.encode())

@@ -1,7 +1,7 @@
 """Worker processes: they have torch, the server has not. One job at a time; one that nobody waits for is dropped.
 
 A job is a method of `bench.Bench` and its arguments. Equal jobs that wait together are one. The newest is done
-first: it is what the page shows now. Between the steps of a replay, and between the tokens of a text, a job looks
+first: it is what the page shows now; but none waits for long while newer ones come, from another page perhaps. Between the steps of a replay, and between the tokens of a text, a job looks
 whether someone still waits. A worker that dies is started again by the next job; those that it had are refused.
 """
 
@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -22,6 +23,7 @@ from vitrine.studio.answers import RefusalError
 
 NICE = 10  # a training that goes on has the processor first
 GOING_S = 2.0  # that a worker has to leave when the server does
+PATIENCE_S = 3.0  # after so long the oldest job comes first
 PART, DONE, REFUSED, BROKEN, PROGRESS = "part", "done", "refused", "broken", "progress"
 
 
@@ -214,6 +216,7 @@ class Desk:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.wanted: dict[int, tuple[str, dict[str, Any]]] = {}
+        self.came_s: dict[int, float] = {}
         self.number = 0
         self.changed = threading.Condition()
 
@@ -226,17 +229,20 @@ class Desk:
                 os._exit(0)
             with self.changed:
                 if kind == "job":
-                    self.wanted[number] = (order[0], order[1])
+                    self.wanted[number], self.came_s[number] = (order[0], order[1]), time.monotonic()
                 else:
                     self.wanted.pop(number, None)
                 self.changed.notify()
 
     def next(self) -> tuple[str, dict[str, Any]]:
-        """Wait for something to do; the newest first."""
+        """Wait for something to do: the newest, unless the oldest has waited long enough."""
         with self.changed:
             self.wanted.pop(self.number, None)
             self.changed.wait_for(lambda: self.wanted)
-            self.number = max(self.wanted)
+            oldest = min(self.wanted)
+            impatient = time.monotonic() - self.came_s[oldest] > PATIENCE_S
+            self.number = oldest if impatient else max(self.wanted)
+            self.came_s = {number: came_s for number, came_s in self.came_s.items() if number in self.wanted}
             return self.wanted[self.number]
 
     def check(self) -> None:
