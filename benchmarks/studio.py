@@ -1,6 +1,6 @@
 """What the studio's page costs, against its budgets: a real server, real runs, a headless Chromium.
 
-    python -m benchmarks.studio [--steps N] [--pairs N] [--only NAME]...
+    python -m benchmarks.studio [--text FILE] [--steps N] [--pairs N] [--only NAME]...
 
 - paint: from the address to the first cells on the screen; under 1 s;
 - script: all that the page loads as script, compressed; under 300 kB;
@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400, help="of the 0.8 M run, and of each watched training")
     parser.add_argument("--pairs", type=int, default=5, help="of trainings, watched and not")
     parser.add_argument("--only", action="append", choices=BUDGETS, help="measure this alone; may be repeated")
+    parser.add_argument("--text", type=Path, help="a text to train on; without it, tinyshakespeare")
     given = parser.parse_args()
+    text = given.text or tinyshakespeare()
     wanted = given.only or list(BUDGETS)
     browser_path = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if browser_path is None or not (PAGE / "index.html").is_file():
@@ -73,17 +75,17 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         runs = Path(folder) / "runs"
-        make_runs(runs, given.steps, wanted)
+        make_runs(runs, text, given.steps, wanted)
         chromium = playwright.chromium.launch(executable_path=browser_path, args=QUIET)
         renderer = renderer_of(chromium)
         with studio(runs) as address:
-            measures = {
+            measures: dict[str, Callable[[], dict[str, Any]]] = {
                 "paint": lambda: paint(chromium, address),
                 "script": lambda: {"value": script_bytes() / 1000},
                 "reentry": lambda: reentry(chromium, address, given.steps),
                 "frames": lambda: frames(chromium, address),
                 "opening": lambda: opening(chromium, address),
-                "training": lambda: training(chromium, address, runs, given.steps, given.pairs),
+                "training": lambda: training(chromium, address, runs, text, given.steps, given.pairs),
             }
             for name in wanted:
                 print(f"{name}...", file=sys.stderr)
@@ -103,21 +105,21 @@ def report(found: dict[str, dict[str, Any]], renderer: dict[str, str]) -> None:
     print(json.dumps(renderer | {"measured": found}))
 
 
-def make_runs(folder: Path, steps: int, wanted: list[str]) -> None:
+def make_runs(folder: Path, text: Path, steps: int, wanted: list[str]) -> None:
     """The runs that the measures look at: demo (0.8 M parameters), large (10.7 M), long (100,000 steps)."""
     if {"paint", "reentry", "opening"} & {*wanted}:
-        train(folder / "demo", "--preset", "demo", "--steps", str(steps))
+        train(folder / "demo", text, "--preset", "demo", "--steps", str(steps))
     if "frames" in wanted:
-        train(folder / "large", "--steps", "2", *(f"--set={pair}" for pair in LARGE))
+        train(folder / "large", text, "--steps", "2", *(f"--set={pair}" for pair in LARGE))
     if "opening" in wanted:
         shutil.copytree(folder / "demo", folder / "long")
         lengthen(folder / "long")
     folder.mkdir(exist_ok=True)
 
 
-def train(folder: Path, *options: str) -> None:
+def train(folder: Path, text: Path, *options: str) -> None:
     """A training, to its end."""
-    command = [sys.executable, "-m", "vitrine", "train", str(tinyshakespeare()), "--run", str(folder), *options]
+    command = [sys.executable, "-m", "vitrine", "train", str(text), "--run", str(folder), *options]
     subprocess.run(command, check=True, capture_output=True, text=True)
 
 
@@ -261,15 +263,16 @@ def opening(chromium: Browser, address: str) -> dict[str, Any]:
     return {"value": sum(received) / 1e6, "pieces": len(received)}
 
 
-def training(chromium: Browser, address: str, runs: Path, steps: int, pairs: int) -> dict[str, Any]:
+def training(chromium: Browser, address: str, runs: Path, text: Path, steps: int, pairs: int) -> dict[str, Any]:
     """Percent that a step takes longer while a page follows the run; watched and not, in turn."""
     ratios = []
     for i in range(pairs):
         taken = {}
         for watched in (True, False) if i % 2 else (False, True):
             run = runs / f"{'watched' if watched else 'alone'}-{i}"
-            command = [sys.executable, "-m", "vitrine", "train", str(tinyshakespeare()), "--run", str(run)]
-            process = subprocess.Popen([*command, "--preset", "demo", "--steps", str(steps)], stderr=subprocess.DEVNULL)
+            command = [sys.executable, "-m", "vitrine", "train", str(text), "--run", str(run)]
+            options = ["--preset", "demo", "--steps", str(steps)]
+            process = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             if watched:
                 while not (run / "run.sqlite").is_file() and process.poll() is None:
                     time.sleep(0.05)
