@@ -30,8 +30,8 @@ type Held = Scale & { grown: Grown | null };
 
 const NONE: Scale = { full: 0, bend: 0 };
 const SPREAD = 3; // root mean squares of a weight that get the full colour
-const REACH = 4; // and of the tensor with the largest gradients
-const BEND = 0.1; // of the usual tensor's: where asinh begins to bend
+const REACH = 4; // and of a gradient or update, where all but 5% of the parameters have smaller ones
+const BEND = 0.1; // of those of the parameter in the middle: where asinh begins to bend
 
 export class Scales {
   /** grows with every change, so that what was drawn by a scale is drawn again */
@@ -51,7 +51,7 @@ export class Scales {
 
   /** Take in what was recorded, up to a step; `fresh`: for the first time. A single record is only the beginning. */
   take(statistics: Statistics, step: number, fresh: boolean): void {
-    const sizes = this.sizes(statistics.weight_norm);
+    const sizes = this.sizes(statistics.weight_norm, usual);
     for (const { name } of this.tensors) {
       const [size, most] = [sizes.get(name), usual(statistics.weight_max.get(name))];
       if (size === undefined || most === undefined || finite(statistics.weight_norm.get(name)).length < 2) continue;
@@ -115,20 +115,27 @@ export class Scales {
     return this.memories.get(mode) ?? null;
   }
 
-  /** From the norm of a tensor to the size of one of its numbers. */
-  private sizes(norms: Recorded): Map<string, number> {
+  /** From the norm of each tensor to the size of one of its numbers. */
+  private sizes(norms: Recorded, of: (highs: (number | null)[] | undefined) => number | undefined): Map<string, number> {
     const found = new Map<string, number>();
     for (const { name, parameters } of this.tensors) {
-      const norm = usual(norms.get(name));
+      const norm = of(norms.get(name));
       if (norm !== undefined) found.set(name, norm / Math.sqrt(parameters));
     }
     return found;
   }
 
+  /** One scale for the model: by its parameters, of which a few biases with large gradients are the fewest. */
   private bent(norms: Recorded): Scale {
-    const sizes = [...this.sizes(norms).values()].sort((a, b) => a - b);
-    if (!sizes.length) return NONE;
-    return { full: roundUp125(REACH * sizes.at(-1)!), bend: roundUp125(BEND * sizes[sizes.length >> 1]!) };
+    const sizes = this.sizes(norms, middle);
+    const sorted = this.tensors.filter(({ name }) => sizes.has(name)).sort((a, b) => sizes.get(a.name)! - sizes.get(b.name)!);
+    const all = sorted.reduce((sum, { parameters }) => sum + parameters, 0);
+    const at = (share: number): number => {
+      let left = share * all;
+      const found = sorted.find(({ parameters }) => (left -= parameters) <= 0);
+      return found ? sizes.get(found.name)! : 0;
+    };
+    return { full: roundUp125(REACH * at(0.95)), bend: roundUp125(BEND * at(0.5)) };
   }
 }
 
@@ -138,6 +145,12 @@ export const bends = (mode: CellMode): boolean => mode === 'gradient' || mode ==
 function usual(highs: (number | null)[] | undefined): number | undefined {
   const sorted = finite(highs).sort((a, b) => b - a);
   return sorted[Math.min(1, sorted.length - 1)];
+}
+
+/** The one in the middle: a run begins with gradients that are much larger than all later ones. */
+function middle(highs: (number | null)[] | undefined): number | undefined {
+  const sorted = finite(highs).sort((a, b) => a - b);
+  return sorted[sorted.length >> 1];
 }
 
 const finite = (highs: (number | null)[] = []): number[] => highs.filter((x): x is number => x !== null && Number.isFinite(x));

@@ -16,6 +16,8 @@ export interface Scene {
   ratio: number; // device pixels in a pixel
   layout: Layout;
   mode: CellMode;
+  /** whether any cell is shown */
+  known: boolean;
   /** one pixel shows one of so many cells, at the coarsest place; each is real */
   oneIn: number;
   /** a mean of so many numbers, of so many cells */
@@ -57,6 +59,7 @@ export function scene(layout: Layout, view: View, size: Size, ratio: number, mod
   const side = coarsest?.side ?? 1;
   const told: Scene = {
     view, size, ratio, layout, mode, windows,
+    known: coarsest !== null,
     level: levels(mode, perCell).made,
     oneIn: Math.max(1, Math.round(Math.max(side, 1 / perCell) ** 2)),
     mean: mode === 'rms' && coarsest ? [coarsest.of, side * side] : null,
