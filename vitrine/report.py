@@ -9,7 +9,7 @@ from typing import Any
 
 from vitrine.errors import RunError
 from vitrine.runs.reader import RunReader
-from vitrine.studio.app import NO_PAGE, PAGE, make_app
+from vitrine.studio.app import make_app
 from vitrine.studio.report import WARNING, Inside, Report, Say, Wish, make_report
 from vitrine.studio.shell import Shell
 
@@ -63,7 +63,7 @@ def write_report(run: str, out: str, steps: str, cell: str, force: bool, say: Sa
     file = Path(out or f"{name}.html")
     _check(file, force)
     wish = Wish(tuple(read_steps(reader, steps)), cell)
-    report = asyncio.run(_make(reader, name, wish, Shell(PAGE, NO_PAGE), say))
+    report = asyncio.run(_make(reader, name, wish, Shell(), say))
     _write(file, report.html, force)
     return Written(file, report)
 

@@ -42,8 +42,9 @@ class Cut:
     changes: int
 
 
-# What is tried in turn, until it fits: gradients and updates go before frames do, and frames before cells.
+# What is tried in turn, until it fits: all cells first, then fewer; gradients and updates go before the picture does.
 CUTS = (
+    Cut(100, 262_144, 65_536),
     Cut(100, 65_536, 16_384),
     Cut(60, 65_536, 16_384),
     Cut(48, 65_536, 16_384),
@@ -82,6 +83,11 @@ class ShortFilm:
             "frame_bytes": 16 + 12 * tensors + self.values.count + 2 * self.changes.count,
             "tensors": sizes,
         }
+
+    @property
+    def raw_bytes(self) -> int:
+        """Before it is compressed."""
+        return self.birth.nbytes + self.picks.nbytes + sum(map(len, self.cells))
 
     def packed(self) -> bytes:
         """Its parts one after the other, under a line of JSON that says how long they are; compressed."""

@@ -8,7 +8,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
@@ -26,6 +26,7 @@ from vitrine.studio.bundle import CUTS, Answer, ShortFilm, cut_film, pack_answer
 from vitrine.studio.shell import Shell
 
 LARGEST_BYTES = 5_000_000
+SMALLEST = 0.25  # of its raw bytes, is what a film can be compressed to, with luck
 MOST_STEPS = 8  # in full
 SERIES = ("loss", "gradient_norm", "learning_rate", "tokens_per_s", "memory_bytes", "validation")
 PIXELS = 800  # of a curve
@@ -42,12 +43,13 @@ class Wish:
     """What a report is to hold beside the film and the curves.
 
     steps: in full; none: birth, one half-way, the last, where they are at hand at keyframes. cell: whose story is told;
-    empty: one of the first matrix. prompt: None: as the page begins.
+    empty: one of the first matrix. prompt: None: as the page begins. here: one step more, where the page stands.
     """
 
     steps: tuple[int, ...] = ()
     cell: str = ""
     prompt: str | None = None
+    here: int | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ async def make_report(inside: Inside, reader: RunReader, wish: Wish, shell: Shel
     Raises RunError for a wish that cannot be met. say: is told what is being done.
     """
     info = await _about(inside, "")
-    steps = choose_steps(reader, info, wish.steps)
+    steps = choose_steps(reader, info, wish)
     asking = Asking(inside, info, wish, say)
     await asking.start()
     for step in [*steps, info["steps_made"]]:
@@ -148,19 +150,21 @@ async def make_report(inside: Inside, reader: RunReader, wish: Wish, shell: Shel
     return replace(report, refused=asking.refused)
 
 
-def choose_steps(reader: RunReader, info: dict[str, Any], wanted: Sequence[int]) -> list[int]:
+def choose_steps(reader: RunReader, info: dict[str, Any], wish: Wish) -> list[int]:
     """The steps that are kept in full."""
-    made = info["steps_made"]
+    made, wanted = info["steps_made"], set(wish.steps)
+    if wish.here is not None and wish.here < made:
+        wanted.add(wish.here)
     for step in wanted:
         if not 0 <= step < made:
             hint = f"Give steps from 0 to {made - 1}." if made else "It has made none yet."
             raise RunError(f"{reader.path.name} has made {made} steps: step {step} cannot be kept. {hint}")
-    if len(set(wanted)) > MOST_STEPS:
-        raise RunError(f"A report keeps {MOST_STEPS} steps in full at most: got {len(set(wanted))}. Leave some out.")
+    if len(wanted) > MOST_STEPS:
+        raise RunError(f"A report keeps {MOST_STEPS} steps in full at most: got {len(wanted)}. Leave some out.")
     at_hand = [step for step in info["keyframes"] if step < made]
-    if wanted or not at_hand:
-        return sorted(set(wanted))
-    return sorted({at_hand[0], min(at_hand, key=lambda step: abs(step - made / 2)), at_hand[-1]})
+    if at_hand and not wish.steps:
+        wanted |= {at_hand[0], min(at_hand, key=lambda step: abs(step - made / 2)), at_hand[-1]}
+    return sorted(wanted)
 
 
 class Asking:
@@ -257,6 +261,8 @@ def fit(reader: RunReader, info: dict[str, Any], about: dict[str, Any], answers:
     film = Film(reader.path / FILM) if info["film"] else None
     for cut in CUTS:
         short = cut_film(reader, film, cut, made) if film else None
+        if short and short.raw_bytes * SMALLEST > LARGEST_BYTES:
+            continue
         parts = _pack(info, about, answers, short)
         html = shell.page(f"{about['run']} · Vitrine", WARNING, parts)
         if len(html) <= LARGEST_BYTES:

@@ -8,6 +8,11 @@ from pathlib import Path
 
 from vitrine.errors import RunError
 
+PAGE = Path(__file__).parent / "page"
+NO_PAGE = (
+    "The page has not been built in this checkout: run «npm ci» and «npm run build» in the folder web, "
+    "or install Vitrine with pip, which builds it."
+)
 SCRIPT = re.compile(r'<script type="module"[^>]*\ssrc="\./assets/([\w.-]+\.js)"></script>')
 STYLE = re.compile(r'<link rel="stylesheet"[^>]*\shref="\./assets/([\w.-]+\.css)">')
 ICON = re.compile(r'href="\./assets/([\w.-]+\.svg)"')
@@ -19,12 +24,11 @@ class Shell:
 
     Args:
         page: the folder of the built page.
-        missing: the sentence for where there is none.
     """
 
-    def __init__(self, page: Path, missing: str) -> None:
+    def __init__(self, page: Path = PAGE) -> None:
         if not (page / "index.html").is_file():
-            raise RunError(missing)
+            raise RunError(NO_PAGE)
         text = (page / "index.html").read_text(encoding="utf-8")
         scripts = [_script(page, name) for name in SCRIPT.findall(text)]
         styles = [(page / "assets" / name).read_text(encoding="utf-8") for name in STYLE.findall(text)]

@@ -55,10 +55,11 @@ export function save(file: Blob, name: string): void {
 
 /** All that the film and the poster show of the run on the page. */
 export async function sceneOf(signal: AbortSignal): Promise<Scene> {
-  const { run, film, curve, dark, scales } = studio;
+  const { run, film, dark, scales } = studio;
   const frames: Picture[] = [];
   for (const number of film ? chosenFrames(film.info.steps.length) : []) frames.push(await studio.frame(number, signal));
-  return { run: run!, film, frames, curve, dark, scales };
+  // The curve may come later than the film.
+  return { run: run!, film, frames, dark, scales, get curve() { return studio.curve; } };
 }
 
 /** Whether this browser can turn a canvas into a film; if so, as what. */

@@ -53,7 +53,9 @@ export function writtenAt(run: RunInfo, step: number): Sample | undefined {
   return (drawn.length ? drawn : before).at(-1);
 }
 export const writtenFirst = (run: RunInfo): Sample | undefined => run.samples.find((s) => s.step === 0 && s.temperature > 0) ?? run.samples[0];
-export const textOf = (sample: Sample | undefined): string => (sample ? (sample.prompt + sample.text).trim() : 'It has not written yet.');
+/** As it can be drawn: a control character is a dot. */
+export const textOf = (sample: Sample | undefined): string =>
+  sample ? (sample.prompt + sample.text).trim().replace(/[^\P{Cc}\n\t]/gu, '·') : 'It has not written yet.';
 
 /** The step of the moment that is shown, and the cabinet then: painted once, as long as the frame stays. */
 export class Projector {
@@ -71,7 +73,7 @@ export class Projector {
     const { scene, room } = this;
     const { run, frames } = scene;
     const number = frameAt(seconds, Math.max(1, frames.length));
-    const step = frames[number]?.step ?? Math.round((number / 1) * run.steps_made);
+    const step = frames[number]?.step ?? Math.round((frameAt(seconds, 1001) / 1000) * run.steps_made);
     const ink = inks(scene.dark);
     ground(context, ink);
     heading(context, ink, run, 24, 40);
@@ -105,18 +107,19 @@ export function drawPoster(context: Context, scene: Scene): void {
   heading(context, ink, run, 24, 40);
   text(context, `${count(run.steps_made)} steps, no number set by hand`, WIDTH - 24, 40, ink.soft, 18, { align: 'right' });
   const width = (WIDTH - 48 - 24) / 2;
-  const layout = arrange(run.tensors, run.tied, width, 350);
+  const layout = arrange(run.tensors, run.tied, width, 372);
   const last = frames.at(-1);
   const sides = [
-    { x: 24, title: 'birth', words: 'drawn at random', picture: frames[0], sample: writtenFirst(run) },
+    { x: 24, title: 'birth', words: 'before the first step', picture: frames[0], sample: writtenFirst(run) },
     { x: 24 + width + 24, title: 'now', words: `after ${count(last?.step ?? run.steps_made)} steps`, picture: last, sample: writtenAt(run, run.steps_made) },
   ];
   sides.forEach(({ x, title, words, picture, sample }, side) => {
     const wide = text(context, title, x, 84, ink.ink, 22, { weight: 650 });
     text(context, words, x + wide + 10, 84, ink.soft, 15);
-    if (picture) cabinet(context, scene, picture, layout, { x, y: 96, width, height: 350 }, ink);
+    if (picture) cabinet(context, scene, picture, layout, { x, y: 98, width, height: 372 }, ink);
     else text(context, 'No film was recorded of this run.', x, 130, ink.soft, 15);
-    paragraph(context, `«${sentenceOf(textOf(sample))}»`, { x, y: 462, width: width - 10, height: 150 }, side ? ink.ink : ink.soft, 19);
+    text(context, sample ? `wrote at step ${count(sample.step)}` : '', x, 500, ink.faint, 14);
+    paragraph(context, sample ? `«${sentenceOf(textOf(sample))}»` : textOf(sample), { x, y: 504, width: width - 10, height: 116 }, side ? ink.ink : ink.soft, 20);
   });
   context.fillStyle = ink.line;
   context.fillRect(WIDTH / 2, 64, 1, 548);
@@ -177,7 +180,7 @@ function heading(context: Context, ink: Inks, run: RunInfo, x: number, y: number
     context.fillStyle = colour;
     context.fillRect(x + (i % 2) * 12, y - 19 + Math.floor(i / 2) * 12, 10, 10);
   });
-  const words = run.steps_made ? 'numbers, learning to write' : 'numbers, newborn';
+  const words = run.events.at(-1)?.kind === 'diverged' ? 'numbers, and a training that diverged' : run.steps_made ? 'numbers, learning to write' : 'numbers, newborn';
   text(context, `${count(run.parameters)} ${words}`, x + 36, y, ink.ink, 22, { weight: 650 });
 }
 
@@ -220,23 +223,27 @@ export function wrap(written: string, letters: number): string[] {
 
 /** Every tensor to scale, in the middle of its room. */
 function cabinet(context: Context, scene: Scene, picture: Picture, layout: Layout, room: Box, ink: Inks): void {
-  const left = Math.round(room.x + (room.width - layout.width) / 2);
+  const fit = Math.min(room.width / layout.width, room.height / layout.height, 2);
+  context.save();
+  context.translate(room.x + (room.width - fit * layout.width) / 2, room.y + (room.height - fit * layout.height) / 2);
+  context.scale(fit, fit);
   context.imageSmoothingEnabled = false;
   for (const piece of layout.pieces) {
     const image = paint(scene, picture, piece, layout.scale);
     const thick = piece.tensor.shape.length === 1;
     const wide = thick && piece.turned ? piece.width : image.picture.width * image.side * layout.scale;
     const high = thick && !piece.turned ? piece.height : image.picture.height * image.side * layout.scale;
-    context.drawImage(image.picture, left + piece.x, room.y + piece.y, Math.max(1, wide), Math.max(1, high));
+    context.drawImage(image.picture, piece.x, piece.y, Math.max(1, wide), Math.max(1, high));
   }
   for (const ghost of layout.ghosts) {
     context.strokeStyle = ink.faint;
     context.setLineDash([3, 3]);
-    context.strokeRect(left + ghost.x + 0.5, room.y + ghost.y + 0.5, ghost.width - 1, ghost.height - 1);
+    context.strokeRect(ghost.x + 0.5, ghost.y + 0.5, ghost.width - 1, ghost.height - 1);
     context.setLineDash([]);
   }
   for (const label of layout.labels)
-    if (label.strong) text(context, label.width < 50 && label.brief ? label.brief : label.text, left + label.x, room.y + label.y + 10, ink.soft, 11);
+    if (label.strong) text(context, label.width < 50 && label.brief ? label.brief : label.text, label.x, label.y + 10, ink.soft, 11);
+  context.restore();
 }
 
 /** The pixels of a piece: each is one parameter that the film has. */
