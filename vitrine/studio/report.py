@@ -110,7 +110,7 @@ class Inside:
             "method": "GET" if body is None else "POST",
             "scheme": "http",
             "path": whole,
-            "raw_path": quote(whole).encode(),
+            "raw_path": quote(whole, errors="surrogateescape").encode(),
             "query_string": urlencode(query or {}).encode(),
             "root_path": "",
             "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()],
