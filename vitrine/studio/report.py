@@ -133,8 +133,7 @@ async def make_report(inside: Inside, reader: RunReader, wish: Wish, shell: Shel
     await asking.start()
     for step in [*steps, info["steps_made"]]:
         await asking.step(step)
-    say("health")
-    await asking.keep("health")
+    await asking.health()
     say("the film")
     about = {
         "run": inside.run,
@@ -206,8 +205,25 @@ class Asking:
         mine = [row | {"training": False} for row in listing["runs"] if row["name"] == self.inside.run]
         self.answers.append(_json("/runs", {"runs": mine, "unreadable": []}))
         own = [f"{self.tensor}/{name}" for name in ("weight_norm", "gradient_norm", "update_norm")]
-        for name in [*SERIES, *(own if self.info["statistics_every"] else ())]:
-            await self.keep("series", {"name": name, "last": max(0, self.info["steps_made"] - 1), "pixels": PIXELS})
+        await self._series([*SERIES, *(own if self.info["statistics_every"] else ())])
+        for statistic in self.info["statistics"]:
+            await self.keep("layers", {"statistic": statistic, "by": "part", **self._whole(PIXELS // 2)})
+
+    async def health(self) -> None:
+        """The verdicts, and the curves that show them."""
+        self.say("health")
+        said = json.loads((await self.keep("health")).content)
+        known = {answer.query["name"] for answer in self.answers if answer.path == "series"}
+        plots = [verdict["plot"] for verdict in said.get("verdicts", ())]
+        await self._series(sorted({name for plot in plots if plot for name in plot["series"]} - known))
+
+    async def _series(self, names: list[str]) -> None:
+        for name in names:
+            await self.keep("series", {"name": name, **self._whole(PIXELS)})
+
+    def _whole(self, pixels: int) -> dict[str, int]:
+        """Up to the step that the run had reached when it was first asked for."""
+        return {"last": max(0, self.info["steps_made"] - 1), "pixels": pixels}
 
     async def step(self, step: int) -> None:
         """One step in full; of the end of the run, from which no step was made, what there is."""

@@ -1,20 +1,29 @@
 """The routes by which the page has a report written."""
 
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from vitrine.studio import models
 from vitrine.studio.answers import NEVER, Json, RefusalError, Text
-from vitrine.studio.api import LARGEST, Name
+from vitrine.studio.api import ERRORS, LARGEST, Name
 from vitrine.studio.listing import Listing
 from vitrine.studio.report import MOST_STEPS, Inside, Wish, make_report
 from vitrine.studio.shell import Shell
 from vitrine.studio.workers import while_there
 
 Step = Annotated[int, Field(ge=0, lt=LARGEST)]
+
+
+FILE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "the report, to be saved",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
 
 
 class ReportRequest(BaseModel):
@@ -28,16 +37,16 @@ class ReportRequest(BaseModel):
 
 def make_router(listing: Listing) -> APIRouter:
     """The routes, for these runs. One report is written at a time."""
-    router = APIRouter(prefix="/api/runs/{run}", default_response_class=Json)
+    router = APIRouter(prefix="/api/runs/{run}", responses=ERRORS)
     doing: dict[str, str] = {}  # by run
 
-    @router.get("/report")
+    @router.get("/report", response_model=models.ReportProgress)
     def progress(run: Name) -> Response:
         """What is being done for a report, at once; empty: none is being written."""
         listing.open(run)
-        return Json({"doing": doing.get(run, "")})
+        return Json(models.ReportProgress(doing=doing.get(run, "")))
 
-    @router.post("/report", responses={200: {"content": {"application/octet-stream": {}}}})
+    @router.post("/report", responses=FILE, response_class=Response)
     async def report(request: Request, run: Name, body: ReportRequest) -> Response:
         """One HTML file with the page and the run in it; see docs/report.md. It contains text of the user's."""
         reader = listing.open(run)

@@ -45,6 +45,7 @@ const outside = (what: string, run: string): Response =>
 
 class Bundle {
   private film: Promise<Frames | null> | undefined;
+  private info: RunInfo | undefined;
 
   private constructor(
     readonly about: About,
@@ -69,7 +70,8 @@ class Bundle {
     const name = found[2]!;
     if (name === 'live') return new Response(null, { status: 204 });
     if (name.startsWith('film/')) return this.frame(name.slice(5));
-    if (name === 'tile') return this.tile(query);
+    if (name === 'picks') return this.picks(query);
+    if (name === 'tile') return (await this.born(query)) ?? this.tile(query);
     if (name === 'nudge' && body) delete body.sizes; // those that were measured, whatever is asked for
     return this.look(name, query, body) ?? this.missing(name, query, body);
   }
@@ -84,7 +86,7 @@ class Bundle {
     const at = (q: Record<string, string>): number[] => ['row', 'column', 'rows', 'columns'].map((key) => Number(q[key]));
     const [row, column, rows, columns] = at(query) as [number, number, number, number];
     for (const { kept, content } of this.answers) {
-      if (kept.path !== 'tile' || kept.status !== 200 || query.mode !== kept.query.mode || query.tensor !== kept.query.tensor) continue;
+      if (kept.path !== 'tile' || kept.status !== 200 || (query.every ?? '1') !== '1' || query.mode !== kept.query.mode || query.tensor !== kept.query.tensor) continue;
       if (query.mode !== 'birth' && query.step !== kept.query.step) continue;
       const [top, left] = at(kept.query) as [number, number];
       const [height, width] = kept.headers['x-shape']!.split(',').map(Number) as [number, number];
@@ -95,6 +97,38 @@ class Bundle {
       return respond({ ...kept, headers: { ...kept.headers, 'x-shape': `${rows},${columns}` } }, part);
     }
     return outside(`This report has exact cells around ${this.about.cell}, at ${this.where()}.`, this.about.run);
+  }
+
+  /** Which cells of a tensor a window of the film shows. */
+  private async picks(query: Record<string, string>): Promise<Response> {
+    const { info, film } = await this.movie();
+    const every = Number(query.every);
+    const of = every === 2 ** (info?.value_level ?? -1) ? 'values' : every === 2 ** (info?.change_level ?? -1) ? 'changes' : null;
+    const tensor = this.run.tensors.find(({ name }) => name === query.tensor);
+    if (!tensor || !info || !film || (!of && every !== 1)) return outside('This report has no such cells.', this.about.run);
+    const [, width] = tensor.shape.length === 1 ? [1, tensor.shape[0]!] : [tensor.shape[0]!, tensor.shape[1]!];
+    const all = of && new Uint32Array(film.picks.slice().buffer).subarray(startOf(info, of, query.tensor!));
+    const [, columns] = of ? info.tensors.find(({ name }) => name === query.tensor)![of] : [0, width];
+    return squares(query, (i, j) => (all ? all[i * columns + j]! : i * width + j), Uint32Array);
+  }
+
+  /** Cells at birth, where they are asked for as the film has them. */
+  private async born(query: Record<string, string>): Promise<Response | null> {
+    const { info, film } = await this.movie();
+    const every = Number(query.every ?? 1);
+    if (query.mode !== 'birth' || !info || !film || every !== 2 ** info.value_level) return null;
+    const all = new Float32Array(film.birth.slice().buffer).subarray(startOf(info, 'values', query.tensor!));
+    const columns = info.tensors.find(({ name }) => name === query.tensor)!.values[1];
+    return squares(query, (i, j) => all[i * columns + j]!, Float32Array);
+  }
+
+  private get run(): RunInfo {
+    return (this.info ??= JSON.parse(new TextDecoder().decode(this.answers.find(({ kept }) => kept.path === '')!.content)) as RunInfo);
+  }
+
+  private async movie(): Promise<{ info: RunInfo['film']; film: Frames | null }> {
+    const info = this.run.film;
+    return { info, film: info && (await (this.film ??= Frames.open(info))) };
   }
 
   private missing(path: string, query: Record<string, string>, body: Record<string, unknown> | null): Response {
@@ -114,14 +148,29 @@ class Bundle {
   }
 
   private async frame(name: string): Promise<Response> {
-    const info = JSON.parse(new TextDecoder().decode(this.answers.find(({ kept }) => kept.path === '')!.content)) as RunInfo;
-    const film = info.film && (await (this.film ??= Frames.open(info.film)));
+    const { film } = await this.movie();
     if (!film) return refuse('No film was recorded of this run.');
     const content = name === 'picks' ? film.picks : name === 'birth' ? film.birth : film.frame(Number(name));
     if (!content) return refuse(`The film in this report has ${film.steps.length} frames.`);
     const step = name === 'picks' || name === 'birth' ? 0 : film.steps[Number(name)]!;
     return new Response(content, { headers: { 'X-Step': String(step), 'X-Exact': String(name === 'birth') } });
   }
+}
+
+/** Where the picks of a tensor begin, among all: those of the values stand before those of the changes. */
+function startOf(info: NonNullable<RunInfo['film']>, of: 'values' | 'changes', name: string): number {
+  const count = (key: 'values' | 'changes', upTo: number): number => info.tensors.slice(0, upTo).reduce((sum, t) => sum + t[key][0]! * t[key][1]!, 0);
+  const at = info.tensors.findIndex((tensor) => tensor.name === name);
+  return (of === 'changes' ? count('values', info.tensors.length) : 0) + count(of, at);
+}
+
+/** A window, one number for each of its squares. */
+function squares(query: Record<string, string>, number: (i: number, j: number) => number, Kind: typeof Uint32Array | typeof Float32Array): Response {
+  const [row, column, rows, columns, every] = ['row', 'column', 'rows', 'columns', 'every'].map((key) => Number(query[key])) as [number, number, number, number, number];
+  const [down, across] = [Math.ceil(rows / every), Math.ceil(columns / every)];
+  const found = new Kind(down * across);
+  for (let i = 0; i < down; i++) for (let j = 0; j < across; j++) found[i * across + j] = number(row / every + i, column / every + j);
+  return new Response(found, { headers: { 'X-Step': '0', 'X-Exact': 'true', 'X-Shape': `${down},${across}` } });
 }
 
 const WAYS = ['v', 'cursor', 'pixels', 'first', 'last']; // of the query: they say how much of an answer, not which
@@ -137,7 +186,7 @@ const respond = (kept: Kept, content: BodyInit): Response => new Response(conten
 /** A part of a curve, where one is asked for: it is kept whole. */
 function cut(path: string, query: Record<string, string>, content: Uint8Array<ArrayBuffer>): BodyInit {
   const [first, last] = [Number(query.first ?? 0), Number(query.last ?? -1)];
-  if (path !== 'series' || (first <= 0 && last < 0)) return content;
+  if (path !== 'series' || (first <= 0 && last < 0)) return content; // layers are kept whole
   const curve = JSON.parse(new TextDecoder().decode(content)) as { steps?: number[]; low: unknown[]; high: unknown[] };
   if (!curve.steps) return content;
   const inside = curve.steps.map((step) => step >= first && (last < 0 || step <= last));
