@@ -131,13 +131,16 @@ async def make_report(inside: Inside, reader: RunReader, wish: Wish, shell: Shel
     steps = choose_steps(reader, info, wish)
     asking = Asking(inside, info, wish, say)
     await asking.start()
-    for step in [*steps, info["steps_made"]]:
+    # Where the run ends there is a keyframe, unless it was killed, or trains: to get there could take long.
+    end = [info["steps_made"]] if info["steps_made"] in info["keyframes"] else []
+    for step in [*steps, *end]:
         await asking.step(step)
     await asking.health()
     say("the film")
     about = {
         "run": inside.run,
         "steps": asking.full,
+        "begin": info["steps_made"] if end or not asking.full else asking.full[-1],
         "cell": asking.cell,
         "made_s": time.time(),
         "training": info["training"],

@@ -10,6 +10,8 @@ export interface About {
   run: string;
   /** in full: with their four phases, their exact cells around one cell, and its story */
   steps: number[];
+  /** where the page stands at first */
+  begin: number;
   cell: string;
   made_s: number;
   /** whether the run was being trained while the report was written */

@@ -132,7 +132,7 @@ class Studio {
     if (prompt !== null) this.writing.prompt = prompt;
     Object.assign(this.writing.sampling, sampling);
     if (step === 'live' || (step === null && run.training)) this.follow();
-    else this.go(step ?? run.steps_made);
+    else this.go(step ?? this.report?.begin ?? run.steps_made);
   }
 
   keepAddress(address: string): void {
