@@ -349,7 +349,6 @@ def report(
 ) -> None:
     """Write the run as one HTML file, to look into and to pass on. It contains text of yours."""
     with _errors():
-        _give_way(run)
         from vitrine.report import write_report
 
         _show(write_report(run, out, steps, cell, force, _complain), as_json)

@@ -68,6 +68,7 @@ class Bundle {
     if (found && decodeURIComponent(found[1]!) !== run) return refuse(`This report holds the run ${run} alone.`);
     const query = Object.fromEntries(url.searchParams);
     const body = typeof init.body === 'string' ? (JSON.parse(init.body) as Record<string, unknown>) : null;
+    if (path === '/compare') return outside('A report holds one run alone.', run);
     if (!found) return this.look(path, query, body) ?? outside('A report cannot start or steer a training.', run);
     const name = found[2]!;
     if (name === 'live') return new Response(null, { status: 204 });
