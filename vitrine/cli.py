@@ -339,6 +339,22 @@ def studio(
 
 
 @app.command()
+def report(
+    run: RunFolder,
+    out: Annotated[str, typer.Option(metavar="FILE", help="the file; default: the run's name with .html")] = "",
+    steps: Annotated[str, typer.Option(help="steps to keep in full, such as birth,300,last")] = "",
+    cell: Annotated[str, typer.Option(metavar="NAME[3,7]", help="the parameter whose story is told")] = "",
+    force: Annotated[bool, typer.Option("--force", help="replace a file that exists already")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the run as one HTML file, to look into and to pass on. It contains text of yours."""
+    with _errors():
+        from vitrine.report import write_report
+
+        _show(write_report(run, out, steps, cell, force, _complain), as_json)
+
+
+@app.command()
 def export(
     run: RunFolder,
     target: Annotated[str, typer.Argument(metavar="DIR|FILE", help="the new folder; for gguf, the new file")],
@@ -418,17 +434,8 @@ def _request(
         raise ConfigError(f"training.steps must be at least 1: got {steps}. Try --steps 500.")
     if target_loss is not None and not target_loss > 0:
         raise ConfigError(f"training.target_loss must be greater than 0: got {target_loss}. Try --target-loss 2.0.")
-    return Request(
-        tuple(corpus or ()),
-        run,
-        preset,
-        config,
-        parse_settings(settings or []),
-        steps or 0,
-        parse_seconds(for_time) if for_time else 0.0,
-        target_loss or 0.0,
-        parent,
-    )
+    chosen, for_s = parse_settings(settings or []), parse_seconds(for_time) if for_time else 0.0
+    return Request(tuple(corpus or ()), run, preset, config, chosen, steps or 0, for_s, target_loss or 0.0, parent)
 
 
 def _report(result: "Result", as_json: bool) -> None:

@@ -242,20 +242,21 @@ def test_a_run_started_from_the_page_is_watched_to_its_end(
         assert seen.said == []
 
 
-def pixels_of(chromium: "sync_api.Browser", screenshot: bytes) -> np.ndarray:
-    """A screenshot's pixels, (height, width, 3), read by the browser on a page of its own."""
+def pixels_of(chromium: "sync_api.Browser", screenshot: bytes, width: int = 0, height: int = 0) -> np.ndarray:
+    """A screenshot's pixels, (height, width, 3), read by the browser on a page of its own; of its own size, or another."""
     page = chromium.new_page()
     source = "data:image/png;base64," + base64.b64encode(screenshot).decode()
     width, height, data = page.evaluate(
-        """async source => {
+        """async ([source, width, height]) => {
             const image = new Image(); image.src = source; await image.decode();
-            const canvas = new OffscreenCanvas(image.width, image.height), context = canvas.getContext('2d');
-            context.drawImage(image, 0, 0);
-            const data = context.getImageData(0, 0, image.width, image.height).data;
+            const [w, h] = [width || image.width, height || image.height];
+            const canvas = new OffscreenCanvas(w, h), context = canvas.getContext('2d');
+            context.drawImage(image, 0, 0, w, h);
+            const data = context.getImageData(0, 0, w, h).data;
             let text = ''; for (let i = 0; i < data.length; i += 8192) text += String.fromCharCode(...data.subarray(i, i + 8192));
-            return [image.width, image.height, btoa(text)];
+            return [w, h, btoa(text)];
         }""",
-        source,
+        [source, width, height],
     )
     page.close()
     return np.frombuffer(base64.b64decode(data), np.uint8).reshape(height, width, 4)[..., :3].astype(np.int64)

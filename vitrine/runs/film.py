@@ -145,8 +145,8 @@ class Film:
             file.seek(number * self.frame_bytes)
             return file.read(self.frame_bytes)
 
-    def frame(self, number: int) -> Frame:
-        """The number-th frame."""
+    def stored(self, number: int) -> tuple[int, Floats, NDArray[np.int8]]:
+        """The number-th frame, not multiplied out: its step, the scales (3, tensors), and a byte for each pick."""
         raw = self.raw(number)
         if len(raw) < self.frame_bytes:
             raise RunError(f"{self.folder / FRAMES} has {len(self.steps())} frames: there is no frame {number}.")
@@ -156,14 +156,18 @@ class Film:
             raise RunError(f"Frame {number} of {self.folder / FRAMES} is damaged: its checksum differs.")
         tensors = len(self.values.indices)
         scales = np.frombuffer(body[: 12 * tensors], "<f4").reshape(3, tensors)
-        cells = np.frombuffer(body[12 * tensors :], np.int8)
+        return int(header["step"]), scales, np.frombuffer(body[12 * tensors :], np.int8)
+
+    def frame(self, number: int) -> Frame:
+        """The number-th frame."""
+        step, scales, cells = self.stored(number)
         parts = np.split(cells, [self.values.count, self.values.count + self.changes.count])
         sizes = (self.values.sizes, self.changes.sizes, self.changes.sizes)
         learned, gradients, updates = (
             _times(part, np.repeat(scale, size)) for part, scale, size in zip(parts, scales, sizes, strict=True)
         )
         errors = dict(zip(("learned", "gradients", "updates"), scales * np.float32(0.5), strict=True))
-        return Frame(int(header["step"]), learned, gradients, updates, errors)
+        return Frame(step, learned, gradients, updates, errors)
 
 
 class FilmWriter:

@@ -14,17 +14,12 @@ from starlette.responses import FileResponse, Response
 
 from vitrine import __version__
 from vitrine.errors import VitrineError
-from vitrine.studio import api, cells, inside, playground, starting
+from vitrine.studio import api, cells, inside, playground, sharing, starting
 from vitrine.studio.answers import IMMUTABLE, NUMBERS, RefusalError, error
 from vitrine.studio.guard import Guard
 from vitrine.studio.listing import Listing
+from vitrine.studio.shell import NO_PAGE, PAGE
 from vitrine.studio.workers import Workers
-
-PAGE = Path(__file__).parent / "page"
-NO_PAGE = (
-    "The page has not been built in this checkout: run «npm ci» and «npm run build» in the folder web, "
-    "or install Vitrine with pip, which builds it."
-)
 
 
 def make_app(folders: list[Path], token: str, port: int) -> FastAPI:
@@ -55,6 +50,7 @@ def make_app(folders: list[Path], token: str, port: int) -> FastAPI:
     app.include_router(inside.make_router(listing, workers))
     app.include_router(playground.make_router(listing, workers))
     app.include_router(starting.make_router(listing, workers))
+    app.include_router(sharing.make_router(listing))
     _add_errors(app)
     _add_page(app)
     app.add_middleware(

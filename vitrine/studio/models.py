@@ -340,6 +340,12 @@ class AllStarting(TypedDict):
     starting: list[Starting]
 
 
+class ReportProgress(TypedDict):
+    """What is being done for a report; empty: none is being written."""
+
+    doing: str
+
+
 class Acknowledged(TypedDict):
     """Whether a training has done what it was asked, and at which step it stood."""
 

@@ -1,5 +1,6 @@
-/** The only place that speaks with the server. */
+/** The only place that speaks with the server; or, in a report, with what the file itself holds. */
 
+import { inReport, openBundle } from './bundle';
 import type {
   Biography, Birth, CellMode, Cells, Comparison, Health, Hyperparameter, Layers, Neuron, Next, Nudge, Phases, Plan, Progress,
   RunInfo, RunSummary, Series, Settings, StreamState, TensorStep,
@@ -22,7 +23,7 @@ export function sentence(error: unknown): string {
 }
 
 async function ask(path: string, init: RequestInit = {}): Promise<Response> {
-  const answer = await fetch(path, { credentials: 'same-origin', ...init });
+  const answer = inReport ? await fromReport(path, init) : await fetch(path, { credentials: 'same-origin', ...init });
   if (answer.ok) return answer;
   let text = `The studio answered with ${answer.status}.`;
   try {
@@ -33,6 +34,12 @@ async function ask(path: string, init: RequestInit = {}): Promise<Response> {
   }
   if (answer.status === 401) text = 'This tab has no key to the studio. Open the address that vitrine studio printed.';
   throw new ServerError(answer.status, text);
+}
+
+async function fromReport(path: string, init: RequestInit): Promise<Response> {
+  const answer = await (await openBundle()).answer(path, init);
+  init.signal?.throwIfAborted();
+  return answer;
 }
 
 const json = async <T>(path: string, signal?: AbortSignal): Promise<T> => (await ask(path, { signal })).json() as Promise<T>;
@@ -132,6 +139,13 @@ export const getHyperparameters = (): Promise<{ hyperparameters: Hyperparameter[
 export const postPlan = (body: unknown, signal?: AbortSignal): Promise<Plan> => post('/api/plan', body, signal);
 export const postRun = (body: unknown): Promise<{ name: string; started: boolean }> => post('/api/runs', body);
 export const getStarting = (): Promise<{ starting: { name: string; error: string | null }[] }> => json('/api/starting');
+/** Have a report written, as a file. `here`: a step that is kept in full beside those at hand. */
+export async function postReport(run: string, body: { cell: string; here: number | null; prompt: string }, signal: AbortSignal): Promise<Blob> {
+  const headers = { 'Content-Type': 'application/json' };
+  return (await ask(`${of(run)}/report`, { method: 'POST', headers, body: JSON.stringify(body), signal })).blob();
+}
+/** What is being done for a report. */
+export const getReport = (run: string): Promise<{ doing: string }> => json(`${of(run)}/report`);
 export const postRequest = (run: string, action: string): Promise<{ acknowledged: boolean }> =>
   post(`${of(run)}/requests`, { action });
 
@@ -180,6 +194,7 @@ export async function generate(
 
 /** What is new of a run, until it is closed; `onBroken` once, when the line breaks. */
 export function listen(run: string, cursor: string, onState: (state: StreamState) => void, onBroken: () => void): () => void {
+  if (inReport) return () => undefined; // nothing more will come
   const source = new EventSource(`${of(run)}/stream?${query({ cursor })}`, { withCredentials: true });
   source.onmessage = (event: MessageEvent<string>) => onState(JSON.parse(event.data) as StreamState);
   source.onerror = () => {

@@ -5,6 +5,7 @@
 
 import * as api from './api';
 import { rowsOf } from './address';
+import { inReport } from './bundle';
 import { measure } from './measure';
 import { plane } from './painter';
 import type { Scales } from './scales.svelte';
@@ -264,7 +265,8 @@ export class Cells {
 
   /** 409: another run has this name now. */
   private trouble(error: unknown, signal: AbortSignal): void {
-    if (signal.aborted || api.isAbort(error)) return;
+    // A report has exact cells around one of them alone: elsewhere the film is what there is.
+    if (signal.aborted || api.isAbort(error) || inReport) return;
     if (error instanceof api.ServerError && error.status === 409) this.at.reopen();
     else this.at.refused = api.sentence(error);
   }

@@ -94,8 +94,9 @@ export class Film {
       exact: step === 0,
       source: 'film',
       values: step === 0 ? this.birth : spread(0, this.values, 0, this.birth),
-      gradients: spread(1, this.changes, v, null),
-      updates: spread(2, this.changes, v + c, null),
+      // A report may have no room for them.
+      gradients: c ? spread(1, this.changes, v, null) : null,
+      updates: c ? spread(2, this.changes, v + c, null) : null,
     };
     this.frames.set(number, picture);
     return picture;

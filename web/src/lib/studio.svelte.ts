@@ -5,6 +5,7 @@
 
 import * as api from './api';
 import { type Axis, type Cell, clamp, readAddress, rowsOf, type Side, type View, writeAddress } from './address';
+import { type About, inReport, openBundle } from './bundle';
 import { Cells } from './cells.svelte';
 import { begun, longer, type LossCurve, NO_CURVE } from './curve';
 import { sources } from './field';
@@ -26,6 +27,7 @@ class Studio {
   trouble = $state(''); // what went wrong, and what to do
   said = $state(''); // for the live region
   opening = $state(true);
+  report = $state.raw<About | null>(null); // what this file says of itself, if the page is a report
 
   step = $state(0);
   following = $state(false); // the newest step of a run that trains
@@ -98,6 +100,7 @@ class Studio {
     document.addEventListener('visibilitychange', () => this.line.attend());
     window.addEventListener('hashchange', () => void this.readAddress());
     try {
+      if (inReport) this.report = (await openBundle()).about;
       this.runs = (await api.getRuns()).runs;
       await this.readAddress();
     } catch (error) {
@@ -129,7 +132,7 @@ class Studio {
     if (prompt !== null) this.writing.prompt = prompt;
     Object.assign(this.writing.sampling, sampling);
     if (run.training && typeof step !== 'number') this.follow();
-    else this.go(typeof step === 'number' ? step : run.steps_made);
+    else this.go(typeof step === 'number' ? step : (this.report?.begin ?? run.steps_made));
   }
 
   keepAddress(address: string): void {
@@ -223,7 +226,8 @@ class Studio {
     void this.open(this.run!.name, new URLSearchParams(this.address));
   }
 
-  private async frame(number: number, signal?: AbortSignal): Promise<Picture> {
+  /** One frame of the film. */
+  async frame(number: number, signal?: AbortSignal): Promise<Picture> {
     const film = this.film!;
     return film.known(number) ?? film.decode(number, await api.getFrame(this.run!.name, number, this.run!.identity, signal));
   }

@@ -1,0 +1,88 @@
+/** What a person can pass on: a link, a report, a film and a poster. */
+
+import * as api from './api';
+import { studio } from './studio.svelte';
+import { chosenFrames, HEIGHT, type Scene, SECONDS, WIDTH } from './timelapse';
+import type { Picture } from './film';
+
+class Sharing {
+  /** the film and the poster, before the page */
+  showing = $state(false);
+  writing = $state(false);
+  doing = $state('');
+  trouble = $state('');
+  done = $state('');
+  private ending: AbortController | null = null;
+
+  get link(): string {
+    return `${location.href.split('#')[0]}#${studio.address}`;
+  }
+
+  /** Have the studio write a report, and save it. */
+  async writeReport(): Promise<void> {
+    const run = studio.run!.name;
+    const { signal } = (this.ending = new AbortController());
+    Object.assign(this, { writing: true, doing: 'looking into the run', trouble: '', done: '' });
+    const look = window.setInterval(() => {
+      void api.getReport(run).then((state) => (this.doing = state.doing || this.doing), () => undefined);
+    }, 400);
+    try {
+      const { cell, step, prompt } = { cell: studio.cellText, step: studio.following ? null : studio.step, prompt: studio.writing.prompt };
+      const file = await api.postReport(run, { cell, here: step, prompt }, signal);
+      save(file, `${run}.html`);
+      this.done = `${run}.html, ${(file.size / 1e6).toFixed(1)} MB: saved where your browser puts its downloads.`;
+    } catch (error) {
+      if (!api.isAbort(error)) this.trouble = api.sentence(error);
+    }
+    clearInterval(look);
+    this.writing = false;
+  }
+
+  cancel(): void {
+    this.ending?.abort();
+  }
+}
+
+export const sharing = new Sharing();
+
+export function save(file: Blob, name: string): void {
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(file);
+  link.download = name.replace(/[/\\<>:"|?*\p{Cc}]/gu, '_');
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+/** All that the film and the poster show of the run on the page. */
+export async function sceneOf(signal: AbortSignal): Promise<Scene> {
+  const { run, film, dark, scales } = studio;
+  const frames: Picture[] = [];
+  for (const number of film ? chosenFrames(film.info.steps.length) : []) frames.push(await studio.frame(number, signal));
+  // The curve may come later than the film.
+  return { run: run!, film, frames, dark, scales, get curve() { return studio.curve; } };
+}
+
+/** Whether this browser can turn a canvas into a film; if so, as what. */
+export function filmType(): string {
+  if (typeof MediaRecorder === 'undefined') return '';
+  return ['video/webm;codecs=vp9', 'video/webm;codecs=vp8', 'video/webm', 'video/mp4'].find((type) => MediaRecorder.isTypeSupported(type)) ?? '';
+}
+
+/** Record a canvas while something plays on it. */
+export async function record(canvas: HTMLCanvasElement, play: (signal: AbortSignal) => Promise<void>, signal: AbortSignal): Promise<Blob> {
+  const type = filmType();
+  const parts: Blob[] = [];
+  const recorder = new MediaRecorder(canvas.captureStream(30), { mimeType: type, videoBitsPerSecond: 8_000_000 });
+  recorder.ondataavailable = (event) => parts.push(event.data);
+  const ended = new Promise((resolve) => (recorder.onstop = resolve));
+  recorder.start();
+  try {
+    await play(signal);
+  } finally {
+    recorder.stop();
+    await ended;
+  }
+  return new Blob(parts, { type: type.split(';')[0] });
+}
+
+export { HEIGHT, SECONDS, WIDTH };
