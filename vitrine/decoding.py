@@ -40,6 +40,7 @@ class Engine:
         while self.sizes[-1] < rows:
             self.sizes.append(2 * self.sizes[-1])
         self.together = True  # whether the rows go through the model in one pass
+        self._read = torch.empty(0)
         self.windows: list[list[int]] = []  # of each row: the tokens that the model sees
         self.weights = _Weights(model)
         self.span = SPAN
@@ -58,8 +59,13 @@ class Engine:
         row, window = len(self.windows), list(ids[-self.config.context : -1])
         self.windows.append(window)
         self._fit()
-        self._fill(row, window)
+        self._read = self._fill(row, window)
         return row
+
+    @torch.inference_mode()
+    def prompt_logits(self) -> Tensor:
+        """(tokens - 1, vocab_size) of float32: what followed each token of the text added last, but the last one."""
+        return self._logits(self._read) if len(self._read) else torch.empty(0, self.config.vocab_size)
 
     @torch.inference_mode()
     def fork(self, row: int) -> int:
@@ -100,11 +106,6 @@ class Engine:
             return self._decode(0, tokens, positions)
         one_by_one = [self._decode(row, tokens[row : row + 1], positions[row : row + 1]) for row in range(len(tokens))]
         return torch.cat(one_by_one)
-
-    @torch.inference_mode()
-    def read(self, ids: Sequence[int]) -> Tensor:
-        """(len(ids), vocab_size) of float32: logits after each token of a text no longer than the context."""
-        return self._logits(self._fill(None, ids))
 
     @torch.inference_mode()
     def settle(self) -> str:
@@ -174,8 +175,8 @@ class Engine:
 
         return self._logits(self.weights(ids, at, attend))[:count]
 
-    def _fill(self, row: int | None, ids: Sequence[int]) -> Tensor:
-        """Read a text at once, into the cache of a row if one is named; (len(ids), d_model), after the final norm."""
+    def _fill(self, row: int, ids: Sequence[int]) -> Tensor:
+        """Read a text at once, into the cache of a row; (len(ids), d_model), after the final norm."""
         if not ids:
             return torch.empty(0, self.config.d_model, device=self.device)
         size = -(-len(ids) // PADDING) * PADDING
@@ -184,10 +185,9 @@ class Engine:
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             q, k, v = (part.transpose(0, 1) for part in (q, k, v))  # (heads, size, head_dim)
-            if row is not None:
-                keys, values = self.cache.layers[layer]
-                keys[row, :, :size] = k
-                values[row, :, :size] = v
+            keys, values = self.cache.layers[layer]
+            keys[row, :, :size] = k
+            values[row, :, :size] = v
             mixed = F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, enable_gqa=True)
             return mixed[0].transpose(0, 1).reshape(size, -1)
 
