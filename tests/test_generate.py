@@ -1,5 +1,6 @@
 """Filters against transformers' own, decoding against a naive loop."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -8,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import vitrine.generate as generate_module
 from vitrine.config import SamplingConfig
+from vitrine.decoding import Engine
 from vitrine.errors import PromptError, RunError
 from vitrine.generate import filter_logits, generate, next_logits
 from vitrine.model import Decoder, newborn
@@ -222,25 +225,30 @@ def test_of_a_prompt_longer_than_the_context_the_end_counts() -> None:
 # Prompts
 
 
-def first_logits_ids(model: Decoder, tokenizer: Any, prompt: str) -> list[int]:
+def first_logits_ids(model: Decoder, tokenizer: Any, prompt: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What the model reads first."""
-    read: list[list[int]] = []
-    handle = model.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0][0].tolist()))
+    read: list[int] = []
+
+    class Watched(Engine):
+        def add(self, ids: Sequence[int]) -> int:
+            read.extend(ids)
+            return super().add(ids)
+
+    monkeypatch.setattr(generate_module, "Engine", Watched)
     generate(model, tokenizer, prompt, 1, GREEDY, seed=1)
-    handle.remove()
-    return read[0]
+    return read
 
 
-def test_an_empty_prompt_starts_after_an_end_of_text() -> None:
-    assert first_logits_ids(tiny(257), byte_tokenizer(), "") == [256]
+def test_an_empty_prompt_starts_after_an_end_of_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert first_logits_ids(tiny(257), byte_tokenizer(), "", monkeypatch) == [256]
 
 
-def test_without_an_end_of_text_an_empty_prompt_starts_on_a_new_line() -> None:
-    assert first_logits_ids(tiny(28), LETTERS, "") == [LETTERS.token_to_id("\n")]
+def test_without_an_end_of_text_an_empty_prompt_starts_on_a_new_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert first_logits_ids(tiny(28), LETTERS, "", monkeypatch) == [LETTERS.token_to_id("\n")]
 
 
-def test_with_neither_an_empty_prompt_starts_from_the_first_token() -> None:
-    assert first_logits_ids(tiny(3), char_tokenizer("abc"), "") == [0]
+def test_with_neither_an_empty_prompt_starts_from_the_first_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert first_logits_ids(tiny(3), char_tokenizer("abc"), "", monkeypatch) == [0]
 
 
 @pytest.mark.parametrize("tokenizer", [LETTERS, byte_tokenizer()])
@@ -286,25 +294,24 @@ def test_a_model_that_diverged_writes_nothing() -> None:
 # The end of text, and pieces of it: a model that writes what the test wants
 
 
-class Scripted(Decoder):
+class Scripted(Engine):
     """Writes these ids, one after the other, whatever it reads."""
 
-    def __init__(self, ids: list[int], vocab_size: int = 257) -> None:
-        super().__init__(tiny(vocab_size, context=64).config)
-        self.script = iter(ids)
+    script: Iterator[int]
 
-    def forward(self, tokens: Tensor, draws: Tensor | None = None, cache: Any = None) -> Tensor:
-        cache.length += tokens.shape[1]
-        logits = torch.zeros(1, tokens.shape[1], self.config.vocab_size)
-        logits[0, -1, next(self.script)] = 100.0
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        logits = torch.zeros(1, self.config.vocab_size)
+        logits[0, next(self.script)] = 100.0
         return logits
 
 
 def write(ids: list[int], tokenizer: Any = None, prompt: str = "x") -> tuple[Any, list[str]]:
     tokenizer = tokenizer or byte_tokenizer()
     pieces: list[str] = []
-    model = Scripted(ids, tokenizer.get_vocab_size())
-    return generate(model, tokenizer, prompt, len(ids), GREEDY, seed=1, on_text=pieces.append), pieces
+    model = tiny(tokenizer.get_vocab_size(), context=64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate_module, "Engine", type("Written", (Scripted,), {"script": iter(ids)}))
+        return generate(model, tokenizer, prompt, len(ids), GREEDY, seed=1, on_text=pieces.append), pieces
 
 
 def test_the_end_of_text_ends_it_and_is_left_out() -> None:

@@ -348,10 +348,32 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write the run as one HTML file, to look into and to pass on. It contains text of yours."""
-    with _errors():
+    with errors_as_sentences():
         from vitrine.report import write_report
 
-        _show(write_report(run, out, steps, cell, force, _complain), as_json)
+        show(write_report(run, out, steps, cell, force, complain), as_json)
+
+
+@app.command()
+def serve(
+    run: RunFolder,
+    step: Step = "last",
+    host: Annotated[str, typer.Option(help="the address to listen on; default: this machine alone")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: one that is free")] = 8000,
+    api_key: Annotated[
+        str, typer.Option(envvar="VITRINE_API_KEY", help="ask every client for this key", show_default=False)
+    ] = "",
+    name: Annotated[str, typer.Option(help="of the model; default: the run folder's")] = "",
+    chat_template: Annotated[str, typer.Option(help="a Jinja file; default: the run's own, if it has one")] = "",
+    parallel: Annotated[int, typer.Option(help="texts that are decoded together")] = 64,
+    queue: Annotated[int, typer.Option(help="texts that may wait besides")] = 256,
+) -> None:
+    """Serve the model to clients of OpenAI's API: completions, chats, streams, log-probabilities."""
+    with errors_as_sentences():
+        from vitrine.serve.server import Options
+        from vitrine.serve.server import serve as answer
+
+        answer(Options(run, step, host, port, api_key, name, chat_template, parallel, queue), print_text, complain)
 
 
 @app.command()

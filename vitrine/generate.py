@@ -1,9 +1,11 @@
-"""From logits to text: temperature, top-k, top-p and the like; then prefill and decode.
+"""From logits to text: temperature, top-k, top-p and the like; and the loop that continues a prompt.
 
 These act on the output probabilities, after training. They change no parameter.
 """
 
-from collections.abc import Callable
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +14,17 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from vitrine.config import SamplingConfig
+from vitrine.decoding import Engine
 from vitrine.errors import PromptError, RunError
-from vitrine.model import Cache, Decoder
-from vitrine.tokenizer import decode, encode, end_of_text_id
+from vitrine.model import Decoder
+from vitrine.tokenizer import encode, end_of_text_id
+from vitrine.writing import Writer
 
 GREEDY_BELOW = 1e-5  # a temperature so low is zero, as vLLM has it: dividing by it could overflow
+NOT_FINITE = (
+    "The model's logits are not finite: its parameters are damaged, or the training diverged. "
+    "Try an earlier step, with --step."
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,92 @@ def filter_logits(logits: Tensor, sampling: SamplingConfig, seen: Tensor | None 
     return scores
 
 
-@torch.inference_mode()
+class Chooser:
+    """How the tokens of one text are chosen: its decoding hyperparameters, its draws, and what it holds so far.
+
+    Args:
+        sampling: the decoding hyperparameters.
+        seed: of the draws; `index` tells texts of the same seed apart.
+        prompt_ids: a repetition penalty counts them too.
+        presence, frequency: subtracted from the logit of a token that was written: once, and for each time.
+        bias: added to the logits of these tokens.
+    """
+
+    def __init__(
+        self,
+        sampling: SamplingConfig,
+        seed: int,
+        index: int = 0,
+        prompt_ids: Sequence[int] = (),
+        presence: float = 0.0,
+        frequency: float = 0.0,
+        bias: Mapping[int, float] | None = None,
+    ) -> None:
+        self.sampling = sampling
+        self.random = random.Random(f"{seed}/{index}")
+        self.ids = list(prompt_ids)
+        self.written: Counter[int] = Counter()
+        self.presence, self.frequency, self.bias = presence, frequency, dict(bias or {})
+
+    @property
+    def alone(self) -> bool:
+        """Whether the choice depends on what was written."""
+        return bool(self.presence or self.frequency or self.bias) or self.sampling.repetition_penalty != 1
+
+    def add(self, token: int) -> None:
+        """This token was chosen."""
+        self.ids.append(token)
+        self.written[token] += 1
+
+    def adjust(self, logits: Tensor) -> Tensor:
+        """(1, vocab_size): the logits, with bias and penalties."""
+        if not (self.presence or self.frequency or self.bias):
+            return logits
+        changes = defaultdict(float, self.bias)
+        for token, times in self.written.items():
+            changes[token] -= self.presence + times * self.frequency
+        places = torch.tensor([list(changes)])
+        return logits.scatter_add(1, places, torch.tensor([list(changes.values())], dtype=logits.dtype))
+
+
+def choose(logits: Tensor, choosers: Sequence[Chooser]) -> list[int]:
+    """The next token of each text. Each chooser is told.
+
+    Texts with the same hyperparameters go through the filters together; none depends on another.
+
+    Args:
+        logits: (texts, vocab_size).
+    """
+    logits = logits.float().cpu()
+    groups: dict[object, list[int]] = {}
+    for row, chooser in enumerate(choosers):
+        groups.setdefault(row if chooser.alone else chooser.sampling.model_dump_json(), []).append(row)
+    tokens = [0] * len(choosers)
+    for rows in groups.values():
+        first = choosers[rows[0]]
+        some = logits if len(rows) == len(choosers) else logits[rows]
+        seen = None
+        if first.alone:
+            some, seen = first.adjust(some), torch.tensor([first.ids])
+        if first.sampling.temperature < GREEDY_BELOW and seen is None:
+            drawn = some.argmax(-1)
+        else:
+            scores = filter_logits(some, first.sampling, seen)
+            drawn = _draw(scores, [choosers[row].random.random() for row in rows])
+        for row, token in zip(rows, drawn.tolist(), strict=True):
+            tokens[row] = token
+            choosers[row].add(token)
+    return tokens
+
+
+def _draw(scores: Tensor, uniform: Sequence[float]) -> Tensor:
+    """A token of each row: where the running sum of its probabilities passes the uniform number."""
+    sums = scores.softmax(-1).double().cumsum(-1)
+    total = sums[:, -1:]
+    at = torch.minimum(torch.tensor(uniform, dtype=torch.float64)[:, None] * total, total.nextafter(total.new_zeros(1)))
+    return torch.searchsorted(sums, at, right=True)[:, 0]
+
+
 def generate(
     model: Decoder,
     tokenizer: Tokenizer,
@@ -92,37 +185,34 @@ def generate(
 ) -> Generation:
     """Continue a prompt, token by token.
 
-    A row of a padded vocabulary stands for no token, and is never drawn. The model sees at most `context` tokens. When they are full, the older half is let go, and the rest is
-    read again from position zero.
+    A row of a padded vocabulary stands for no token, and is never drawn. The model sees at most `context` tokens.
+    When they are full, the older half is let go, and the rest is read again from position zero.
 
     Args:
         max_new_tokens: stops there, or at the end-of-text token.
         seed: of the draws; the same seed, settings and machine give the same text.
         on_text: is given the continuation piece by piece, whole characters only.
     """
-    device = model.embedding.weight.device
     ids = _prompt_ids(tokenizer, prompt, model.config.vocab_size)
-    start, end_id = len(ids), end_of_text_id(tokenizer)
-    draws = torch.Generator().manual_seed(seed)
-    cache, fresh, shown, ended = Cache(model, batch=1), ids[-model.config.context :], "", False
+    end_id, engine = end_of_text_id(tokenizer), Engine(model)
+    chooser, writer = Chooser(sampling, seed, prompt_ids=ids), Writer(tokenizer, ids)
+    engine.add(ids)
+    token, written, ended = ids[-1], [], False
     for _ in range(max_new_tokens):
-        if cache.length + len(fresh) > model.config.context:
-            cache, fresh = Cache(model, batch=1), ids[-(model.config.context // 2) :]
-        logits = model(torch.tensor([fresh], device=device), cache=cache)[:, -1, : tokenizer.get_vocab_size()]
+        logits = engine.step([token])[:, : tokenizer.get_vocab_size()]
         _check_finite(logits)
-        scores = filter_logits(logits, sampling, torch.tensor([ids], device=device)).cpu()
-        token = int(torch.multinomial(scores.softmax(-1), 1, generator=draws))
+        [token] = choose(logits, [chooser])
         if token == end_id:
             ended = True
             break
-        ids.append(token)
-        fresh = [token]
-        if on_text:
-            shown = _show(_written(tokenizer, ids, start), shown, on_text)
-    written = _written(tokenizer, ids, start)
-    if on_text and written != shown:
-        on_text(written.removeprefix(shown))
-    return Generation(prompt, prompt + written, tuple(ids[start:]), ended)
+        written.append(token)
+        piece = writer.add(token)
+        if piece and on_text:
+            on_text(piece)
+    piece = writer.finish()
+    if piece and on_text:
+        on_text(piece)
+    return Generation(prompt, prompt + writer.text, tuple(written), ended)
 
 
 @torch.inference_mode()
@@ -137,10 +227,7 @@ def next_logits(model: Decoder, tokenizer: Tokenizer, prompt: str) -> tuple[list
 
 def _check_finite(logits: Tensor) -> None:
     if not torch.isfinite(logits).all():
-        raise RunError(
-            "The model's logits are not finite: its parameters are damaged, or the training diverged. "
-            "Try an earlier step, with --step."
-        )
+        raise RunError(NOT_FINITE)
 
 
 def _prompt_ids(tokenizer: Tokenizer, prompt: str, vocab_size: int) -> list[int]:
@@ -153,19 +240,3 @@ def _prompt_ids(tokenizer: Tokenizer, prompt: str, vocab_size: int) -> list[int]
     if max(ids) >= vocab_size:
         raise PromptError(f"The prompt holds the token id {max(ids)}, but the model knows {vocab_size} tokens.")
     return ids
-
-
-def _written(tokenizer: Tokenizer, ids: list[int], start: int) -> str:
-    """The text of the ids from `start`, read after those before: some tokenizers drop a leading space."""
-    before = ids[max(0, start - 4) : start]
-    text, known = decode(tokenizer, before + ids[start:]), decode(tokenizer, before)
-    return text.removeprefix(known) if text.startswith(known) else decode(tokenizer, ids[start:])
-
-
-def _show(text: str, shown: str, on_text: Callable[[str], None]) -> str:
-    """Pass on what is new, but hold back a character that is not whole yet."""
-    whole = text.rstrip("\N{REPLACEMENT CHARACTER}")
-    if whole.startswith(shown) and whole != shown:
-        on_text(whole.removeprefix(shown))
-        return whole
-    return shown

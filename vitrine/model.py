@@ -29,7 +29,6 @@ class Decoder(nn.Module):
 
     Call it with tokens (batch, seq) of int64; it returns logits (batch, seq, vocab_size) of `compute_dtype`.
     `draws` (batch,) of int32, one key per row, switches dropout on: equal keys drop equal activations.
-    `cache` holds the keys and values of earlier tokens, so that only new tokens have to be given.
     `recompute`: the backward pass computes each block's activations again, so that they need not be kept.
     """
 
@@ -53,26 +52,24 @@ class Decoder(nn.Module):
         if not config.tie_embeddings:
             self.head = Linear(config.d_model, config.vocab_size, bias=False)
 
-    def forward(self, tokens: Tensor, draws: Tensor | None = None, cache: "Cache | None" = None) -> Tensor:
+    def forward(self, tokens: Tensor, draws: Tensor | None = None) -> Tensor:
         """Logits of the next token after each token given."""
-        start, seq = cache.length if cache else 0, tokens.shape[1]
+        seq = tokens.shape[1]
         x = self.embedding(tokens)  # (batch, seq, d_model)
         if self.config.architecture == "gpt2":
-            x = x + self.positions.weight[start : start + seq]
+            x = x + self.positions.weight[:seq]
             rope = None
         else:
-            rope = self.rope_cos[start : start + seq], self.rope_sin[start : start + seq]
+            rope = self.rope_cos[:seq], self.rope_sin[:seq]
         x = dropout(x, self.config.dropout, draws, place=0)
-        mask = causal_mask(start, seq, x.device)
+        mask = causal_mask(seq, x.device)
         for block in self.blocks:
-            inputs = (x, mask, rope, draws, cache, self.compute_dtype)
+            inputs = (x, mask, rope, draws, self.compute_dtype)
             if self.recompute and torch.is_grad_enabled():
                 # No generator is drawn from: dropout is keyed, and so the same both times.
                 x = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(*inputs)
-        if cache:
-            cache.length += seq
         x = self.final_norm(x).to(self.compute_dtype)
         # (batch, seq, vocab_size)
         return F.linear(x, self.embedding.weight.to(x.dtype)) if self.config.tie_embeddings else self.head(x)
@@ -86,7 +83,7 @@ class Block(nn.Module):
         self.layer = layer
         self.dropout = config.dropout
         self.attention_norm = norm(config, config.d_model)
-        self.attention = Attention(config, layer)
+        self.attention = Attention(config)
         self.mlp_norm = norm(config, config.d_model)
         self.mlp = MLP(config)
 
@@ -96,11 +93,10 @@ class Block(nn.Module):
         mask: Tensor,
         rope: tuple[Tensor, Tensor] | None,
         draws: Tensor | None,
-        cache: "Cache | None",
         dtype: torch.dtype,
     ) -> Tensor:
         """(batch, seq, d_model) in, the same shape out."""
-        attended = self.attention(self.attention_norm(x).to(dtype), mask, rope, cache)
+        attended = self.attention(self.attention_norm(x).to(dtype), mask, rope)
         x = x + dropout(attended, self.dropout, draws, place=2 * self.layer + 1)
         thought = self.mlp(self.mlp_norm(x).to(dtype))
         return x + dropout(thought, self.dropout, draws, place=2 * self.layer + 2)
@@ -109,9 +105,9 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Each token looks at earlier ones: a query against their keys weighs their values."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.layer, self.head_dim = layer, config.head_dim
+        self.head_dim = config.head_dim
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
         self.written_out = config.context <= WRITTEN_OUT_CONTEXT
         kv_width = config.n_kv_heads * config.head_dim
@@ -124,8 +120,8 @@ class Attention(nn.Module):
             self.query_norm = norm(config, config.head_dim)
             self.key_norm = norm(config, config.head_dim)
 
-    def forward(self, x: Tensor, mask: Tensor, rope: tuple[Tensor, Tensor] | None, cache: "Cache | None") -> Tensor:
-        """(batch, seq, d_model) in, the same shape out; mask is (seq, cached + seq), 0 or -inf."""
+    def forward(self, x: Tensor, mask: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
+        """(batch, seq, d_model) in, the same shape out; mask is (seq, seq), 0 or -inf."""
         batch, seq, _ = x.shape
         q = self.query(x).view(batch, seq, self.n_heads, self.head_dim)
         k = self.key(x).view(batch, seq, self.n_kv_heads, self.head_dim)
@@ -136,18 +132,13 @@ class Attention(nn.Module):
         if rope:
             q, k = apply_rope(q, *rope), apply_rope(k, *rope)
         q, k = q.to(x.dtype), k.to(x.dtype)
-        if cache:
-            k, v = cache.extend(self.layer, k, v)
         mixed = self._attend(q, k, v, mask)  # (batch, n_heads, seq, head_dim)
         return self.output(mixed.transpose(1, 2).reshape(batch, seq, -1))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         if q.device.type == "cpu" and self.written_out:
             return attend(q, k, v, mask)
-        whole = q.shape[2] == k.shape[2]
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=None if whole else mask.to(q.dtype), is_causal=whole, enable_gqa=True
-        )
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
 
 class MLP(nn.Module):
@@ -252,28 +243,6 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x.to(self.gain.dtype), self.gain.shape, self.gain, self.bias, self.epsilon)
 
 
-class Cache:
-    """Keys and values of the tokens that the model has seen, so that none is computed twice.
-
-    keys and values: (n_layers, batch, n_kv_heads, context, head_dim), filled up to `length`.
-    """
-
-    def __init__(self, model: Decoder, batch: int) -> None:
-        config = model.config
-        shape = (config.n_layers, batch, config.n_kv_heads, config.context, config.head_dim)
-        device = model.embedding.weight.device
-        self.keys = torch.empty(shape, dtype=model.compute_dtype, device=device)
-        self.values = torch.empty(shape, dtype=model.compute_dtype, device=device)
-        self.length = 0
-
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the new tokens of one layer; return those of all tokens so far."""
-        end = self.length + k.shape[2]
-        self.keys[layer, :, :, self.length : end] = k
-        self.values[layer, :, :, self.length : end] = v
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
-
-
 def newborn(config: ModelConfig, seed: int, compute_dtype: torch.dtype = torch.float32) -> Decoder:
     """A decoder with random weights from the seed; `census.census` says how each tensor is born.
 
@@ -298,10 +267,10 @@ def norm(config: ModelConfig, width: int) -> nn.Module:
     return kind(width, config.norm_epsilon)
 
 
-def causal_mask(start: int, seq: int, device: torch.device) -> Tensor:
-    """(seq, start + seq): 0 where a token may look, -inf at the tokens after it."""
-    mask = torch.full((seq, start + seq), float("-inf"), device=device)
-    return mask.triu_(diagonal=start + 1)
+def causal_mask(seq: int, device: torch.device) -> Tensor:
+    """(seq, seq): 0 where a token may look, -inf at the tokens after it."""
+    mask = torch.full((seq, seq), float("-inf"), device=device)
+    return mask.triu_(diagonal=1)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
@@ -309,8 +278,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         q: (batch, n_heads, seq, head_dim).
-        k, v: (batch, n_kv_heads, cached + seq, head_dim); n_kv_heads divides n_heads.
-        mask: (seq, cached + seq), added to the scores.
+        k, v: (batch, n_kv_heads, seq, head_dim); n_kv_heads divides n_heads.
+        mask: (seq, seq), added to the scores.
 
     Returns:
         (batch, n_heads, seq, head_dim).

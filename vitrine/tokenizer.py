@@ -115,8 +115,8 @@ def end_of_text_id(tokenizer: Tokenizer) -> int | None:
     return None
 
 
-def encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of a prompt. The text of a special token is text like any other."""
+def encode(tokenizer: Tokenizer, text: str, special: bool = False) -> list[int]:
+    """Ids of a prompt. The text of a special token is text like any other, unless `special`."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -130,9 +130,19 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
             f"The model has never seen {_names(unknown)}: its tokens are those of its corpus alone. "
             "Leave that out, or train with data.tokenizer = byte or bpe:N."
         )
-    tokenizer.encode_special_tokens = True
+    tokenizer.encode_special_tokens = not special
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
     return ids
+
+
+def name(tokenizer: Tokenizer, token: int) -> str:
+    """The text of one token; of bytes that are no character by themselves, the bytes: `bytes:\\xe2\\x82`."""
+    text = decode(tokenizer, [token])
+    written: str = tokenizer.id_to_token(token) or ""
+    if "\N{REPLACEMENT CHARACTER}" not in text or text == written or kind(tokenizer) not in ("byte", "bpe"):
+        return text
+    spelt = _byte_vocabulary()
+    return "bytes:" + "".join(f"\\x{spelt[character]:02x}" for character in written)
 
 
 def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

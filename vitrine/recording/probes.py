@@ -148,7 +148,7 @@ def _attention(
     group = attention.n_heads // attention.n_kv_heads
     k, v = k.repeat_interleave(group, 1), v.float().repeat_interleave(group, 1)
     scores = q @ k.transpose(-1, -2) / math.sqrt(attention.head_dim)  # (batch, n_heads, seq, seq)
-    mask = causal_mask(0, seq, scores.device)
+    mask = causal_mask(seq, scores.device)
     weights = (scores[row] + mask).softmax(-1)
     mixed = (weights @ v[row]).transpose(0, 1).reshape(seq, -1)
     difference = float((mixed - parts[f"{layer}.mixed"][row].float()).abs().max())

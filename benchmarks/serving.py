@@ -1,0 +1,240 @@
+"""How fast `vitrine serve` writes: one client against transformers' `generate`, and 64 clients against one.
+
+    python -m benchmarks.serving [--architecture gpt2] [--rounds 5] [--tokens 200] [--clients 64] [--seconds 20]
+
+A model of 10.7 million parameters (6 layers, 6 heads, width 384, context 256), once in float32 and once in bfloat16.
+In each round all four take a turn: transformers and the server, in both formats, each writing the same number of
+tokens after the same prompt, as many threads for both. The server is a process of its own, asked over HTTP. Then many
+clients ask at once, each as soon as it has its answer, one in eight of them for a stream; the same with one client.
+Counts errors (429 apart) and looks at the memory of the server's processes. Prints a table on standard error, and one
+JSON object on standard output.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import vitrine
+from vitrine import machine  # before torch: it sets what torch's libraries read when they start
+
+import httpx  # isort: skip
+import torch  # isort: skip
+
+from vitrine.corpora import python_topics  # isort: skip
+
+PRECISIONS = ("float32", "bfloat16")
+SHAPE = {"n_layers": 6, "n_heads": 6, "d_model": 384, "context": 256, "dropout": 0.0}
+PROMPT = "The statement is"
+GOALS = {"float32": 2.0, "bfloat16": 3.0, "clients": 10.0}
+
+
+def make_run(folder: Path, architecture: str, precision: str) -> Path:
+    """A run of one step: how fast a model writes does not depend on what it has learned."""
+    settings: dict[str, Any] = {f"model.{key}": value for key, value in SHAPE.items()}
+    settings |= {"model.architecture": architecture, "data.tokenizer": "char", "training.precision": precision}
+    settings |= {"training.batch_size": 1, "training.evaluation_tokens": 256, "recording.enabled": False}
+    vitrine.train(str(python_topics()), run=str(folder / precision), steps=1, settings=settings)
+    return folder / precision
+
+
+@dataclass
+class Server:
+    """A server process, and who asks it."""
+
+    address: str
+    process: "subprocess.Popen[str]"
+    name: str
+    seconds: list[float] = field(default_factory=list)
+
+    def body(self, tokens: int, **changes: Any) -> dict[str, Any]:
+        return {"model": self.name, "prompt": PROMPT, "max_tokens": tokens, "temperature": 0} | changes
+
+    def single(self, client: httpx.Client, tokens: int) -> None:
+        start = time.perf_counter()
+        answer = client.post(f"{self.address}/v1/completions", json=self.body(tokens))
+        assert answer.json()["usage"]["completion_tokens"] == tokens, answer.text
+        self.seconds.append(time.perf_counter() - start)
+
+    def memory_bytes(self) -> int:
+        """Resident memory of the server and of the process that decodes."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+        pages = [int(Path(f"/proc/{each}/statm").read_text(encoding="ascii").split()[1]) for each in (pid, *children)]
+        return sum(pages) * resource.getpagesize()
+
+
+@contextlib.contextmanager
+def serving(run: Path, clients: int) -> Iterator[Server]:
+    command = [sys.executable, "-m", "vitrine", "serve", str(run), "--port", "0", "--parallel", str(clients)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        found = re.search(r"http://\S+:\d+", process.stdout.readline())
+        assert found, "the server did not start"
+        try:
+            yield Server(found[0], process, run.name)
+        finally:
+            process.terminate()
+
+
+class Transformers:
+    """The same model, exported, in transformers."""
+
+    def __init__(self, run: Path, precision: str) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        folder = run.parent / f"{precision}-hf"
+        vitrine.open_run(run).export(folder)
+        self.ids = AutoTokenizer.from_pretrained(folder)(PROMPT, return_tensors="pt").input_ids
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, precision)).eval()
+        self.seconds: list[float] = []
+
+    def single(self, tokens: int) -> None:
+        start = time.perf_counter()
+        written = self.model.generate(self.ids, do_sample=False, max_new_tokens=tokens, min_new_tokens=tokens)
+        assert written.shape[1] == self.ids.shape[1] + tokens
+        self.seconds.append(time.perf_counter() - start)
+
+
+@dataclass
+class Load:
+    """What some clients saw in a while."""
+
+    clients: int
+    duration_s: float
+    tokens: int
+    statuses: Counter[str]
+    memory_bytes: list[int]
+
+    @property
+    def rate(self) -> float:
+        return self.tokens / self.duration_s
+
+    @property
+    def memory_growth(self) -> float:
+        """Of the second half over the first, at most."""
+        half = len(self.memory_bytes) // 2
+        return max(self.memory_bytes[half:]) / max(self.memory_bytes[:half]) - 1
+
+
+async def load(server: Server, clients: int, tokens: int, seconds: float) -> Load:
+    """Clients that ask again and again until the time is over; only what ends before counts."""
+    statuses: Counter[str] = Counter()
+    memory: list[int] = []
+    written, start = 0, time.perf_counter()
+    end = start + seconds
+
+    async def ask(number: int) -> None:
+        nonlocal written
+        turn = 0
+        async with httpx.AsyncClient(timeout=120) as client:
+            while time.perf_counter() < end:
+                turn += 1
+                streamed = number % 8 == 7
+                body = server.body(tokens, temperature=1, seed=1000 * number + turn, stream=streamed)
+                try:
+                    answer = await client.post(f"{server.address}/v1/completions", json=body)
+                except httpx.HTTPError as error:
+                    statuses[type(error).__name__] += 1
+                    continue
+                whole = not streamed or answer.text.endswith("data: [DONE]\n\n")
+                statuses[str(answer.status_code) if whole else "broken stream"] += 1
+                if answer.status_code == 429:
+                    await asyncio.sleep(float(answer.headers["Retry-After"]))
+                elif time.perf_counter() < end:
+                    written += tokens
+
+    async def watch() -> None:
+        memory.append(server.memory_bytes())
+        while time.perf_counter() < end:
+            await asyncio.sleep(seconds / 40)
+            memory.append(server.memory_bytes())
+
+    await asyncio.gather(watch(), *(ask(number) for number in range(clients)))
+    return Load(clients, seconds, written, statuses, memory)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--architecture", default="gpt2")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each load")
+    arguments = parser.parse_args()
+    torch.set_num_threads(machine.physical_cores())
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        runs = {precision: make_run(folder, arguments.architecture, precision) for precision in PRECISIONS}
+        peers = {precision: Transformers(run, precision) for precision, run in runs.items()}
+        servers = {name: stack.enter_context(serving(run, arguments.clients)) for name, run in runs.items()}
+        client = stack.enter_context(httpx.Client(timeout=120))
+        for turn in range(arguments.rounds + 1):
+            for precision in PRECISIONS:
+                peers[precision].single(arguments.tokens)
+                servers[precision].single(client, arguments.tokens)
+            print(f"round {turn} of {arguments.rounds}", file=sys.stderr)
+        loads = {
+            precision: [
+                asyncio.run(load(server, clients, arguments.tokens // 2, arguments.seconds))
+                for clients in (arguments.clients, 1)
+            ]
+            for precision, server in servers.items()
+        }
+    result = {
+        "shape": SHAPE | {"architecture": arguments.architecture},
+        "threads": machine.physical_cores(),
+        "cpus": os.cpu_count(),
+    }
+    for precision in PRECISIONS:
+        result[precision] = report(precision, peers[precision].seconds, servers[precision].seconds, arguments, loads)
+    print(json.dumps(result))
+
+
+def report(
+    precision: str, theirs: list[float], ours: list[float], arguments: argparse.Namespace, loads: dict[str, list[Load]]
+) -> dict[str, Any]:
+    """The numbers of one format, and their lines of the table. The first round of each warms up, and does not count."""
+    rates = [arguments.tokens / statistics.median(seconds[1:]) for seconds in (theirs, ours)]
+    ratios = [a / b for a, b in zip(theirs[1:], ours[1:], strict=True)]
+    many, one = loads[precision]
+    ratio, growth = many.rate / one.rate, many.memory_growth
+    errors = {status: count for status, count in many.statuses.items() if status not in ("200", "429")}
+    lines = [
+        f"{precision:<9} one stream   transformers {rates[0]:8.1f} tokens/s   vitrine serve {rates[1]:8.1f}   "
+        f"{statistics.median(ratios):5.2f} times (goal {GOALS[precision]:g}; rounds {min(ratios):.2f}-{max(ratios):.2f})",
+        f"{precision:<9} {many.clients} clients   {many.rate:8.1f} tokens/s   1 client {one.rate:8.1f}   {ratio:5.2f} times "
+        f"(goal {GOALS['clients']:g})   {dict(many.statuses)}   memory {many.memory_bytes[-1] / 2**20:.0f} MiB {growth:+.1%}",
+    ]
+    print("\n".join(lines), file=sys.stderr)
+    return {
+        "transformers_tokens_per_s": rates[0],
+        "serve_tokens_per_s": rates[1],
+        "ratio": statistics.median(ratios),
+        "ratio_of_rounds": ratios,
+        "clients": many.clients,
+        "clients_tokens_per_s": many.rate,
+        "one_client_tokens_per_s": one.rate,
+        "clients_ratio": ratio,
+        "statuses": dict(many.statuses),
+        "errors": errors,
+        "memory_bytes": many.memory_bytes,
+        "memory_growth": growth,
+    }
+
+
+if __name__ == "__main__":
+    main()

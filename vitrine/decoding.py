@@ -1,0 +1,393 @@
+"""Decoding: a token at a time, for many texts together, with the one key-value cache.
+
+`Engine` computes what `model.Decoder` does, laid out for speed: weights in the number format of the products
+and in the processor's own order, query, key and value as one product. A text's numbers are the same bits
+whether it is decoded alone or among others: each product has one of a few numbers of rows, and
+`Engine.settle` looks whether they agree on this machine.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitrine.model import Attention, Block, Decoder, Embedding, LayerNorm, Linear, RMSNorm, rotate
+
+FEWEST_ROWS = 4  # in a product: fewer take as long, and MKL adds up a single row in another order
+PADDING = 16  # a prompt's tokens are filled up to a multiple: the processor prepares a product for each size anew
+SPAN = 64  # attention looks at a multiple of so many places
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+class Engine:
+    """A model with room for some texts at once. Text r is row r; when a row is removed, the last one takes its place.
+
+    Args:
+        model: its parameters are copied.
+        rows: texts at once, at most.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: Decoder, rows: int = 1) -> None:
+        self.config, self.dtype = model.config, model.compute_dtype
+        self.device = model.embedding.weight.device
+        self.rows = rows
+        self.sizes = [FEWEST_ROWS]  # the numbers of rows that a product may have
+        while self.sizes[-1] < rows:
+            self.sizes.append(2 * self.sizes[-1])
+        self.together = True  # whether the rows go through the model in one pass
+        self._read = torch.empty(0)
+        self.windows: list[list[int]] = []  # of each row: the tokens that the model sees
+        self.weights = _Weights(model)
+        self.span = SPAN
+        self.cache = _Cache(model, self.sizes[-1])
+
+    @property
+    def cache_bytes(self) -> int:
+        """What keys and values take when every row is full."""
+        return self.cache.size_bytes
+
+    @torch.inference_mode()
+    def add(self, ids: Sequence[int]) -> int:
+        """Begin a text; of its tokens, the last `context` count. Returns its row."""
+        if not ids or len(self.windows) == self.rows:
+            raise ValueError(f"{len(ids)} tokens for row {len(self.windows)} of {self.rows}")
+        row, window = len(self.windows), list(ids[-self.config.context : -1])
+        self.windows.append(window)
+        self._fit()
+        self._read = self._fill(row, window)
+        return row
+
+    @torch.inference_mode()
+    def prompt_logits(self) -> Tensor:
+        """(tokens - 1, vocab_size) of float32: what followed each token of the text added last, but the last one."""
+        return self._logits(self._read) if len(self._read) else torch.empty(0, self.config.vocab_size)
+
+    @torch.inference_mode()
+    def fork(self, row: int) -> int:
+        """Begin a text like one that was added and has had no step yet; nothing is computed. Returns its row."""
+        new = len(self.windows)
+        self.windows.append(list(self.windows[row]))
+        self.cache.copy(row, new)
+        return new
+
+    @torch.inference_mode()
+    def remove(self, row: int) -> None:
+        """End a text; the last row moves into its place."""
+        last = len(self.windows) - 1
+        if row != last:
+            self.windows[row] = self.windows[last]
+            self.cache.copy(last, row)
+        self.windows.pop()
+        self._fit()
+
+    @torch.inference_mode()
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Give every row its next token (to a new row, the last of its prompt).
+
+        When the context is full, the older half is let go, and the rest is read again from position zero.
+
+        Returns:
+            (rows, vocab_size) of float32: logits of what comes next.
+        """
+        for window, token in zip(self.windows, tokens, strict=True):
+            window.append(token)
+        self._fit()
+        for row, window in enumerate(self.windows):
+            if len(window) > self.config.context:
+                self.windows[row] = window = window[-max(1, self.config.context // 2) :]
+                self._fill(row, window[:-1])
+        positions = [len(window) - 1 for window in self.windows]
+        if self.together:
+            return self._decode(0, tokens, positions)
+        one_by_one = [self._decode(row, tokens[row : row + 1], positions[row : row + 1]) for row in range(len(tokens))]
+        return torch.cat(one_by_one)
+
+    @torch.inference_mode()
+    def settle(self) -> str:
+        """Find out how rows may share a product so that none depends on the others, on this machine.
+
+        Returns:
+            In how many rows texts are decoded, for the log.
+        """
+        cache, self.cache = self.cache, self.cache.sample()
+        if not self._rows_agree():
+            self.sizes, self.span = self.sizes[-1:], cache.capacity
+            if not self._rows_agree():
+                self.together, self.sizes = False, [1]
+        self.cache = cache
+        self._fit()
+        return ", ".join(map(str, self.sizes))
+
+    def _rows_agree(self) -> bool:
+        """Whether rows give the same bits in each of the sizes, filled up or not, in another order, beside longer ones."""
+        count, context = self.sizes[-1], self.config.context
+        generator = torch.Generator().manual_seed(1)
+        tokens = torch.randint(self.config.vocab_size, (count,), generator=generator).tolist()
+        positions = [context * row // count for row in range(count)]
+
+        def decode(rows: Sequence[int]) -> Tensor:
+            self.cache.lay(self._span(max(positions[row] for row in rows) + 1), 0)
+            for place, row in enumerate(rows):
+                self.cache.scramble(place, positions[row], seed=row)
+            return self._decode(0, [tokens[row] for row in rows], [positions[row] for row in rows])
+
+        whole, backwards = decode(range(count)), decode(range(count)[::-1])
+        fewer = {*self.sizes, *(size - 1 for size in self.sizes), 1}
+        return torch.equal(whole, backwards.flip(0)) and all(torch.equal(decode(range(n)), whole[:n]) for n in fewer)
+
+    def _span(self, length: int) -> int:
+        return -(-length // self.span) * self.span
+
+    def _fit(self) -> None:
+        """Give the cache the room that the longest text needs."""
+        span = self._span(max((len(window) for window in self.windows), default=1))
+        if not self.cache.span // 2 < span <= self.cache.span:
+            self.cache.lay(min(span, self.cache.capacity), len(self.windows))
+
+    def _decode(self, first: int, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
+        """Logits after one token each of the rows from `first` on; (len(tokens), vocab_size)."""
+        count, kv_heads, head_dim = len(tokens), self.config.n_kv_heads, self.config.head_dim
+        size = next(size for size in self.sizes if size >= count)
+        rows = slice(first, first + count)
+        numbers = torch.tensor([[*tokens, *[0] * (size - count)], [*positions, *[0] * (size - count)]])
+        ids, at = numbers.to(self.device)
+        places, ends = torch.arange(first, first + count, device=self.device), at[:count]
+        hidden = torch.arange(self.cache.span, device=self.device) > ends[:, None]
+        mask = torch.zeros(hidden.shape, dtype=self.cache.dtype, device=self.device).masked_fill_(hidden, float("-inf"))
+        mask = mask.repeat_interleave(kv_heads, 0)[:, None]  # (count x kv_heads, 1, span)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = self.cache.layers[layer]
+            keys[places, :, ends] = k[:count].to(keys.dtype)
+            values[places, :, ends] = v[:count].to(keys.dtype)
+            keys, values = keys[rows].flatten(0, 1), values[rows].flatten(0, 1)  # (count x kv_heads, span, head_dim)
+            q = (
+                q[:count].reshape(count * kv_heads, -1, head_dim).to(keys.dtype)
+            )  # the queries that share a key side by side
+            scores = torch.baddbmm(mask, q, keys.transpose(1, 2), alpha=head_dim**-0.5)
+            mixed = torch.bmm(scores.softmax(-1), values).view(count, -1).to(self.dtype)
+            return F.pad(mixed, (0, 0, 0, size - count)) if size > count else mixed
+
+        return self._logits(self.weights(ids, at, attend))[:count]
+
+    def _fill(self, row: int, ids: Sequence[int]) -> Tensor:
+        """Read a text at once, into the cache of a row; (len(ids), d_model), after the final norm."""
+        if not ids:
+            return torch.empty(0, self.config.d_model, device=self.device)
+        size = -(-len(ids) // PADDING) * PADDING
+        tokens = torch.tensor([*ids, *[0] * (size - len(ids))], device=self.device)
+        at = torch.arange(size, device=self.device).clamp_(max=self.config.context - 1)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            q, k, v = (part.transpose(0, 1) for part in (q, k, v))  # (heads, size, head_dim)
+            keys, values = self.cache.layers[layer]
+            keys[row, :, :size] = k
+            values[row, :, :size] = v
+            mixed = F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, enable_gqa=True)
+            return mixed[0].transpose(0, 1).reshape(size, -1)
+
+        return self.weights(tokens, at, attend)[: len(ids)]
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return self.weights.head(x.to(self.dtype)).float()
+
+
+class _Cache:
+    """Keys and values of the tokens so far, so that none is computed twice.
+
+    layers: of each, keys and values: (rows, n_kv_heads, span, head_dim). They are laid out for `span` places, and
+    anew when that changes: attention reads memory without gaps, three times as fast as with them.
+    """
+
+    def __init__(self, model: Decoder, rows: int) -> None:
+        config = model.config
+        self.capacity = -(-config.context // SPAN) * SPAN
+        self.shape = rows, config.n_kv_heads, config.head_dim
+        # Zeros, not whatever memory holds: a place that is masked still takes part, with the weight 0.
+        count = rows * config.n_kv_heads * self.capacity * config.head_dim
+        device = model.embedding.weight.device
+        # On a processor, attention of one token is faster in float32, though it reads twice as much.
+        on_cpu = device.type == "cpu" and model.compute_dtype == torch.bfloat16
+        self.dtype = torch.float32 if on_cpu else model.compute_dtype
+        self.memory = torch.zeros(config.n_layers, 2, count, dtype=self.dtype, device=device)
+        self.layers: list[tuple[Tensor, ...]] = []
+        self.lay(SPAN, 0)
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes when every row is full."""
+        return self.memory.nbytes
+
+    def lay(self, span: int, used: int) -> None:
+        """Change the number of places; what the first `used` rows hold stays, as far as there is room."""
+        rows, kv_heads, head_dim = self.shape
+        old = self.layers if used else []
+        self.span = span
+        parts = self.memory[..., : rows * kv_heads * span * head_dim]
+        self.layers = [pair.view(2, rows, kv_heads, span, head_dim).unbind() for pair in parts]
+        for before, after in zip(old, self.layers, strict=False):
+            for source, target in zip(before, after, strict=True):
+                kept = source[:used, :, :span].clone()
+                target[:used, :, : kept.shape[2]] = kept
+
+    def copy(self, source: int, target: int) -> None:
+        """One row onto another."""
+        for pair in self.layers:
+            for part in pair:
+                part[target] = part[source]
+
+    def sample(self) -> "_Cache":
+        """A cache for trials: the same, but with one memory for all layers; each pass writes and reads it in order."""
+        trial = copy.copy(self)
+        trial.memory = torch.zeros_like(self.memory[:1]).expand_as(self.memory)
+        trial.lay(SPAN, 0)
+        return trial
+
+    def scramble(self, row: int, length: int, seed: int) -> None:
+        """Fill places of a row with random numbers."""
+        _, kv_heads, head_dim = self.shape
+        numbers = torch.randn(2, kv_heads, length, head_dim, generator=torch.Generator().manual_seed(seed))
+        for part, some in zip(self.layers[0], numbers, strict=True):
+            part[row, :, :length] = some.to(part)
+
+
+class _Product:
+    """Weighted sums, their weights copied into the order that the processor reads fastest."""
+
+    def __init__(self, dtype: torch.dtype, *parts: Linear | Embedding) -> None:
+        weight = torch.cat([part.weight.detach() for part in parts]).to(dtype)
+        biases = [part.bias.detach() for part in parts if isinstance(part, Linear) and part.bias is not None]
+        self.bias = torch.cat(biases).to(dtype) if biases else None
+        self.packed = _can_be_packed(weight)
+        # oneDNN's own order: half the time of a plain matrix, in few rows.
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self.packed else weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(rows, in_features) to (rows, out_features)."""
+        if self.packed:
+            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+            return y
+        return F.linear(x, self.weight, self.bias)
+
+
+@dataclass
+class _Layer:
+    """One block's products and norms."""
+
+    attention_norm: Callable[[Tensor], Tensor]
+    query_key_value: _Product
+    head_norm: Callable[[Tensor], Tensor] | None
+    output: _Product
+    mlp_norm: Callable[[Tensor], Tensor]
+    expand: _Product  # in gated families: gate and expand
+    shrink: _Product
+
+
+class _Weights:
+    """The parameters of a model, ready for products; called, they are the model but for its attention and head."""
+
+    def __init__(self, model: Decoder) -> None:
+        config, dtype = model.config, model.compute_dtype
+        self.config, self.dtype = config, dtype
+        self.embedding = model.embedding.weight.detach().clone()
+        self.layers = []
+        for block in model.blocks:
+            assert isinstance(block, Block)
+            attention, mlp = block.attention, block.mlp
+            self.layers.append(
+                _Layer(
+                    _norm(block.attention_norm),
+                    _Product(dtype, attention.query, attention.key, attention.value),
+                    _head_norm(attention) if attention.normalised else None,
+                    _Product(dtype, attention.output),
+                    _norm(block.mlp_norm),
+                    _Product(dtype, mlp.gate, mlp.expand) if mlp.gated else _Product(dtype, mlp.expand),
+                    _Product(dtype, mlp.shrink),
+                )
+            )
+        self.final_norm = _norm(model.final_norm)
+        self.head = _Product(dtype, model.embedding if config.tie_embeddings else model.head)
+        self.positions: Tensor | None = None
+        if config.architecture == "gpt2":
+            self.positions = model.positions.weight.detach().clone()
+        else:
+            self.cos, self.sin = model.rope_cos[:, None], model.rope_sin[:, None]  # (context, 1, head_dim)
+
+    def __call__(self, tokens: Tensor, at: Tensor, attend: Attend) -> Tensor:
+        """(rows,) of tokens and their positions to (rows, d_model), after the final norm.
+
+        attend: is given the layer, q (rows, n_heads, head_dim), k and v (rows, n_kv_heads, head_dim);
+        returns (rows, d_model).
+        """
+        n_heads, n_kv_heads, head_dim = self.config.n_heads, self.config.n_kv_heads, self.config.head_dim
+        x = F.embedding(tokens, self.embedding)
+        rope = None
+        if self.positions is not None:
+            x = x + F.embedding(at, self.positions)
+        else:
+            rope = self.cos[at], self.sin[at]
+        for index, layer in enumerate(self.layers):
+            heads = layer.query_key_value(layer.attention_norm(x).to(self.dtype)).view(len(x), -1, head_dim)
+            qk, v = heads[:, : n_heads + n_kv_heads], heads[:, n_heads + n_kv_heads :]
+            if layer.head_norm:
+                qk = layer.head_norm(qk)
+            if rope:
+                qk = rotate(qk, *rope)
+            qk = qk.to(self.dtype)
+            mixed = attend(index, qk[:, :n_heads], qk[:, n_heads:], v)
+            x = x + layer.output(mixed)
+            inner = layer.expand(layer.mlp_norm(x).to(self.dtype))
+            if self.config.gated:
+                gate, inner = inner.chunk(2, -1)
+                inner = F.silu(gate) * inner
+            else:
+                inner = F.gelu(inner, approximate="tanh")
+            x = x + layer.shrink(inner)
+        return self.final_norm(x)
+
+
+def _norm(norm: torch.nn.Module) -> Callable[[Tensor], Tensor]:
+    if isinstance(norm, LayerNorm):
+        width, epsilon, (gain, bias) = norm.gain.shape, norm.epsilon, _copies(norm.gain, norm.bias)
+        return lambda x: F.layer_norm(x, width, gain, bias, epsilon)
+    assert isinstance(norm, RMSNorm)
+    return _rms_norm(norm.gain.detach().clone(), norm.epsilon)
+
+
+def _head_norm(attention: Attention) -> Callable[[Tensor], Tensor]:
+    """The norms of the queries and of the keys, as one."""
+    of_queries, of_keys = attention.query_norm, attention.key_norm
+    assert isinstance(of_queries, RMSNorm)
+    assert isinstance(of_keys, RMSNorm)
+    q, k = _copies(of_queries.gain, of_keys.gain)
+    gain = torch.cat([q.expand(attention.n_heads, -1), k.expand(attention.n_kv_heads, -1)])
+    return _rms_norm(gain, of_queries.epsilon)
+
+
+def _rms_norm(gain: Tensor, epsilon: float) -> Callable[[Tensor], Tensor]:
+    def normalise(x: Tensor) -> Tensor:
+        x = x.to(gain.dtype)
+        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().mul_(1 / x.shape[-1])
+        normalised: Tensor = x * scale.add_(epsilon).rsqrt_() * gain
+        return normalised
+
+    return normalise
+
+
+def _copies(*parameters: Tensor) -> tuple[Tensor, ...]:
+    return tuple(parameter.detach().clone() for parameter in parameters)
+
+
+def _can_be_packed(weight: Tensor) -> bool:
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight") or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    if weight.dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return weight.dtype == torch.float32
