@@ -55,7 +55,7 @@ def test_the_spread_moves_what_is_drawn_and_leaves_gains_at_one_and_biases_at_ze
     model = Decoder(reader.config.model, torch.bfloat16)
     first = load_file(reader.path / "keyframes/step-00000000/model.safetensors")
     model.load_state_dict({name: torch.from_numpy(x * (2 if x.std() > 0 else 1)) for name, x in first.items()})
-    logits = model(torch.from_numpy(batch.inputs.copy()))
+    logits = model(torch.from_numpy(batch.inputs.copy())).float()
     expected = F.cross_entropy(logits.flatten(0, 1), torch.from_numpy(batch.targets.copy()).flatten())
     assert bear(reader, reader.config.training.seed, 2.0).loss == pytest.approx(expected.item(), abs=1e-6)
 
