@@ -132,7 +132,7 @@ def test_a_biography_is_what_inspect_prints(studio: Studio, reader: RunReader):
 
 
 def test_a_biography_tells_the_same_whatever_was_replayed_before(studio: Studio, reader: RunReader):
-    for step in (118, 122):  # past a keyframe, in one go
+    for step in (119, 122):  # the replay goes on from the first to the second, over a keyframe
         whole(studio, "final_norm.gain", step=step, mode="gradient")
     assert 120 in studio.json("runs/small")["keyframes"]
     assert studio.json("runs/small/parameter", name=CELL, step=122) == inspect(reader, CELL, 122).to_json()
