@@ -47,6 +47,7 @@ def test_every_route_says_that_a_run_is_gone(own: Path):
         "generate": {"prompt": "a", "step": 1},
         "requests": {"action": "stop"},
     }
+    bodies["births"] = {"seed": 2, "spread": 1.0}
     bodies["nudge"] = {"parameter": "final_norm.gain[0]", "step": 1, "sizes": [0.1]}
     with serve(own) as studio:
         assert studio.cells("small", **GAIN, step=3).size
