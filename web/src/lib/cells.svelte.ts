@@ -44,7 +44,6 @@ interface Place {
   readonly opened: Phases | null;
   readonly leaving: AbortController | null;
   readonly scales: Scales;
-  refused: string;
   tensor(name: string): TensorInfo | undefined;
   reopen(): void;
 }
@@ -62,6 +61,7 @@ export const LENS_COLUMNS = 7;
 export class Cells {
   whole = $state.raw<Whole | null>(null); // the last that came
   tile = $state.raw<Tile | null>(null); // around the chosen cell
+  refused = $state(''); // why numbers that were asked for are not shown
   /** grows with all that comes */
   version = $state(0);
 
@@ -112,6 +112,7 @@ export class Cells {
 
   /** Ask for the exact numbers where the page stands. */
   async load(): Promise<void> {
+    this.refused = '';
     await Promise.all([this.loadLens(), this.loadWhole(this.at.run ? this.level : 0)]);
     this.detail();
   }
@@ -207,7 +208,7 @@ export class Cells {
     } finally {
       if (this.asking.get(key) === asked) this.asking.delete(key);
     }
-    if (!signal.aborted && !this.at.refused) this.detail();
+    if (!signal.aborted && !this.refused) this.detail();
   }
 
   /** One cell of each square of every tensor, in one answer: so that no picture mixes two steps. */
@@ -268,7 +269,7 @@ export class Cells {
     // A report has exact cells around one of them alone: elsewhere the film is what there is.
     if (signal.aborted || api.isAbort(error) || inReport) return;
     if (error instanceof api.ServerError && error.status === 409) this.at.reopen();
-    else this.at.refused = api.sentence(error);
+    else this.refused = api.sentence(error);
   }
 }
 
