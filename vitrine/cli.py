@@ -348,10 +348,10 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write the run as one HTML file, to look into and to pass on. It contains text of yours."""
-    with _errors():
+    with errors_as_sentences():
         from vitrine.report import write_report
 
-        _show(write_report(run, out, steps, cell, force, _complain), as_json)
+        show(write_report(run, out, steps, cell, force, complain), as_json)
 
 
 @app.command()

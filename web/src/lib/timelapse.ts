@@ -3,7 +3,7 @@
 import { palette, SHADES, shader } from './colour';
 import type { Film, Picture } from './film';
 import { arrange, shape2, type Layout, type Piece } from './layout';
-import type { Scales } from './scales';
+import type { Scales } from './scales.svelte';
 import { count, plain } from './text';
 import type { RunInfo, Sample } from './types';
 
