@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from tests.studio.conftest import SMALL, Studio, until
-from tests.studio.test_page import BROWSER, MISSING, QUIET, pixels_of
+from tests.studio.test_page import BROWSER, MISSING, OPENING_SEEN, QUIET, pixels_of
 from vitrine.errors import RunError
 from vitrine.inspection import inspect
 from vitrine.report import Written, read_steps, write_report
@@ -454,6 +454,7 @@ def test_steps_are_named_by_number_or_by_word(reader: RunReader):
 def page(chromium: "sync_api.Browser", studio: Studio) -> Iterator["sync_api.Page"]:
     context = chromium.new_context(viewport={"width": 1280, "height": 720})
     context.grant_permissions(["clipboard-read", "clipboard-write"])
+    context.add_init_script(OPENING_SEEN)
     page, said = context.new_page(), list[str]()
     page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: said.append(str(error)))

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message
 
 from vitrine import __version__
 from vitrine.errors import RunError
-from vitrine.runs.film import Film
+from vitrine.runs.film import Film, grid_shape
 from vitrine.runs.reader import FILM, RunReader
 from vitrine.studio.bundle import CUTS, Answer, ShortFilm, cut_film, pack_answers
 from vitrine.studio.shell import Shell
@@ -29,7 +29,9 @@ LARGEST_BYTES = 5_000_000
 SMALLEST = 0.25  # of its raw bytes, is what a film can be compressed to, with luck
 MOST_STEPS = 8  # in full
 SERIES = ("loss", "gradient_norm", "learning_rate", "tokens_per_s", "memory_bytes", "validation")
-PIXELS = 800  # of a curve
+PIXELS = 1200  # of a curve
+PARTS = 8  # of the run: by their highest norms the page chooses what its colours stand for
+OVERVIEW = 262_144  # cells of all tensors in a picture: as the page first asks for
 AROUND = 12  # exact cells to each side of the chosen one
 NUDGES = (-1, -0.75, -0.5, -0.25, -0.1, 0.1, 0.25, 0.5, 0.75, 1)
 WARNING = (
@@ -135,6 +137,8 @@ async def make_report(inside: Inside, reader: RunReader, wish: Wish, shell: Shel
     end = [info["steps_made"]] if info["steps_made"] in info["keyframes"] else []
     for step in [*steps, *end]:
         await asking.step(step)
+    if not info["film"]:
+        await asking.pictures([0, *end])
     await asking.health()
     say("the film")
     about = {
@@ -210,7 +214,17 @@ class Asking:
         own = [f"{self.tensor}/{name}" for name in ("weight_norm", "gradient_norm", "update_norm")]
         await self._series([*SERIES, *(own if self.info["statistics_every"] else ())])
         for statistic in self.info["statistics"]:
-            await self.keep("layers", {"statistic": statistic, "by": "part", **self._whole(PIXELS // 2)})
+            await self.keep("layers", {"statistic": statistic, "by": "part", **self._whole(PIXELS // 4)})
+            await self.keep("layers", {"statistic": statistic, "by": "tensor", **self._whole(PARTS)})
+
+    async def pictures(self, steps: list[int]) -> None:
+        """Where there is no film: cells of every tensor, at birth and at the end."""
+        shapes = {tensor["name"]: tuple(tensor["shape"]) for tensor in self.info["tensors"]}
+        level = 0
+        while sum(math.prod(grid_shape(shape, level)) for shape in shapes.values()) > OVERVIEW:
+            level += 1
+        for step in steps:
+            await self.keep("tiles", {"step": step, "mode": "value", "every": 1 << level})
 
     async def health(self) -> None:
         """The verdicts, and the curves that show them."""

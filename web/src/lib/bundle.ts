@@ -74,6 +74,7 @@ class Bundle {
     if (name === 'live') return new Response(null, { status: 204 });
     if (name.startsWith('film/')) return this.frame(name.slice(5));
     if (name === 'picks') return this.picks(query);
+    if (name === 'tiles') return this.tiles(query);
     if (name === 'tile') return (await this.born(query)) ?? this.tile(query);
     if (name === 'nudge' && body) delete body.sizes; // those that were measured, whatever is asked for
     return this.look(name, query, body) ?? this.missing(name, query, body);
@@ -100,6 +101,17 @@ class Bundle {
       return respond({ ...kept, headers: { ...kept.headers, 'x-shape': `${rows},${columns}` } }, part);
     }
     return outside(`This report has exact cells around ${this.about.cell}, at ${this.where()}.`, this.about.run);
+  }
+
+  /** Cells of every tensor: kept where there is no film, as values at birth and at the end. */
+  private tiles(query: Record<string, string>): Response {
+    const at = (step: string): { kept: Kept; content: Uint8Array<ArrayBuffer> } | undefined =>
+      this.answers.find(({ kept }) => kept.path === 'tiles' && kept.status === 200 && kept.query.step === step && kept.query.every === query.every);
+    const [birth, now] = [at('0'), at(query.mode === 'birth' ? '0' : query.step!)];
+    if (!birth || !now || !['birth', 'value', 'learned'].includes(query.mode!)) return outside('This report has no such picture.', this.about.run);
+    if (query.mode !== 'learned') return respond(now.kept, now.content);
+    const [first, here] = [birth, now].map(({ content }) => new Float32Array(content.slice().buffer)) as [Float32Array, Float32Array];
+    return respond(now.kept, here.map((value, i) => value - first[i]!) as Float32Array<ArrayBuffer>);
   }
 
   /** Which cells of a tensor a window of the film shows. */

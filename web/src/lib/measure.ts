@@ -1,6 +1,7 @@
 /** What the scales follow from: the norms that were recorded of the whole run, or, where there are none, its cells. */
 
 import * as api from './api';
+import type { Film, Picture } from './film';
 import { bends, type Recorded, type Scales, type Statistics } from './scales.svelte';
 import type { RunInfo } from './types';
 import { readWhole, type Whole } from './whole';
@@ -27,6 +28,15 @@ export async function measure(scales: Scales, run: RunInfo, whole: Whole, signal
   const last = run.keyframes.at(-1);
   const asked = mode === 'learned' ? mode : 'value';
   see(scales, last === undefined ? whole : await readWhole(run, last, asked, whole.level, signal));
+}
+
+/** The same from the film, where it is all there is: its last frame says how far the numbers have come. */
+export function measureFilm(scales: Scales, film: Film, last: Picture): void {
+  for (const [mode, base] of [['learned', film.birth], ['value', null]] as const) {
+    if (scales.knows(mode)) continue;
+    for (const { name, start, rows, columns } of film.values.tensors.values())
+      scales.see(name, mode, last.values.slice(start, start + rows * columns).map((value, i) => value - (base ? base[start + i]! : 0)), last.step);
+  }
 }
 
 function see(scales: Scales, whole: Whole): void {

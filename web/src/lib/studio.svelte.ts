@@ -12,7 +12,7 @@ import { sources } from './field';
 import { Film, type Picture } from './film';
 import { grown } from './growth';
 import { Line } from './line.svelte';
-import { readStatistics } from './measure';
+import { measureFilm, readStatistics } from './measure';
 import { Places } from './places.svelte';
 import { Player } from './player.svelte';
 import { Scales } from './scales.svelte';
@@ -178,7 +178,8 @@ class Studio {
       this.writing.begin(run);
       this.take(parts);
       void this.loadCurve(signal);
-      void this.measure(signal, true);
+      const measured = this.measure(signal, true);
+      if (inReport) await measured;
       await this.loadFilm(signal);
       this.line.attend();
       this.said = `${name}: ${run.parameters} learned numbers, ${run.steps_made} steps made.`;
@@ -205,6 +206,7 @@ class Studio {
     const birth = await api.getBirth(run.name, run.identity, signal);
     if (signal.aborted) return;
     this.film = new Film(run.film, run.tensors, birth);
+    if (inReport && run.film.steps.length) measureFilm(this.scales, this.film, await this.frame(run.film.steps.length - 1, signal));
     if (!this.following) this.showNearest();
   }
 
