@@ -26,23 +26,26 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 @dataclass(frozen=True)
 class Picture:
-    """A file of docs/. where: the page's address; ready: what to wait for; press: a button to press before."""
+    """A file of docs/. where: the page's address; ready: what to wait for; press: a button to press before, so often."""
 
     file: str
     scheme: str
     where: dict[str, object] = field(default_factory=dict)
     ready: str = "[data-state=identical], [data-state=end]"
     press: str = ""
+    times: int = 1
 
 
 def pictures(steps: int, others: list[str]) -> Iterator[Picture]:
     """Of a run that has so many steps."""
     step = 2 * steps // 30 * 10
+    yield Picture("studio-opening", "light", {}, "[data-act=end]", "next", 2)
     yield Picture("studio-numbers", "light", {"step": step, "side": "writes"})
     yield Picture("studio-step", "dark", {"step": step, "view": "step", "phase": 1, "token": 40}, ".stages")
     yield Picture("studio-backward", "light", {"step": step, "view": "step", "phase": 3, "token": 40}, ".stages")
     playground = {"step": steps, "view": "play", "prompt": "The ", "top_p": 0.9, "top_k": 20}
     yield Picture("studio-playground", "dark", playground, "[data-proof]", "birth, half-way, now")
+    yield Picture("studio-tour", "light", {"step": step, "tour": 7}, "[data-station]")
     yield Picture("studio-health", "light", {"step": step, "view": "health"}, "[data-verdict]")
     yield Picture("studio-new-run", "dark", {"step": step}, "[data-plan]", "continue from")
     if others:
@@ -67,8 +70,9 @@ def main() -> None:
             context = chromium.new_context(viewport=SIZE, color_scheme=picture.scheme, reduced_motion="reduce")
             page = context.new_page()
             page.goto(address)  # lets it in
-            page.goto("about:blank")
-            page.goto(f"{address.split('/?')[0]}/#{urlencode({'run': name} | picture.where)}")
+            if picture.where:
+                page.goto("about:blank")
+                page.goto(f"{address.split('/?')[0]}/#{urlencode({'run': name} | picture.where)}")
             save(page, given.out / f"{picture.file}.jpg", picture)
             context.close()
         chromium.close()
@@ -76,9 +80,9 @@ def main() -> None:
 
 def save(page: Page, file: Path, picture: Picture) -> None:
     """Wait until all is there, and write the page as a JPEG of at most LARGEST_BYTES."""
-    if picture.where.get("view") != "compare":  # it has no time line
+    if picture.where and picture.where.get("view") != "compare":  # these have no time line
         page.wait_for_selector("[data-state=identical], [data-state=end]", timeout=120_000)
-    if picture.press:
+    for _ in range(picture.times if picture.press else 0):
         page.get_by_role("button", name=picture.press).click()
     page.wait_for_selector(picture.ready, timeout=120_000)
     page.wait_for_function("() => !document.body.innerText.includes('asking the model…')", timeout=60_000)
