@@ -4,6 +4,7 @@ A text that waits joins at the next step; one that ends makes room at once; one 
 """
 
 import sys
+import time
 import traceback
 from collections import deque
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ from vitrine.generate import NOT_FINITE, Chooser, choose
 from vitrine.launch import load_step
 from vitrine.serve.jobs import LENGTH, STOP, Event, Failed, Heard, Job, Ready, Token, Top
 
+SAY_EVERY_S = (
+    0.02  # a message for each token would cost the server as much as the token; first and last ones go at once
+)
 PROMPTS_AT_ONCE = 512  # tokens of new prompts that are read between two steps: those who write do not wait longer
 
 
@@ -71,7 +75,9 @@ class Batch:
         self.connection, self.engine, self.known, self.ready = connection, engine, known, ready
         self.waiting: deque[Job] = deque()
         self.rows: list[Text] = []
-        self.events: list[Event] = []
+        self.events: list[Event] = []  # not told yet
+        self.urgent = False  # whether one of them must not wait
+        self.said_s = 0.0
 
     def run(self) -> None:
         """Decode until the server is gone."""
@@ -87,12 +93,12 @@ class Batch:
             except Exception as error:
                 traceback.print_exc(file=sys.stderr)
                 self._fail_all(f"The model could not be computed: {type(error).__name__}: {error}.")
-            if self.events:
+            if self.events and (self.urgent or time.monotonic() - self.said_s > SAY_EVERY_S):
                 try:
                     self.connection.send(self.events)
                 except OSError:
                     return
-                self.events = []
+                self.events, self.urgent, self.said_s = [], False, time.monotonic()
 
     def _hear(self, message: Job | int) -> None:
         """A new job, or the number of one that nobody waits for any more."""
@@ -115,6 +121,7 @@ class Batch:
     def _fail_all(self, sentence: str) -> None:
         jobs = [text.job for text in self.rows] + [*self.waiting]
         self.events = [Failed(job.number, sentence) for job in jobs]
+        self.urgent = True
         self.waiting.clear()
         self._remove([*range(len(self.rows))])
 
@@ -135,6 +142,7 @@ class Batch:
                 self._say_prompt(job)
             if job.max_tokens == 0:
                 self.events.append(Token(job.number, -1, end=LENGTH))
+                self.urgent = True
                 self._remove([row])
                 row = None
 
@@ -166,6 +174,7 @@ class Batch:
             job = text.job
             end = STOP if token in job.ends else LENGTH if text.length == job.max_tokens else ""
             self.events.append(Token(job.number, token, *probable.get(row, (0.0, ())), end))
+            self.urgent = self.urgent or text.length == 1 or bool(end)
             if end:
                 ended.append(row)
         self._remove(ended)
