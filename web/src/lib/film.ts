@@ -58,11 +58,11 @@ export class Film {
     this.changes = read(info.change_level, 'changes');
   }
 
-  /** The number of the frame nearest to a step. */
-  nearest(step: number): number {
+  /** The number of the frame nearest to a step. The end of a run made no update: its frame stands for no other step. */
+  nearest(step: number, end = -1): number {
     const steps = this.info.steps;
     let best = 0;
-    for (let i = 1; i < steps.length; i++) if (Math.abs(steps[i]! - step) < Math.abs(steps[best]! - step)) best = i;
+    for (let i = 1; i < steps.length; i++) if ((steps[i] !== end || step >= end) && Math.abs(steps[i]! - step) < Math.abs(steps[best]! - step)) best = i;
     return best;
   }
 

@@ -371,7 +371,7 @@ class Studio {
   private showNearest(): void {
     const film = this.film;
     if (!film || !film.info.steps.length) return;
-    const number = film.nearest(this.step);
+    const number = film.nearest(this.step, this.run!.steps_made);
     this.pendingFrame = number;
     const known = film.known(number);
     if (known) {

@@ -138,7 +138,7 @@ export function sentenceOf(written: string): string {
 
 /** From pure guessing to where the curve ends. */
 function losses({ run, curve }: Scene): string {
-  const first = curve.low.find((loss) => loss !== null);
+  const first = curve.steps[0] === 0 && curve.low[0] === curve.high[0] ? (curve.low[0] ?? undefined) : undefined; // one step, not several
   const last = run.evaluations.findLast((e) => Number.isFinite(e.loss));
   const end = last ? `validation loss ${plain(last.loss, 3)}` : (curve.low.findLast((loss) => loss !== null) ?? null) === null ? '' : `loss ${plain(curve.low.findLast((loss) => loss !== null), 3)}`;
   return [`pure guessing: loss ${plain(run.guessing_loss, 3)}`, first === undefined ? '' : `at birth ${plain(first, 3)}`, end && `now: ${end}`].filter(Boolean).join('   →   ');
