@@ -39,7 +39,7 @@ class Shell:
         digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
         # Nothing may be loaded, and no script run but this one.
         policy = (
-            f"default-src 'none'; script-src 'sha256-{digest}' blob:; style-src 'unsafe-inline'; img-src data: blob:; "
+            f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data: blob:; "
             "worker-src blob:; media-src blob:; base-uri 'none'; form-action 'none'"
         )
         head = f'<meta http-equiv="Content-Security-Policy" content="{policy}" />'
