@@ -43,7 +43,9 @@ Corpus = Annotated[
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="a run folder")]
 # --run-dir is the same: torchrun, before Python 3.12, takes --run for an abbreviation of an option of its own.
 NewRun = Annotated[str, typer.Option("--run", "--run-dir", help="the new run's folder; default: a new one below runs/")]
-Preset = Annotated[str, typer.Option(help="nano, micro, mini, small, medium, sprint, gpt2-124m, nanogpt-laptop, demo, auto")]
+Preset = Annotated[
+    str, typer.Option(help="nano, micro, mini, small, medium, sprint, gpt2-124m, nanogpt-laptop, demo, auto")
+]
 ConfigFile = Annotated[str, typer.Option("--config", help="a TOML file of hyperparameters")]
 Settings = Annotated[
     list[str] | None,
