@@ -53,8 +53,10 @@ def test_beside_sixteen_others_the_text_and_every_bit_of_its_probabilities_are_t
     with ThreadPoolExecutor(16) as others:
         counts = [others.submit(other, number) for number in range(16)]
         start.wait()
-        among = [ask(served, **asked).choices[0] for _ in range(6)]
-        busy = served.metrics()["vitrine_texts_writing"]
+        among, busy = [], 0.0
+        for _ in range(6):
+            among.append(ask(served, **asked).choices[0])
+            busy = max(busy, served.metrics()["vitrine_texts_writing"])
         stop.set()
     assert busy > 3
     assert all(count.result() > 0 for count in counts)

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -165,3 +166,13 @@ def until(true, timeout_s: float = 30.0):
         assert time.monotonic() - began_s < timeout_s, "it did not come to be"
         time.sleep(0.02)
     return found
+
+
+def remove(folder: Path) -> None:
+    """Delete a run that is looked at: SQLite may put its own files into it meanwhile."""
+
+    def gone() -> bool:
+        shutil.rmtree(folder, ignore_errors=True)
+        return not folder.exists()
+
+    until(gone)

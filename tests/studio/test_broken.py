@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.studio.conftest import Studio, serve, until
+from tests.studio.conftest import Studio, remove, serve, until
 from tests.studio.test_page import Browser, chromium, pytestmark, sync_api  # noqa: F401 - one is a fixture
 
 STEP = 77
@@ -87,7 +87,7 @@ def test_a_run_that_is_deleted_is_gone_until_another_of_its_name_is_made(
     with serve(own) as studio, window(chromium, studio) as seen:
         page = seen.open(step=150)
         page.wait_for_function("() => window.vitrine?.shown()?.exact")
-        shutil.rmtree(own / "small")
+        remove(own / "small")
         page.wait_for_selector("[data-broken=gone]", timeout=15_000)
         told = page.get_by_role("alert")
         assert "The run small is gone" in told.inner_text()
@@ -98,7 +98,7 @@ def test_a_run_that_is_deleted_is_gone_until_another_of_its_name_is_made(
         (own.parent / "kept").rename(own / "small")
         page.wait_for_function("() => document.querySelector('[role=slider]')?.ariaValueMax === '100'", timeout=15_000)
         page.wait_for_selector("[data-broken]", state="detached")
-        shutil.rmtree(own / "small")
+        remove(own / "small")
         told.get_by_role("button", name="second").click(timeout=15_000)
         page.wait_for_selector("[data-broken]", state="detached")
         page.wait_for_function("() => location.hash.includes('run=second')")

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from studio.conftest import SCHEMA, SMALL, Studio, serve
+from studio.conftest import SCHEMA, SMALL, Studio, remove, serve
 from vitrine.replay import Replayer
 from vitrine.runs.reader import RunReader
 from vitrine.studio import workers
@@ -51,7 +51,7 @@ def test_every_route_says_that_a_run_is_gone(own: Path):
     bodies["nudge"] = {"parameter": "final_norm.gain[0]", "step": 1, "sizes": [0.1]}
     with serve(own) as studio:
         assert studio.cells("small", **GAIN, step=3).size
-        shutil.rmtree(own / "small")
+        remove(own / "small")
         asked = 0
         for path, methods in SCHEMA["paths"].items():
             if "{run}" not in path and not path.endswith("/compare"):
@@ -73,7 +73,7 @@ def test_a_run_made_again_under_the_same_name_is_another_and_nothing_of_the_old_
     with serve(own) as studio:
         old = studio.json("runs/small")["identity"]
         before = studio.cells("small", **GAIN, step=37, v=old)
-        shutil.rmtree(own / "small")
+        remove(own / "small")
         command = [sys.executable, "-m", "vitrine", "train", str(book_file), "--run", str(own / "small"), *SMALL]
         subprocess.run(
             [*command, "--steps", "50", "--set=training.seed=2"], check=True, capture_output=True, timeout=120
