@@ -46,7 +46,7 @@ def make_run(folder: Path, architecture: str, precision: str) -> Path:
     """A run of one step: how fast a model writes does not depend on what it has learned."""
     settings: dict[str, Any] = {f"model.{key}": value for key, value in SHAPE.items()}
     settings |= {"model.architecture": architecture, "data.tokenizer": "char", "training.precision": precision}
-    settings |= {"training.batch_size": 1, "training.evaluation_tokens": 256, "recording.enabled": False}
+    settings |= {"training.batch_size": 1, "data.max_tokens": 10_000, "recording.enabled": False}
     vitrine.train(str(python_topics()), run=str(folder / precision), steps=1, settings=settings)
     return folder / precision
 
@@ -135,27 +135,26 @@ async def load(server: Server, clients: int, tokens: int, seconds: float) -> Loa
     statuses: Counter[str] = Counter()
     memory: list[int] = []
     written, start = 0, time.perf_counter()
-    end = start + seconds
+    end = start + seconds  # the last question
 
-    async def ask(number: int) -> None:
+    async def ask(client: httpx.AsyncClient, number: int) -> None:
         nonlocal written
         turn = 0
-        async with httpx.AsyncClient(timeout=120) as client:
-            while time.perf_counter() < end:
-                turn += 1
-                streamed = number % 8 == 7
-                body = server.body(tokens, temperature=1, seed=1000 * number + turn, stream=streamed)
-                try:
-                    answer = await client.post(f"{server.address}/v1/completions", json=body)
-                except httpx.HTTPError as error:
-                    statuses[type(error).__name__] += 1
-                    continue
-                whole = not streamed or answer.text.endswith("data: [DONE]\n\n")
-                statuses[str(answer.status_code) if whole else "broken stream"] += 1
-                if answer.status_code == 429:
-                    await asyncio.sleep(float(answer.headers["Retry-After"]))
-                else:
-                    written += tokens
+        while time.perf_counter() < end:
+            turn += 1
+            streamed = number % 8 == 7
+            body = server.body(tokens, temperature=1, seed=1000 * number + turn, stream=streamed)
+            try:
+                answer = await client.post(f"{server.address}/v1/completions", json=body)
+            except httpx.HTTPError as error:
+                statuses[type(error).__name__] += 1
+                continue
+            whole = not streamed or answer.text.endswith("data: [DONE]\n\n")
+            statuses[str(answer.status_code) if whole else "broken stream"] += 1
+            if answer.status_code == 429:
+                await asyncio.sleep(float(answer.headers["Retry-After"]))
+            elif answer.status_code == 200 and whole:
+                written += tokens
 
     async def watch() -> None:
         memory.append(server.memory_bytes())
@@ -164,8 +163,9 @@ async def load(server: Server, clients: int, tokens: int, seconds: float) -> Loa
             memory.append(server.memory_bytes())
 
     watching = asyncio.ensure_future(watch())
-    await asyncio.gather(*(ask(number) for number in range(clients)))
-    duration = time.perf_counter() - start
+    async with httpx.AsyncClient(timeout=120, limits=httpx.Limits(max_connections=None)) as client:
+        await asyncio.gather(*(ask(client, number) for number in range(clients)))
+        duration = time.perf_counter() - start
     await watching
     return Load(clients, duration, written, statuses, memory)
 
