@@ -5,9 +5,7 @@ import json
 import math
 import os
 import shutil
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -30,8 +28,7 @@ from vitrine.tokenizer import (
 
 FORMAT_VERSION = 1
 MANIFEST, TOKENIZER, VALIDATION = "manifest.json", "tokenizer.json", "validation.bin"
-BATCH_CHARACTERS = 4 * 2**20  # text that is encoded at a time
-AHEAD = 2  # batches that are encoded while an earlier one is written
+BATCH_CHARACTERS = 4 * 2**20  # text in flight at a time
 SAMPLE_CHARACTERS = 64 * 2**20  # text that BPE is learned from, at most
 CHECKED_BYTES = 64 * 2**20  # token files up to this size are hashed when they are opened
 
@@ -156,10 +153,9 @@ def copy_prepared(prepared: Prepared, destination: Path) -> None:
 def tokens_of(corpus: Sequence[str], tokenizer: Tokenizer, text_field: str = "") -> tuple[Tokens, int]:
     """The ids of a text that is measured once, and its UTF-8 bytes."""
     ids, size, encoder = [], 0, _Encoder(tokenizer)
-    texts = ((*piece, False) for source in find_sources(corpus) for piece in pieces(source, text_field))
-    for batch, encoded, _ in encoder.encode_all(_batches(texts)):
+    for batch in _batches((*piece, False) for source in find_sources(corpus) for piece in pieces(source, text_field)):
         size += _size_bytes(batch)
-        ids.append(encoded)
+        ids.append(encoder.encode(batch)[0])
     found = np.concatenate(ids) if ids else np.zeros(0, np.uint32)
     if len(found) < 2:
         raise CorpusError(f"{', '.join(corpus)} has {len(found)} tokens; measuring a loss needs at least 2.")
@@ -297,8 +293,9 @@ def _write(
         for number, split in enumerate(splits):
             with open(folder / f"train-{number}.bin", "wb") as handle:
                 train = _TokenFile(handle, dtype)
-                for batch, ids, ends in encoder.encode_all(_batches(split.pieces(text_field))):
+                for batch in _batches(split.pieces(text_field)):
                     first_held = next((n for n, (_, _, held) in enumerate(batch) if held), len(batch))
+                    ids, ends = encoder.encode(batch)
                     cut = int(ends[first_held - 1]) if first_held else 0
                     train.write(ids[:cut])
                     validation.write(ids[cut:])
@@ -362,18 +359,6 @@ class _Encoder:
             return ids, ends
         closed = np.array([closes for _, closes, _ in batch])
         return np.insert(ids, ends[closed], self.end_id), ends + np.cumsum(closed)
-
-    def encode_all(self, batches: Iterable[list[Piece]]) -> Iterator[tuple[list[Piece], Tokens, NDArray[np.int64]]]:
-        """Each batch with its ids, in order; the next are read and encoded meanwhile."""
-        waiting: deque[tuple[list[Piece], Future[tuple[Tokens, NDArray[np.int64]]]]] = deque()
-        with ThreadPoolExecutor(AHEAD) as pool:
-            for batch in batches:
-                waiting.append((batch, pool.submit(self.encode, batch)))
-                if len(waiting) > AHEAD:
-                    done, ids = waiting.popleft()
-                    yield done, *ids.result()
-            for done, ids in waiting:
-                yield done, *ids.result()
 
 
 def _open_sound(folder: Path) -> Prepared | None:
