@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vitrine.model import Attention, Block, Decoder, Embedding, LayerNorm, Linear, RMSNorm, rotate
 
-FEWEST_ROWS = 4  # in a product: fewer take as long, and MKL adds up a single row in another order
+SAFE_ROWS = 4  # in a product, where nothing is known: MKL adds up fewer in another order
 PADDING = 16  # a prompt's tokens are filled up to a multiple: the processor prepares a product for each size anew
 SPAN = 64  # attention looks at a multiple of so many places
 
@@ -36,7 +36,7 @@ class Engine:
         self.config, self.dtype = model.config, model.compute_dtype
         self.device = model.embedding.weight.device
         self.rows = rows
-        self.sizes = [FEWEST_ROWS]  # the numbers of rows that a product may have
+        self.sizes = [SAFE_ROWS]  # the numbers of rows that a product may have
         while self.sizes[-1] < rows:
             self.sizes.append(2 * self.sizes[-1])
         self.together = True  # whether the rows go through the model in one pass
@@ -114,9 +114,13 @@ class Engine:
         Returns:
             In how many rows texts are decoded, for the log.
         """
-        cache, self.cache = self.cache, self.cache.sample()
-        if not self._rows_agree():
-            self.sizes, self.span = self.sizes[-1:], cache.capacity
+        cache, self.cache, sizes = self.cache, self.cache.sample(), self.sizes
+        for fewer in ([1, 2], [2], []):
+            self.sizes = [*fewer, *sizes]
+            if self._rows_agree():
+                break
+        else:
+            self.sizes, self.span = sizes[-1:], cache.capacity
             if not self._rows_agree():
                 self.together, self.sizes = False, [1]
         self.cache = cache
@@ -137,7 +141,7 @@ class Engine:
             return self._decode(0, [tokens[row] for row in rows], [positions[row] for row in rows])
 
         whole, backwards = decode(range(count)), decode(range(count)[::-1])
-        fewer = {*self.sizes, *(size - 1 for size in self.sizes), 1}
+        fewer = {*self.sizes, *(size - 1 for size in self.sizes), 1} - {0}
         return torch.equal(whole, backwards.flip(0)) and all(torch.equal(decode(range(n)), whole[:n]) for n in fewer)
 
     def _span(self, length: int) -> int:
@@ -163,12 +167,15 @@ class Engine:
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = self.cache.layers[layer]
-            keys[places, :, ends] = k[:count].to(keys.dtype)
-            values[places, :, ends] = v[:count].to(keys.dtype)
+            if count == 1:  # plain numbers cost a third of an index
+                keys[first, :, positions[0]] = k[0]
+                values[first, :, positions[0]] = v[0]
+            else:
+                keys[places, :, ends] = k[:count].to(keys.dtype)
+                values[places, :, ends] = v[:count].to(keys.dtype)
             keys, values = keys[rows].flatten(0, 1), values[rows].flatten(0, 1)  # (count x kv_heads, span, head_dim)
-            q = (
-                q[:count].reshape(count * kv_heads, -1, head_dim).to(keys.dtype)
-            )  # the queries that share a key side by side
+            q = q[:count].reshape(count * kv_heads, -1, head_dim)  # the queries that share a key side by side
+            q = q.to(keys.dtype)
             scores = torch.baddbmm(mask, q, keys.transpose(1, 2), alpha=head_dim**-0.5)
             mixed = torch.bmm(scores.softmax(-1), values).view(count, -1).to(self.dtype)
             return F.pad(mixed, (0, 0, 0, size - count)) if size > count else mixed
@@ -257,12 +264,13 @@ class _Cache:
 
 
 class _Product:
-    """Weighted sums, their weights copied into the order that the processor reads fastest."""
+    """Weighted sums, their weights copied into the order that the processor reads fastest; GELU of them, if asked for."""
 
-    def __init__(self, dtype: torch.dtype, *parts: Linear | Embedding) -> None:
+    def __init__(self, dtype: torch.dtype, *parts: Linear | Embedding, gelu: bool = False) -> None:
         weight = torch.cat([part.weight.detach() for part in parts]).to(dtype)
         biases = [part.bias.detach() for part in parts if isinstance(part, Linear) and part.bias is not None]
         self.bias = torch.cat(biases).to(dtype) if biases else None
+        self.gelu = gelu
         self.packed = _can_be_packed(weight)
         # oneDNN's own order: half the time of a plain matrix, in few rows.
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self.packed else weight
@@ -270,9 +278,11 @@ class _Product:
     def __call__(self, x: Tensor) -> Tensor:
         """(rows, in_features) to (rows, out_features)."""
         if self.packed:
-            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+            after: tuple[str, list[float], str] = ("gelu", [], "tanh") if self.gelu else ("none", [], "")
+            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *after)
             return y
-        return F.linear(x, self.weight, self.bias)
+        y = F.linear(x, self.weight, self.bias)
+        return F.gelu(y, approximate="tanh") if self.gelu else y
 
 
 @dataclass
@@ -306,7 +316,7 @@ class _Weights:
                     _head_norm(attention) if attention.normalised else None,
                     _Product(dtype, attention.output),
                     _norm(block.mlp_norm),
-                    _Product(dtype, mlp.gate, mlp.expand) if mlp.gated else _Product(dtype, mlp.expand),
+                    _Product(dtype, mlp.gate, mlp.expand) if mlp.gated else _Product(dtype, mlp.expand, gelu=True),
                     _Product(dtype, mlp.shrink),
                 )
             )
@@ -345,8 +355,6 @@ class _Weights:
             if self.config.gated:
                 gate, inner = inner.chunk(2, -1)
                 inner = F.silu(gate) * inner
-            else:
-                inner = F.gelu(inner, approximate="tanh")
             x = x + layer.shrink(inner)
         return self.final_norm(x)
 
