@@ -18,7 +18,7 @@ from vitrine.runs.records import EvaluationRecord, EventRecord, SampleRecord, St
 from vitrine.studio.answers import RefusalError, event
 from vitrine.studio.listing import Listing, identity
 
-EVERY_S = 0.25  # at most four a second
+EVERY_S = 0.5  # at most two a second: each look reads the run's history
 HEARTBEAT_S = 10.0
 STEPS = 2000  # in one event
 

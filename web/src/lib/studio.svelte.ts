@@ -20,6 +20,7 @@ import type { CellMode, Phases, Progress, RunInfo, RunSummary, Sample, StreamSta
 import { address as cellAddress } from './text';
 import { Writing } from './writing.svelte';
 
+const LIVE_MS = 1200; // between two live pictures: each takes the training a little
 const SETTLE_MS = 160;
 class Studio {
   runs = $state.raw<RunSummary[]>([]);
@@ -28,7 +29,6 @@ class Studio {
   said = $state(''); // for the live region
   opening = $state(true);
   report = $state.raw<About | null>(null); // what this file says of itself, if the page is a report
-
   step = $state(0);
   following = $state(false); // the newest step of a run that trains
   mode = $state<CellMode>('value');
@@ -328,7 +328,7 @@ class Studio {
           this.trouble = api.sentence(error);
         }
       }
-      await new Promise((resolve) => setTimeout(resolve, 600));
+      await new Promise((resolve) => setTimeout(resolve, LIVE_MS));
     }
   }
 
