@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import numpy as np
 import zstandard
 
 from vitrine.errors import CorpusError, nearest
@@ -127,11 +128,11 @@ def pieces(source: Source, text_field: str = "") -> Iterator[tuple[str, bool]]:
 
 def scan(source: Source, text_field: str = "", progress: Progress | None = None) -> Scan:
     """Read a source once: digest, counts, alphabet. Raises CorpusError if there is no text in it."""
-    alphabet: set[str] = set()
+    seen = np.zeros(sys.maxunicode + 1, bool)  # by code point: a set of characters takes three times as long
     documents = characters = size = 0
     content = hashlib.sha256()
     for text, ends in pieces(source, text_field):
-        alphabet |= set(text)
+        seen[np.frombuffer(text.encode("utf-32-le"), np.uint32)] = True
         raw = text.encode("utf-8")
         documents, characters, size = documents + ends, characters + len(text), size + len(raw)
         if not source.files:
@@ -141,7 +142,7 @@ def scan(source: Source, text_field: str = "", progress: Progress | None = None)
     if not characters:
         raise CorpusError(f"{source.spec} holds no text. Give a file with text in it.")
     digest = digest_of(source) if source.files else content.hexdigest()
-    return Scan(digest, documents, characters, size, "".join(sorted(alphabet)))
+    return Scan(digest, documents, characters, size, "".join(map(chr, np.flatnonzero(seen))))
 
 
 def digest_of(source: Source) -> str:
