@@ -25,6 +25,7 @@ from vitrine.tokenizer import byte_tokenizer, char_tokenizer, encode, save_token
 
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning", "default::FutureWarning")
 
+TEMPLATE = "{% for message in messages %}{{ message.content }}\n{% endfor %}"
 SIZE = {"n_layers": 2, "n_heads": 4, "d_model": 24, "d_ff": 37, "context": 48}  # head_dim 6, odd widths
 # Every combination of family, biases, grouped queries and tied embeddings that there is; then what goes beyond.
 VARIANTS: dict[str, dict[str, Any]] = {"gpt2": {"architecture": "gpt2"}} | {
@@ -287,6 +288,29 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     }
 
 
+def test_a_chat_template_goes_along_both_ways_and_to_who_is_trained_further(tmp_path: Path, book: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run.path / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    huggingface.export_run(run.path, tmp_path / "out")
+    assert opened_by_transformers(tmp_path / "out")[1].chat_template == TEMPLATE
+    adopt.import_run(str(tmp_path / "out"), str(tmp_path / "back"))
+    child = api.train(
+        book, parent=f"{tmp_path / 'back'}@0", steps=1, run=tmp_path / "child", settings={"training.batch_size": 1}
+    )
+    for path in (tmp_path / "back", child.path):
+        assert (path / "chat_template.jinja").read_text(encoding="utf-8") == TEMPLATE
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_chat_template_in_the_tokenizers_config_is_found(many: bool, tmp_path: Path) -> None:
+    folder, named = folder_of(tmp_path), [{"name": "tools", "template": "?"}, {"name": "default", "template": TEMPLATE}]
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    config["chat_template"] = named if many else TEMPLATE
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    adopt.import_run(str(folder), str(tmp_path / "back"))
+    assert (tmp_path / "back" / "chat_template.jinja").read_text(encoding="utf-8") == TEMPLATE
+
+
 @pytest.mark.parametrize("failing", ["save_file", "save_tokenizer", "flush"])
 def test_an_export_that_fails_leaves_nothing(failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: Any, **keywords: Any) -> None:
@@ -445,7 +469,7 @@ def test_a_name_of_the_hub_is_fetched_without_pickles(tmp_path: Path, monkeypatc
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     adopt.import_run("hf:owner/name", str(tmp_path / "back"))
     assert asked[0][0] == "owner/name"
-    assert all(pattern.endswith((".json", ".safetensors")) for pattern in asked[0][1])
+    assert all(pattern.endswith((".json", ".safetensors", ".jinja")) for pattern in asked[0][1])
     assert Run(tmp_path / "back").events()[0].text == "from hf:owner/name"
     with pytest.raises(RunError, match="cannot be fetched from the Hugging Face Hub: Name or service not known"):
         adopt.import_run("hf:no/network", str(tmp_path / "other"))

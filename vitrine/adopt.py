@@ -17,16 +17,24 @@ import torch  # isort: skip
 from vitrine.checkpoint import Snapshot, save_keyframe
 from vitrine.config import ARCHITECTURES, Config
 from vitrine.errors import RunError
-from vitrine.huggingface import CLASSES, MODEL, Floats, made_whole, to_ours
+from vitrine.huggingface import CLASSES, MODEL, TOKENIZER_CONFIG, Floats, made_whole, to_ours
 from vitrine.parameters import digest
 from vitrine.presets import Facts, resolve
-from vitrine.runs.reader import CONFIG, HISTORY, KEYFRAMES, TOKENIZER
+from vitrine.runs.reader import CHAT_TEMPLATE, CONFIG, HISTORY, KEYFRAMES, TOKENIZER
 from vitrine.runs.store import Store
 from vitrine.tokenizer import load_tokenizer, save_tokenizer
 
 INDEX = "model.safetensors.index.json"
 HUB = "hf:"
-HUB_FILES = ["config.json", "tokenizer.json", "model.safetensors", INDEX, "model-*.safetensors"]
+HUB_FILES = [
+    "config.json",
+    "tokenizer.json",
+    TOKENIZER_CONFIG,
+    CHAT_TEMPLATE,
+    "model.safetensors",
+    INDEX,
+    "model-*.safetensors",
+]
 
 # What a config.json may say, where it says it: anything else computes what the decoder does not.
 HELD: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -102,6 +110,8 @@ def import_run(source: str, run: str = "") -> Imported:
     with made_whole(path, f"The run folder {path} cannot be made") as temporary:
         (temporary / CONFIG).write_text(config.to_toml(), encoding="utf-8")
         save_tokenizer(tokenizer, temporary / TOKENIZER)
+        if template := _chat_template(folder):
+            (temporary / CHAT_TEMPLATE).write_text(template, encoding="utf-8")
         with Store(temporary / HISTORY) as store:
             store.event(0, "born", f"from {config.training.parent}")
         save_keyframe(temporary / KEYFRAMES, Snapshot(0, parameters, {}))
@@ -200,6 +210,23 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise RunError(f"{folder / 'config.json'} is not a table of names and values.")
     return config
+
+
+def _chat_template(folder: Path) -> str:
+    """The folder's chat template: a file of its own, or as older folders have it, in the tokenizer's config; else empty."""
+    try:
+        if (folder / CHAT_TEMPLATE).is_file():
+            return (folder / CHAT_TEMPLATE).read_text(encoding="utf-8")
+        if not (folder / TOKENIZER_CONFIG).is_file():
+            return ""
+        config = json.loads((folder / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"The chat template of {folder} cannot be read: {error}.") from None
+    found = config.get("chat_template") if isinstance(config, dict) else None
+    if isinstance(found, list):  # several, by name
+        named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
+        found = named.get("default")
+    return found if isinstance(found, str) else ""
 
 
 @contextmanager

@@ -27,13 +27,13 @@ from vitrine.config import Config, ModelConfig
 from vitrine.errors import RunError
 from vitrine.launch import load_step
 from vitrine.parameters import is_hidden_matrix
-from vitrine.runs.reader import TOKENIZER, RunReader
+from vitrine.runs.reader import CHAT_TEMPLATE, TOKENIZER, RunReader
 from vitrine.tokenizer import end_of_text_id, kind, load_tokenizer, save_tokenizer
 
 Floats = NDArray[np.float32]
 
 CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
-MODEL = "model.safetensors"
+MODEL, TOKENIZER_CONFIG = "model.safetensors", "tokenizer_config.json"
 
 # The parts of a block, ours and theirs. GPT-2 keeps query, key and value in one.
 GPT2_PARTS = {
@@ -105,9 +105,11 @@ def export_run(run: str | Path, directory: str | Path, step: str | int = "last")
     texts = {
         "config.json": _json(their_config(model, end_id)),
         "generation_config.json": _json(_generation_config(reader.config, end_id)),
-        "tokenizer_config.json": _json(_tokenizer_config(tokenizer, model.context)),
+        TOKENIZER_CONFIG: _json(_tokenizer_config(tokenizer, model.context)),
         "README.md": _card(reader, snapshot, tokenizer),
     }
+    if (reader.path / CHAT_TEMPLATE).is_file():
+        texts[CHAT_TEMPLATE] = (reader.path / CHAT_TEMPLATE).read_text(encoding="utf-8")
     with made_whole(directory, f"The folder {directory} cannot be made") as temporary:
         save_file(to_theirs(model, ours), temporary / MODEL, metadata={"format": "pt"})
         save_tokenizer(tokenizer, temporary / "tokenizer.json")

@@ -24,7 +24,7 @@ from vitrine.preflight import check_memory, check_mirrors, check_processes, chec
 from vitrine.presets import Facts, choose_size, preset_settings, resolve
 from vitrine.processes import Processes, join_processes, leave_processes
 from vitrine.runs.keyframes import keyframe_path, keyframe_steps
-from vitrine.runs.reader import CONFIG, HISTORY, KEYFRAMES, TOKENIZER, TOKENS, RunReader
+from vitrine.runs.reader import CHAT_TEMPLATE, CONFIG, HISTORY, KEYFRAMES, TOKENIZER, TOKENS, RunReader
 from vitrine.runs.store import Store
 from vitrine.step import step
 from vitrine.tokenizer import save_tokenizer
@@ -382,6 +382,9 @@ def _create(path: Path, prepared: Prepared, processes: Processes) -> None:
         temporary.mkdir(parents=True)
         (temporary / CONFIG).write_text(config.to_toml(), encoding="utf-8")
         save_tokenizer(tokens.tokenizer, temporary / TOKENIZER)
+        template = Path(tokens.tokenizer_name).with_name(CHAT_TEMPLATE)  # belongs to a tokenizer that came from a file
+        if tokens.tokenizer_name.endswith(".json") and template.is_file():
+            shutil.copyfile(template, temporary / CHAT_TEMPLATE)
         _keep_tokens(tokens, temporary / TOKENS)
         with Store(temporary / HISTORY) as store:
             _set_facts(store, config, tokens, processes)

@@ -18,10 +18,11 @@ from vitrine.runs.records import EvaluationRecord, EventRecord, HistogramRecord,
 from vitrine.runs.statistics import BLOCK, STATISTICS, Layout, Numbers
 from vitrine.runs.store import TABLES, Record, check_version
 
-CONFIG, HISTORY, TOKENIZER, TOKENS, KEYFRAMES, FILM, LIVE, LOCK = (
+CONFIG, HISTORY, TOKENIZER, CHAT_TEMPLATE, TOKENS, KEYFRAMES, FILM, LIVE, LOCK = (
     "config.toml",
     "run.sqlite",
     "tokenizer.json",
+    "chat_template.jinja",  # if it has one; named as in a Hugging Face folder
     "tokens",
     "keyframes",
     "film",

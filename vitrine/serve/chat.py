@@ -7,10 +7,10 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from vitrine.errors import ConfigError
+from vitrine.runs.reader import CHAT_TEMPLATE
 from vitrine.serve.errors import ApiError
 from vitrine.tokenizer import end_of_text_id
 
-FILE = "chat_template.jinja"  # in a run folder, as in a Hugging Face folder
 ABSENT = (
     "This model has no chat template, so it cannot take a list of messages: it continues text. Use /v1/completions, "
     "or start the server with --chat-template FILE."
@@ -42,7 +42,7 @@ class Template:
     def find(cls, file: Path | None, run: Path, tokenizer: Tokenizer) -> "Template | None":
         """From a file, or of a run."""
         if file is None:
-            file = run / FILE
+            file = run / CHAT_TEMPLATE
             if not file.is_file():
                 return None
         try:
