@@ -20,7 +20,7 @@ SAFE_ROWS = 4  # in a product, where nothing is known: MKL adds up fewer in anot
 PADDING = 16  # a prompt's tokens are filled up to a multiple: the processor prepares a product for each size anew
 SPAN = 64  # attention looks at a multiple of so many places
 
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+Attend = Callable[[int, Tensor], Tensor]
 
 
 class Engine:
@@ -155,30 +155,31 @@ class Engine:
 
     def _decode(self, first: int, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
         """Logits after one token each of the rows from `first` on; (len(tokens), vocab_size)."""
-        count, kv_heads, head_dim = len(tokens), self.config.n_kv_heads, self.config.head_dim
+        count, head_dim = len(tokens), self.config.head_dim
+        n_heads, kv_heads = self.config.n_heads, self.config.n_kv_heads
         size = next(size for size in self.sizes if size >= count)
-        rows = slice(first, first + count)
         numbers = torch.tensor([[*tokens, *[0] * (size - count)], [*positions, *[0] * (size - count)]])
         ids, at = numbers.to(self.device)
         places, ends = torch.arange(first, first + count, device=self.device), at[:count]
-        hidden = torch.arange(self.cache.span, device=self.device) > ends[:, None]
-        mask = torch.zeros(hidden.shape, dtype=self.cache.dtype, device=self.device).masked_fill_(hidden, float("-inf"))
-        mask = mask.repeat_interleave(kv_heads, 0)[:, None]  # (count x kv_heads, 1, span)
+        mask = self.cache.mask(positions)
+        views = self.cache.views(first, count)
+        # One row's places, by plain numbers: they cost a third of an index.
+        own = self.cache.places(first, positions[0]) if count == 1 else []
+        filled = torch.zeros(size, n_heads * head_dim, dtype=self.dtype, device=self.device)
+        given = filled[:count].view(count * kv_heads, -1, head_dim)
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys, values = self.cache.layers[layer]
-            if count == 1:  # plain numbers cost a third of an index
-                keys[first, :, positions[0]] = k[0]
-                values[first, :, positions[0]] = v[0]
+        def attend(layer: int, heads: Tensor) -> Tensor:
+            heads = heads[:count]
+            new = heads[:, n_heads:].view(count, 2, kv_heads, head_dim)
+            if own:
+                own[layer].copy_(new[0])
             else:
-                keys[places, :, ends] = k[:count].to(keys.dtype)
-                values[places, :, ends] = v[:count].to(keys.dtype)
-            keys, values = keys[rows].flatten(0, 1), values[rows].flatten(0, 1)  # (count x kv_heads, span, head_dim)
-            q = q[:count].reshape(count * kv_heads, -1, head_dim)  # the queries that share a key side by side
-            q = q.to(keys.dtype)
-            scores = torch.baddbmm(mask, q, keys.transpose(1, 2), alpha=head_dim**-0.5)
-            mixed = torch.bmm(scores.softmax(-1), values).view(count, -1).to(self.dtype)
-            return F.pad(mixed, (0, 0, 0, size - count)) if size > count else mixed
+                self.cache.layers[layer][:, places, :, ends] = new.to(self.cache.dtype)
+            keys, values = views[layer]
+            q = heads[:, :n_heads].reshape(given.shape).to(keys.dtype)  # the queries that share a key side by side
+            scores = torch.baddbmm(mask, q, keys, alpha=head_dim**-0.5)
+            given.copy_(torch.bmm(scores.softmax(-1), values))
+            return filled
 
         return self._logits(self.weights(ids, at, attend))[:count]
 
@@ -186,12 +187,13 @@ class Engine:
         """Read a text at once, into the cache of a row; (len(ids), d_model), after the final norm."""
         if not ids:
             return torch.empty(0, self.config.d_model, device=self.device)
+        n_heads, n_kv_heads = self.config.n_heads, self.config.n_kv_heads
         size = -(-len(ids) // PADDING) * PADDING
         tokens = torch.tensor([*ids, *[0] * (size - len(ids))], device=self.device)
         at = torch.arange(size, device=self.device).clamp_(max=self.config.context - 1)
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            q, k, v = (part.transpose(0, 1) for part in (q, k, v))  # (heads, size, head_dim)
+        def attend(layer: int, heads: Tensor) -> Tensor:
+            q, k, v = heads.transpose(0, 1).split((n_heads, n_kv_heads, n_kv_heads))  # (heads, size, head_dim)
             keys, values = self.cache.layers[layer]
             keys[row, :, :size] = k
             values[row, :, :size] = v
@@ -207,7 +209,7 @@ class Engine:
 class _Cache:
     """Keys and values of the tokens so far, so that none is computed twice.
 
-    layers: of each, keys and values: (rows, n_kv_heads, span, head_dim). They are laid out for `span` places, and
+    layers: of each, keys and values: (2, rows, n_kv_heads, span, head_dim). They are laid out for `span` places, and
     anew when that changes: attention reads memory without gaps, three times as fast as with them.
     """
 
@@ -222,7 +224,11 @@ class _Cache:
         on_cpu = device.type == "cpu" and model.compute_dtype == torch.bfloat16
         self.dtype = torch.float32 if on_cpu else model.compute_dtype
         self.memory = torch.zeros(config.n_layers, 2, count, dtype=self.dtype, device=device)
-        self.layers: list[tuple[Tensor, ...]] = []
+        # Any row of a mask is a part of this.
+        self._strip = torch.zeros(2 * self.capacity, dtype=self.dtype, device=device)
+        self._strip[self.capacity :] = float("-inf")
+        self.layers: list[Tensor] = []
+        self._views: list[tuple[Tensor, Tensor]] = []
         self.lay(SPAN, 0)
 
     @property
@@ -234,19 +240,35 @@ class _Cache:
         """Change the number of places; what the first `used` rows hold stays, as far as there is room."""
         rows, kv_heads, head_dim = self.shape
         old = self.layers if used else []
-        self.span = span
+        self.span, self._viewed = span, (0, 0)
         parts = self.memory[..., : rows * kv_heads * span * head_dim]
-        self.layers = [pair.view(2, rows, kv_heads, span, head_dim).unbind() for pair in parts]
-        for before, after in zip(old, self.layers, strict=False):
-            for source, target in zip(before, after, strict=True):
-                kept = source[:used, :, :span].clone()
-                target[:used, :, : kept.shape[2]] = kept
+        self.layers = [pair.view(2, rows, kv_heads, span, head_dim) for pair in parts]
+        for source, target in zip(old, self.layers, strict=False):
+            for before, after in zip(source, target, strict=True):
+                kept = before[:used, :, :span].clone()
+                after[:used, :, : kept.shape[2]] = kept
+
+    def mask(self, positions: Sequence[int]) -> Tensor:
+        """(rows x n_kv_heads, 1, span): 0 at the places that hold tokens, -inf after them."""
+        strips = [self._strip[self.capacity - 1 - at : self.capacity - 1 - at + self.span] for at in positions]
+        return torch.stack(strips).repeat_interleave(self.shape[1], 0)[:, None] if len(strips) > 1 else strips[0]
+
+    def views(self, first: int, count: int) -> list[tuple[Tensor, Tensor]]:
+        """Of each layer, for some rows: keys (rows x n_kv_heads, head_dim, span), values (.., span, head_dim)."""
+        if (first, count) != self._viewed:
+            rows = slice(first, first + count)
+            self._views = [(k[rows].flatten(0, 1).transpose(1, 2), v[rows].flatten(0, 1)) for k, v in self.layers]
+            self._viewed = first, count
+        return self._views
+
+    def places(self, row: int, position: int) -> list[Tensor]:
+        """Of each layer, where the keys and values of one token lie: (2, n_kv_heads, head_dim)."""
+        return [pair[:, row, :, position] for pair in self.layers]
 
     def copy(self, source: int, target: int) -> None:
         """One row onto another."""
         for pair in self.layers:
-            for part in pair:
-                part[target] = part[source]
+            pair[:, target] = pair[:, source]
 
     def sample(self) -> "_Cache":
         """A cache for trials: the same, but with one memory for all layers; each pass writes and reads it in order."""
@@ -271,6 +293,7 @@ class _Product:
         biases = [part.bias.detach() for part in parts if isinstance(part, Linear) and part.bias is not None]
         self.bias = torch.cat(biases).to(dtype) if biases else None
         self.gelu = gelu
+        self.after: tuple[str, list[float], str] = ("gelu", [], "tanh") if gelu else ("none", [], "")
         self.packed = _can_be_packed(weight)
         # oneDNN's own order: half the time of a plain matrix, in few rows.
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self.packed else weight
@@ -278,8 +301,7 @@ class _Product:
     def __call__(self, x: Tensor) -> Tensor:
         """(rows, in_features) to (rows, out_features)."""
         if self.packed:
-            after: tuple[str, list[float], str] = ("gelu", [], "tanh") if self.gelu else ("none", [], "")
-            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *after)
+            y: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, *self.after)
             return y
         y = F.linear(x, self.weight, self.bias)
         return F.gelu(y, approximate="tanh") if self.gelu else y
@@ -331,10 +353,10 @@ class _Weights:
     def __call__(self, tokens: Tensor, at: Tensor, attend: Attend) -> Tensor:
         """(rows,) of tokens and their positions to (rows, d_model), after the final norm.
 
-        attend: is given the layer, q (rows, n_heads, head_dim), k and v (rows, n_kv_heads, head_dim);
+        attend: is given the layer and its queries, keys and values, (rows, n_heads + 2 n_kv_heads, head_dim);
         returns (rows, d_model).
         """
-        n_heads, n_kv_heads, head_dim = self.config.n_heads, self.config.n_kv_heads, self.config.head_dim
+        turned, head_dim = self.config.n_heads + self.config.n_kv_heads, self.config.head_dim
         x = F.embedding(tokens, self.embedding)
         rope = None
         if self.positions is not None:
@@ -343,14 +365,10 @@ class _Weights:
             rope = self.cos[at], self.sin[at]
         for index, layer in enumerate(self.layers):
             heads = layer.query_key_value(layer.attention_norm(x).to(self.dtype)).view(len(x), -1, head_dim)
-            qk, v = heads[:, : n_heads + n_kv_heads], heads[:, n_heads + n_kv_heads :]
-            if layer.head_norm:
-                qk = layer.head_norm(qk)
             if rope:
-                qk = rotate(qk, *rope)
-            qk = qk.to(self.dtype)
-            mixed = attend(index, qk[:, :n_heads], qk[:, n_heads:], v)
-            x = x + layer.output(mixed)
+                qk = heads[:, :turned]
+                heads[:, :turned] = rotate(layer.head_norm(qk) if layer.head_norm else qk, *rope)
+            x = x + layer.output(attend(index, heads))
             inner = layer.expand(layer.mlp_norm(x).to(self.dtype))
             if self.config.gated:
                 gate, inner = inner.chunk(2, -1)
@@ -362,7 +380,7 @@ class _Weights:
 def _norm(norm: torch.nn.Module) -> Callable[[Tensor], Tensor]:
     if isinstance(norm, LayerNorm):
         width, epsilon, (gain, bias) = norm.gain.shape, norm.epsilon, _copies(norm.gain, norm.bias)
-        return lambda x: F.layer_norm(x, width, gain, bias, epsilon)
+        return lambda x: torch.layer_norm(x, width, gain, bias, epsilon)
     assert isinstance(norm, RMSNorm)
     return _rms_norm(norm.gain.detach().clone(), norm.epsilon)
 
