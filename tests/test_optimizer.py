@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import vitrine.optimizer as optimizer_module
 from vitrine.config import Config, ScheduleConfig
 from vitrine.errors import DivergedError
 from vitrine.model import Decoder, newborn
@@ -135,6 +136,19 @@ def test_adamw_is_torchs_with_decay_on_matrices_alone(betas: tuple[float, float]
 
     settings = {"name": "adamw", "learning_rate": 0.01, "betas": betas, "weight_decay": 0.3, "epsilon": 1e-6, "clip": 0}
     assert_same(*run_beside(settings, theirs))
+
+
+def test_adamw_gives_the_same_bits_in_parts_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for size in (2**18, 1001):  # all at once; and parts that end within tensors, and within the matrices
+        monkeypatch.setattr(optimizer_module, "IN_CACHE", size)
+        model, parameters, optimizer = prepare(tiny(optimizer={"name": "adamw", "weight_decay": 0.3}))
+        assert 1001 < parameters.matrices < len(parameters.values)
+        for step in range(3):
+            give_gradients(model, seed=step)
+            optimizer.update(step)
+        found.append(parameters.values)
+    assert torch.equal(*found)
 
 
 def test_adamws_first_step_is_the_learning_rate_whatever_the_gradients_size() -> None:
