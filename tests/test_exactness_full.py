@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,6 +57,24 @@ def test_fifty_random_steps_are_exact_and_a_thousand_updates_follow_the_rule(
             assert after.tobytes() == following.tensor(cell.tensor.name).before[cell.index].tobytes()
             checked += 1
     assert checked == PAIRS
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_run_is_resumed_and_re_entered_bit_for_bit(tmp_path, prose):
+    (tmp_path / "book.txt").write_text(prose)
+    command = ["train", "book.txt", "--preset", "nano", "--steps", "400", "--set", "machine.compile=true"]
+    assert _start([*command, "--run", "whole"], tmp_path).wait(300) == 0
+    stopped, parted = _start([*command, "--run", "parted"], tmp_path), tmp_path / "parted"
+    while not (_begun(parted, 0) and RunReader(parted).steps_made() > 100):
+        assert stopped.poll() is None
+        time.sleep(0.02)
+    stopped.send_signal(signal.SIGKILL)
+    stopped.wait(30)
+    assert _start(["resume", "parted"], tmp_path).wait(300) == 0
+    assert _rows(tmp_path / "whole") == _rows(parted)
+    command = [sys.executable, "-m", "vitrine", "replay", "parted", "--step", "277", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout)["exact"]
 
 
 def test_killed_at_twenty_random_moments_nothing_older_than_a_second_is_missing(tmp_path, prose):

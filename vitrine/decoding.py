@@ -249,7 +249,7 @@ class _Cache:
                 after[:used, :, : kept.shape[2]] = kept
 
     def mask(self, positions: Sequence[int]) -> Tensor:
-        """(rows x n_kv_heads, 1, span): 0 at the places that hold tokens, -inf after them."""
+        """(rows x n_kv_heads, 1, span), of one row (span,): 0 at the places that hold tokens, -inf after them."""
         strips = [self._strip[self.capacity - 1 - at : self.capacity - 1 - at + self.span] for at in positions]
         return torch.stack(strips).repeat_interleave(self.shape[1], 0)[:, None] if len(strips) > 1 else strips[0]
 
