@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 import vitrine as package
 from vitrine.errors import RunError
+from vitrine.machine import ARITHMETIC
 from vitrine.phases import Phases, lay_open
 from vitrine.replay import Replayer
 from vitrine.runs.reader import RunReader
@@ -223,14 +224,21 @@ print(len(steps))
 # Seeded faults
 
 
-def test_another_fingerprint_is_not_exact_and_says_what_differs(copy):
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [("threads", "7", "threads: 7 then, 1 now"), ("arithmetic", None, f"arithmetic: 1 then, {ARITHMETIC} now")],
+)
+def test_another_fingerprint_is_not_exact_and_says_what_differs(name, value, said, copy):
     with sqlite3.connect(copy / "run.sqlite") as history:
         facts = json.loads(history.execute("SELECT value FROM facts WHERE name = 'fingerprint'").fetchone()[0])
-        facts["threads"] = "7"
+        if value is None:
+            del facts[name]
+        else:
+            facts[name] = value
         history.execute("UPDATE facts SET value = ? WHERE name = 'fingerprint'", (json.dumps(facts),))
     opened = Replayer(RunReader(copy)).open(3)
     assert not opened.exact
-    assert opened.comparisons.differs == ["threads: 7 then, 1 now"]
+    assert opened.comparisons.differs == [said]
 
 
 def test_a_changed_row_of_history_is_found(copy):

@@ -457,8 +457,7 @@ def _compare_fingerprints(reader: RunReader, processes: Processes, reporter: Rep
     """Say so when the machine is another than the one that the run began on."""
     config, then = reader.config, json.loads(reader.facts().get("fingerprint", "{}"))
     now = machine.fingerprint(config.machine, config.training.precision, processes.size, then.get("corpus", ""))
-    differs = [f"{name}: {then.get(name)} then, {value} now" for name, value in now.items() if then.get(name) != value]
-    if differs:
+    if differs := machine.differences(then, now):
         reporter.note(f"This run began elsewhere, so its bits may differ from here on ({'; '.join(differs)}).")
 
 

@@ -6,6 +6,7 @@ import platform
 import resource
 import shutil
 import time
+from collections.abc import Mapping
 
 # Before torch starts its libraries: as many threads as asked, never fewer at the library's own choice.
 os.environ.setdefault("MKL_DYNAMIC", "FALSE")
@@ -16,6 +17,9 @@ import torch
 
 from vitrine.config import MachineConfig
 from vitrine.errors import ConfigError
+
+# Raised by each change of the code that changes the bits of a step. The first, 1, was not written down.
+ARITHMETIC = "2"
 
 
 def best_device() -> str:
@@ -124,6 +128,7 @@ def fingerprint(machine: MachineConfig, precision: str, world_size: int, corpus_
     """What the bits of a step depend on besides the hyperparameters. Equal fingerprints, equal bits."""
     device = check_device(machine.device)
     return {
+        "arithmetic": ARITHMETIC,
         "torch": torch.__version__,
         "device": device.type,
         "device_name": device_name(device),
@@ -134,6 +139,12 @@ def fingerprint(machine: MachineConfig, precision: str, world_size: int, corpus_
         "world_size": str(world_size),
         "corpus": corpus_digest,
     }
+
+
+def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """How two fingerprints differ, for people."""
+    then = {"arithmetic": "1"} | dict(then)
+    return [f"{name}: {then.get(name)} then, {value} now" for name, value in now.items() if then.get(name) != value]
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, duration_s: float = 0.1) -> float:

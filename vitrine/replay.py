@@ -479,5 +479,4 @@ def _config_here(reader: RunReader) -> tuple[Config, list[str]]:
         config = config.model_copy(update={"machine": config.machine.model_copy(update={"device": "cpu"})})
     then = json.loads(reader.facts().get("fingerprint", "{}"))
     now = machine.fingerprint(config.machine, config.training.precision, 1, then.get("corpus", ""))
-    differs = [f"{name}: {then.get(name)} then, {value} now" for name, value in now.items() if then.get(name) != value]
-    return config, differs
+    return config, machine.differences(then, now)
