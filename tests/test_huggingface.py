@@ -25,7 +25,6 @@ from vitrine.tokenizer import byte_tokenizer, char_tokenizer, encode, save_token
 
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning", "default::FutureWarning")
 
-TEMPLATE = "{% for message in messages %}{{ message.content }}\n{% endfor %}"
 SIZE = {"n_layers": 2, "n_heads": 4, "d_model": 24, "d_ff": 37, "context": 48}  # head_dim 6, odd widths
 # Every combination of family, biases, grouped queries and tied embeddings that there is; then what goes beyond.
 VARIANTS: dict[str, dict[str, Any]] = {"gpt2": {"architecture": "gpt2"}} | {
@@ -286,29 +285,6 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
         "tokenizer.json",
         "tokenizer_config.json",
     }
-
-
-def test_a_chat_template_goes_along_both_ways_and_to_who_is_trained_further(tmp_path: Path, book: Path) -> None:
-    run = make_run(tmp_path / "run")
-    (run.path / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
-    huggingface.export_run(run.path, tmp_path / "out")
-    assert opened_by_transformers(tmp_path / "out")[1].chat_template == TEMPLATE
-    adopt.import_run(str(tmp_path / "out"), str(tmp_path / "back"))
-    child = api.train(
-        book, parent=f"{tmp_path / 'back'}@0", steps=1, run=tmp_path / "child", settings={"training.batch_size": 1}
-    )
-    for path in (tmp_path / "back", child.path):
-        assert (path / "chat_template.jinja").read_text(encoding="utf-8") == TEMPLATE
-
-
-@pytest.mark.parametrize("many", [False, True])
-def test_a_chat_template_in_the_tokenizers_config_is_found(many: bool, tmp_path: Path) -> None:
-    folder, named = folder_of(tmp_path), [{"name": "tools", "template": "?"}, {"name": "default", "template": TEMPLATE}]
-    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    config["chat_template"] = named if many else TEMPLATE
-    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-    adopt.import_run(str(folder), str(tmp_path / "back"))
-    assert (tmp_path / "back" / "chat_template.jinja").read_text(encoding="utf-8") == TEMPLATE
 
 
 @pytest.mark.parametrize("failing", ["save_file", "save_tokenizer", "flush"])

@@ -205,14 +205,12 @@ def test_gradients_are_those_of_transformers(variant: str) -> None:
 @pytest.mark.parametrize("n_kv_heads", [1, 2, 4])
 def test_attention_written_out_is_torchs_and_so_are_its_gradients(n_kv_heads: int, seq: int) -> None:
     generator = torch.Generator().manual_seed(3)
-    shapes = (4, n_kv_heads, n_kv_heads)
-    qkv = [torch.randn(2, n, seq, 5, generator=generator, dtype=torch.float64).requires_grad_() for n in shapes]
-    weights = torch.randn(2, 4, seq, 5, generator=generator, dtype=torch.float64)
+    heads = (4, n_kv_heads, n_kv_heads, 4)
+    *qkv, weights = (torch.randn(2, n, seq, 5, generator=generator).double().requires_grad_() for n in heads)
     ours = attend(*qkv, causal_mask(seq, weights.device))
     theirs = nn.functional.scaled_dot_product_attention(*qkv, is_causal=True, enable_gqa=True)
     torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)  # float64 rounding alone
-    found = torch.autograd.grad((ours * weights).sum(), qkv)
-    expected = torch.autograd.grad((theirs * weights).sum(), qkv)
+    found, expected = (torch.autograd.grad((mixed * weights).sum(), qkv) for mixed in (ours, theirs))
     torch.testing.assert_close(found, expected, atol=1e-11, rtol=0)
 
 
