@@ -116,6 +116,7 @@ def test_the_time_line_is_a_slider_for_the_keyboard(seen: Browser):
 
 def test_events_stand_on_the_time_line_with_their_words(seen: Browser):
     page = seen.open(step=80)
+    page.locator("[data-words][aria-label^='step 160: ended']").wait_for()  # the events come one after the other
     event = page.locator("[data-words]").last
     assert event.get_attribute("aria-label") == "step 160: ended: all its steps were made"
     event.click()
