@@ -443,6 +443,13 @@ def test_a_wish_of_the_page_is_refused_in_the_same_sentence(studio: Studio, body
     assert sentence in refused.json()["error"]
 
 
+def test_an_address_is_followed_although_the_page_has_written_its_own_over_it(page: "sync_api.Page"):
+    page.wait_for_function("() => location.hash.includes('step=160')")
+    page.evaluate("() => { const own = location.hash; location.hash = 'run=small&step=77'; history.replaceState(null, '', own); }")
+    page.wait_for_function("() => location.hash.includes('step=77')")
+    assert page.get_by_label("Step", exact=True).first.input_value() == "77"
+
+
 STATES = [
     {"step": "77", "mode": "learned", "cell": CELL, "side": "number"},
     {"step": "120", "view": "step", "phase": "3", "row": "1", "token": "5"},

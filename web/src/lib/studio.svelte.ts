@@ -98,7 +98,7 @@ class Studio {
     media.addEventListener('change', () => (this.dark = media.matches));
     motion.addEventListener('change', () => (this.still = motion.matches));
     document.addEventListener('visibilitychange', () => this.line.attend());
-    window.addEventListener('hashchange', () => void this.readAddress());
+    window.addEventListener('hashchange', (event) => void this.readAddress(new URL(event.newURL).hash)); // the page's own may stand there by now
     try {
       if (inReport) this.report = (await openBundle()).about;
       this.runs = (await api.getRuns()).runs;
@@ -141,8 +141,8 @@ class Studio {
     history.replaceState(null, '', `#${address}`);
   }
 
-  private async readAddress(): Promise<void> {
-    const text = location.hash.slice(1);
+  private async readAddress(hash = location.hash): Promise<void> {
+    const text = hash.slice(1);
     if (text === this.written && this.run) return;
     this.written = text;
     const parts = new URLSearchParams(text);
