@@ -1,11 +1,14 @@
 """How fast `vitrine serve` writes: one client against transformers' `generate`, and 64 clients against one.
 
-    python -m benchmarks.serving [--architecture gpt2] [--rounds 5] [--tokens 200] [--clients 64] [--seconds 20]
+    python -m benchmarks.serving [--architecture gpt2] [--steps 150] [--rounds 10] [--tokens 200] [--clients 64] [--seconds 20]
 
-A model of 10.7 million parameters (6 layers, 6 heads, width 384, context 256), once in float32 and once in bfloat16.
-In each round all four take a turn: transformers and the server, in both formats, each writing the same number of
-tokens after the same prompt, as many threads for both. The server is a process of its own, asked over HTTP. Then many
-clients ask at once, each as soon as it has its answer, one in eight of them for a stream; the same with one client.
+A model of 10.7 million parameters (6 layers, 6 heads, width 384, context 256), once in float32 and once in bfloat16. It is
+trained for a few minutes first: a text that is written alone is drafted, and how fast that goes depends on what the model
+writes. It draws at temperature 1, from all tokens, another text in each round.
+In each round all take a turn, in both formats: transformers' `generate`, the same with its own drafts (prompt lookup, three
+tokens), and the server, each writing the same number of tokens after the same prompt, as many threads for each. The server
+is a process of its own, asked over HTTP. Then many clients ask at once, each as soon as it has its answer, one in eight of
+them for a stream; the same with one client.
 Counts errors (429 apart) and looks at the memory of the server's processes. Prints a table on standard error, and one
 JSON object on standard output.
 """
@@ -39,16 +42,22 @@ from vitrine.corpora import python_topics  # isort: skip
 PRECISIONS = ("float32", "bfloat16")
 SHAPE = {"n_layers": 6, "n_heads": 6, "d_model": 384, "context": 256, "dropout": 0.0}
 PROMPT = "The statement is"
+EVERY_TOKEN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 GOALS = {"float32": 2.0, "bfloat16": 3.0, "clients": 10.0}
 
 
-def make_run(folder: Path, architecture: str, precision: str) -> Path:
-    """A run of one step: how fast a model writes does not depend on what it has learned."""
+def make_runs(folder: Path, architecture: str, steps: int) -> dict[str, Path]:
+    """A run in bfloat16 that was trained for some steps, and one in float32 with its parameters, a step later."""
     settings: dict[str, Any] = {f"model.{key}": value for key, value in SHAPE.items()}
-    settings |= {"model.architecture": architecture, "data.tokenizer": "char", "training.precision": precision}
-    settings |= {"training.batch_size": 1, "data.max_tokens": 10_000, "recording.enabled": False}
-    vitrine.train(str(python_topics()), run=str(folder / precision), steps=1, settings=settings)
-    return folder / precision
+    settings |= {"model.architecture": architecture, "data.tokenizer": "char", "training.batch_size": 8}
+    settings |= {"recording.enabled": False}
+    runs = {precision: folder / precision for precision in ("bfloat16", "float32")}
+    parents = {"bfloat16": "", "float32": f"{runs['bfloat16']}@{steps}"}
+    for precision, run in runs.items():
+        settings["training.precision"] = precision
+        count = 1 if parents[precision] else steps
+        vitrine.train(str(python_topics()), run=run, steps=count, settings=settings, parent=parents[precision])
+    return runs
 
 
 @dataclass
@@ -61,11 +70,11 @@ class Server:
     seconds: list[float] = field(default_factory=list)
 
     def body(self, tokens: int, **changes: Any) -> dict[str, Any]:
-        return {"model": self.name, "prompt": PROMPT, "max_tokens": tokens, "temperature": 0} | changes
+        return {"model": self.name, "prompt": PROMPT, "max_tokens": tokens} | EVERY_TOKEN | changes
 
-    def single(self, client: httpx.Client, tokens: int) -> None:
+    def single(self, client: httpx.Client, tokens: int, seed: int) -> None:
         start = time.perf_counter()
-        answer = client.post(f"{self.address}/v1/completions", json=self.body(tokens))
+        answer = client.post(f"{self.address}/v1/completions", json=self.body(tokens, seed=seed))
         assert answer.json()["usage"]["completion_tokens"] == tokens, answer.text
         self.seconds.append(time.perf_counter() - start)
 
@@ -101,12 +110,17 @@ class Transformers:
         self.ids = AutoTokenizer.from_pretrained(folder)(PROMPT, return_tensors="pt").input_ids
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, precision)).eval()
         self.seconds: list[float] = []
+        self.drafted_seconds: list[float] = []
 
-    def single(self, tokens: int) -> None:
-        start = time.perf_counter()
-        written = self.model.generate(self.ids, do_sample=False, max_new_tokens=tokens, min_new_tokens=tokens)
-        assert written.shape[1] == self.ids.shape[1] + tokens
-        self.seconds.append(time.perf_counter() - start)
+    def single(self, tokens: int, seed: int) -> None:
+        for seconds, drafts in ((self.seconds, {}), (self.drafted_seconds, {"prompt_lookup_num_tokens": 3})):
+            torch.manual_seed(seed)
+            start = time.perf_counter()
+            written = self.model.generate(
+                self.ids, do_sample=True, **EVERY_TOKEN, max_new_tokens=tokens, min_new_tokens=tokens, **drafts
+            )
+            assert written.shape[1] == self.ids.shape[1] + tokens
+            seconds.append(time.perf_counter() - start)
 
 
 @dataclass
@@ -143,7 +157,7 @@ async def load(server: Server, clients: int, tokens: int, seconds: float) -> Loa
         while time.perf_counter() < end:
             turn += 1
             streamed = number % 8 == 7
-            body = server.body(tokens, temperature=1, seed=1000 * number + turn, stream=streamed)
+            body = server.body(tokens, seed=1000 * number + turn, stream=streamed)
             try:
                 answer = await client.post(f"{server.address}/v1/completions", json=body)
             except httpx.HTTPError as error:
@@ -173,7 +187,8 @@ async def load(server: Server, clients: int, tokens: int, seconds: float) -> Loa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", default="gpt2")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=150, help="that the model is trained for")
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each load")
@@ -181,14 +196,14 @@ def main() -> None:
     torch.set_num_threads(machine.physical_cores())
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        runs = {precision: make_run(folder, arguments.architecture, precision) for precision in PRECISIONS}
+        runs = make_runs(folder, arguments.architecture, arguments.steps)
         peers = {precision: Transformers(run, precision) for precision, run in runs.items()}
         servers = {name: stack.enter_context(serving(run, arguments.clients)) for name, run in runs.items()}
         client = stack.enter_context(httpx.Client(timeout=120))
         for turn in range(arguments.rounds + 1):
             for precision in PRECISIONS:
-                peers[precision].single(arguments.tokens)
-                servers[precision].single(client, arguments.tokens)
+                peers[precision].single(arguments.tokens, turn)
+                servers[precision].single(client, arguments.tokens, turn)
             print(f"round {turn} of {arguments.rounds}", file=sys.stderr)
         loads = {
             precision: [
@@ -203,31 +218,35 @@ def main() -> None:
         "cpus": os.cpu_count(),
     }
     for precision in PRECISIONS:
-        result[precision] = report(precision, peers[precision].seconds, servers[precision].seconds, arguments, loads)
+        result[precision] = report(precision, peers[precision], servers[precision].seconds, arguments, loads)
     print(json.dumps(result))
 
 
 def report(
-    precision: str, theirs: list[float], ours: list[float], arguments: argparse.Namespace, loads: dict[str, list[Load]]
+    precision: str, peer: Transformers, ours: list[float], arguments: argparse.Namespace, loads: dict[str, list[Load]]
 ) -> dict[str, Any]:
     """The numbers of one format, and their lines of the table. The first round of each warms up, and does not count."""
-    rates = [arguments.tokens / statistics.median(seconds[1:]) for seconds in (theirs, ours)]
-    ratios = [a / b for a, b in zip(theirs[1:], ours[1:], strict=True)]
+    measured = (peer.seconds, peer.drafted_seconds, ours)
+    rates = [arguments.tokens / statistics.median(seconds[1:]) for seconds in measured]
+    ratios, drafted = ([a / b for a, b in zip(theirs[1:], ours[1:], strict=True)] for theirs in measured[:2])
     many, one = loads[precision]
     ratio, growth = many.rate / one.rate, many.memory_growth
     errors = {status: count for status, count in many.statuses.items() if status not in ("200", "429")}
     lines = [
-        f"{precision:<9} one stream   transformers {rates[0]:8.1f} tokens/s   vitrine serve {rates[1]:8.1f}   "
-        f"{statistics.median(ratios):5.2f} times (goal {GOALS[precision]:g}; rounds {min(ratios):.2f}-{max(ratios):.2f})",
+        f"{precision:<9} one stream   transformers {rates[0]:8.1f} tokens/s   vitrine serve {rates[2]:8.1f}   "
+        f"{statistics.median(ratios):5.2f} times (goal {GOALS[precision]:g}; rounds {min(ratios):.2f}-{max(ratios):.2f})   "
+        f"transformers with prompt lookup {rates[1]:8.1f}: {statistics.median(drafted):.2f} times",
         f"{precision:<9} {many.clients} clients   {many.rate:8.1f} tokens/s   1 client {one.rate:8.1f}   {ratio:5.2f} times "
         f"(goal {GOALS['clients']:g})   {dict(many.statuses)}   memory {many.memory_bytes[-1] / 2**20:.0f} MiB {growth:+.1%}",
     ]
     print("\n".join(lines), file=sys.stderr)
     return {
         "transformers_tokens_per_s": rates[0],
-        "serve_tokens_per_s": rates[1],
+        "transformers_lookup_tokens_per_s": rates[1],
+        "serve_tokens_per_s": rates[2],
         "ratio": statistics.median(ratios),
         "ratio_of_rounds": ratios,
+        "ratio_to_lookup": statistics.median(drafted),
         "clients": many.clients,
         "clients_tokens_per_s": many.rate,
         "one_client_tokens_per_s": one.rate,

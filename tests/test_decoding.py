@@ -1,5 +1,7 @@
 """The engine computes what the decoder does, and a text is the same alone and among others."""
 
+import copy
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from vitrine.config import ModelConfig, SamplingConfig
 from vitrine.decoding import SPAN, Engine
 from vitrine.generate import Chooser, choose
 from vitrine.model import Decoder, newborn
+from vitrine.ngrams import Ngrams
 from vitrine.presets import Facts, resolve
 
 CONTEXT = 150  # more than two spans
@@ -102,6 +105,72 @@ def test_a_text_has_the_same_bits_alone_and_among_others(family: str, dtype: tor
     assert len(set(alone[0])) > 10
 
 
+class Drafts(Ngrams):
+    """Of a known text, all of it and now and then wrong."""
+
+    def __init__(self, text: list[int], wrong_every: int) -> None:
+        self.text, self.wrong_every, self.drafted = text, wrong_every, 0
+
+    def draft(self, text: list[int], limit: int) -> list[int]:
+        places = [at for at in range(3, len(self.text)) if self.text[at - 3 : at] == text[-3:]]
+        drafted = self.text[places[0] : places[0] + limit] if places else []
+        self.drafted += len(drafted)
+        return [(token + 1) % 70 if self.drafted % self.wrong_every == 0 else token for token in drafted]
+
+
+@pytest.mark.parametrize("wrong_every", [10**9, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_text_has_the_same_bits_drafted_or_not(family: str, dtype: torch.dtype, wrong_every: int) -> None:
+    model = model_of(dtype, **FAMILIES[family])
+    plain, count = Engine(model, rows=3), 2 * CONTEXT  # past the end of the context
+    plain.settle()
+    alone = written(plain, some_ids(5), [], count)
+    drafts = Drafts([*some_ids(5), *alone[0]], wrong_every)
+    engine = Engine(model, rows=3, drafts=drafts)
+    engine.settle()
+    passes = 0
+    decode = engine._decode
+
+    def counting(*arguments: object, **options: object) -> torch.Tensor:
+        nonlocal passes
+        passes += 1
+        return decode(*arguments, **options)
+
+    engine._decode = counting
+    for others in ([], [some_ids(3), some_ids(60)]):  # with others, until they are gone
+        drafted = written(engine, some_ids(5), others, count)
+        assert drafted[0] == alone[0]
+        assert torch.equal(drafted[1], alone[1])
+    assert drafts.drafted > 50
+    assert passes < 1.8 * count
+
+
+def test_what_was_drafted_for_a_text_is_gone_with_it() -> None:
+    ids = some_ids(40)
+    engine = Engine(model_of(), drafts=Drafts(ids, 10**9))
+    engine.settle()
+    engine.add(ids[:10])
+    engine.step([ids[9]])  # and what follows ids[10], if that is chosen
+    engine.remove(0)
+    engine.add([1, ids[10]])
+    plain = Engine(model_of())
+    plain.settle()
+    plain.add([1, ids[10]])
+    assert torch.equal(engine.step([ids[10]]), plain.step([ids[10]]))
+
+
+def test_drafts_are_not_used_where_they_would_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    drafts = Drafts(some_ids(50), 10**9)
+    engine = Engine(model_of(), drafts=drafts)
+    decode = Engine._decode
+    monkeypatch.setattr(Engine, "_decode", lambda *given, ahead=False: decode(*given, ahead=ahead) + 1e-6 * ahead)
+    engine.settle()
+    engine.add([drafts.text[0]])
+    engine.step([drafts.text[0]])
+    assert drafts.drafted == 0
+
+
 def test_where_rows_do_not_agree_they_are_decoded_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "_rows_agree", lambda self: False)
     engine, ids = Engine(model_of(), rows=8), some_ids(20)
@@ -122,6 +191,23 @@ def test_settling_sees_a_row_that_depends_on_the_number_of_rows(monkeypatch: pyt
     monkeypatch.setattr(_Product, "__call__", lambda self, x: whole(self, x) + 1e-4 * x[:, :1].cumsum(0))
     engine = Engine(model_of(), rows=8)
     assert engine.settle() == "1"  # one that depends on the rows before it
+
+
+def test_settling_sees_what_rounding_hides(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vitrine.decoding import _Product
+
+    whole = _Product.__call__
+
+    def other_order(self: _Product, x: torch.Tensor) -> torch.Tensor:
+        """A single row's sums are a little other, far below what bfloat16 keeps of them."""
+        if self.bias is None or len(x) > 1:
+            return whole(self, x)
+        biased = copy.copy(self)
+        biased.bias = None
+        return (whole(biased, x).float() + 1e-6 + self.bias.float()).to(x.dtype)
+
+    monkeypatch.setattr(_Product, "__call__", other_order)
+    assert Engine(model_of(torch.bfloat16), rows=4).settle().split(", ")[0] == "2"
 
 
 def test_a_fork_is_the_text_again() -> None:

@@ -3,7 +3,8 @@
 `Engine` computes what `model.Decoder` does, laid out for speed: weights in the number format of the products
 and in the processor's own order, query, key and value as one product. A text's numbers are the same bits
 whether it is decoded alone or among others: each product has one of a few numbers of rows, and
-`Engine.settle` looks whether they agree on this machine.
+`Engine.settle` looks whether they agree on this machine. Where they do, a text that is alone is drafted some tokens
+ahead: the model reads all of them in one pass, which takes hardly longer than one token.
 """
 
 import copy
@@ -15,10 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitrine.model import Attention, Block, Decoder, Embedding, LayerNorm, Linear, RMSNorm, rotate
+from vitrine.ngrams import Ngrams
 
 SAFE_ROWS = 4  # in a product, where nothing is known: MKL adds up fewer in another order
 PADDING = 16  # a prompt's tokens are filled up to a multiple: the processor prepares a product for each size anew
 SPAN = 64  # attention looks at a multiple of so many places
+DRAFTED = SAFE_ROWS - 1  # tokens that are read ahead of a text, at most
 
 Attend = Callable[[int, Tensor], Tensor]
 
@@ -29,10 +32,11 @@ class Engine:
     Args:
         model: its parameters are copied.
         rows: texts at once, at most.
+        drafts: of what a text may go on with; used once the engine has settled.
     """
 
     @torch.inference_mode()
-    def __init__(self, model: Decoder, rows: int = 1) -> None:
+    def __init__(self, model: Decoder, rows: int = 1, drafts: Ngrams | None = None) -> None:
         self.config, self.dtype = model.config, model.compute_dtype
         self.device = model.embedding.weight.device
         self.rows = rows
@@ -40,6 +44,8 @@ class Engine:
         while self.sizes[-1] < rows:
             self.sizes.append(2 * self.sizes[-1])
         self.together = True  # whether the rows go through the model in one pass
+        self.drafts, self._drafting = drafts, False
+        self._ahead: list[tuple[int, Tensor]] = []  # tokens that were drafted, and the logits after each
         self._read = torch.empty(0)
         self.windows: list[list[int]] = []  # of each row: the tokens that the model sees
         self.weights = _Weights(model)
@@ -78,6 +84,7 @@ class Engine:
     @torch.inference_mode()
     def remove(self, row: int) -> None:
         """End a text; the last row moves into its place."""
+        self._ahead = []
         last = len(self.windows) - 1
         if row != last:
             self.windows[row] = self.windows[last]
@@ -96,16 +103,32 @@ class Engine:
         """
         for window, token in zip(self.windows, tokens, strict=True):
             window.append(token)
+        if self._ahead:
+            (drafted, logits), *self._ahead = self._ahead
+            if [drafted] == list(tokens):
+                return logits
+            self._ahead = []
         self._fit()
         for row, window in enumerate(self.windows):
             if len(window) > self.config.context:
                 self.windows[row] = window = window[-max(1, self.config.context // 2) :]
                 self._fill(row, window[:-1])
+        if self._drafting and len(self.windows) == 1:
+            return self._step_ahead(self.windows[0])
         positions = [len(window) - 1 for window in self.windows]
         if self.together:
             return self._decode(0, tokens, positions)
         one_by_one = [self._decode(row, tokens[row : row + 1], positions[row : row + 1]) for row in range(len(tokens))]
         return torch.cat(one_by_one)
+
+    def _step_ahead(self, window: list[int]) -> Tensor:
+        """A step of the only text, and the steps that would follow if its draft were chosen; (1, vocab_size)."""
+        assert self.drafts
+        drafted = self.drafts.draft(window, min(DRAFTED, self.config.context - len(window)))
+        first = len(window) - 1
+        logits = self._decode(0, [window[-1], *drafted], range(first, first + 1 + len(drafted)), ahead=True)
+        self._ahead = [(token, logits[row : row + 1]) for row, token in enumerate(drafted, 1)]
+        return logits[:1]
 
     @torch.inference_mode()
     def settle(self) -> str:
@@ -124,11 +147,14 @@ class Engine:
             if not self._rows_agree():
                 self.together, self.sizes = False, [1]
         self.cache = cache
+        self._drafting = self.drafts is not None and self.together and self._drafts_agree()
         self._fit()
         return ", ".join(map(str, self.sizes))
 
     def _rows_agree(self) -> bool:
         """Whether rows give the same bits in each of the sizes, filled up or not, in another order, beside longer ones."""
+        if not all(product.rows_agree(self.sizes) for product in self.weights.products()):
+            return False
         count, context = self.sizes[-1], self.config.context
         generator = torch.Generator().manual_seed(1)
         tokens = torch.randint(self.config.vocab_size, (count,), generator=generator).tolist()
@@ -144,41 +170,63 @@ class Engine:
         fewer = {*self.sizes, *(size - 1 for size in self.sizes), 1} - {0}
         return torch.equal(whole, backwards.flip(0)) and all(torch.equal(decode(range(n)), whole[:n]) for n in fewer)
 
+    def _drafts_agree(self) -> bool:
+        """Whether tokens that one pass reads have the bits that they have one by one."""
+        first = max(0, self.config.context // 2 - DRAFTED)
+        tokens, positions = range(1 + min(DRAFTED, self.config.context - 1)), range(first, self.config.context)
+
+        def begin() -> None:
+            self.cache.lay(self._span(self.config.context), 0)
+            self.cache.scramble(0, first, seed=1)
+
+        begin()
+        singly = [self._decode(0, [token], [at]) for token, at in zip(tokens, positions, strict=False)]
+        begin()
+        return torch.equal(torch.cat(singly), self._decode(0, tokens, positions[: len(tokens)], ahead=True))
+
     def _span(self, length: int) -> int:
         return -(-length // self.span) * self.span
 
     def _fit(self) -> None:
         """Give the cache the room that the longest text needs."""
-        span = self._span(max((len(window) for window in self.windows), default=1))
+        ahead = DRAFTED if self._drafting else 0
+        span = self._span(max((len(window) for window in self.windows), default=1) + ahead)
         if not self.cache.span // 2 < span <= self.cache.span:
             self.cache.lay(min(span, self.cache.capacity), len(self.windows))
 
-    def _decode(self, first: int, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
-        """Logits after one token each of the rows from `first` on; (len(tokens), vocab_size)."""
+    def _decode(self, first: int, tokens: Sequence[int], positions: Sequence[int], ahead: bool = False) -> Tensor:
+        """Logits after one token each of the rows from `first` on, or ahead: after some of that row alone.
+
+        Returns:
+            (len(tokens), vocab_size).
+        """
         count, head_dim = len(tokens), self.config.head_dim
         n_heads, kv_heads = self.config.n_heads, self.config.n_kv_heads
         size = next(size for size in self.sizes if size >= count)
         numbers = torch.tensor([[*tokens, *[0] * (size - count)], [*positions, *[0] * (size - count)]])
         ids, at = numbers.to(self.device)
         places, ends = torch.arange(first, first + count, device=self.device), at[:count]
-        mask = self.cache.mask(positions)
-        views = self.cache.views(first, count)
+        of_one = ahead or count == 1
+        masks = [self.cache.mask([at]) for at in positions] if of_one else [self.cache.mask(positions)]
+        views = self.cache.views(first, 1 if of_one else count)
         # One row's places, by plain numbers: they cost a third of an index.
-        own = self.cache.places(first, positions[0]) if count == 1 else []
+        own = self.cache.places(first, positions[0], count) if of_one else []
         filled = torch.zeros(size, n_heads * head_dim, dtype=self.dtype, device=self.device)
-        given = filled[:count].view(count * kv_heads, -1, head_dim)
+        given = filled[:count].view(count * kv_heads, -1, head_dim).chunk(len(masks))
 
         def attend(layer: int, heads: Tensor) -> Tensor:
             heads = heads[:count]
             new = heads[:, n_heads:].view(count, 2, kv_heads, head_dim)
-            if own:
-                own[layer].copy_(new[0])
+            if of_one:
+                own[layer].copy_(new.permute(1, 2, 0, 3))
             else:
                 self.cache.layers[layer][:, places, :, ends] = new.to(self.cache.dtype)
             keys, values = views[layer]
-            q = heads[:, :n_heads].reshape(given.shape).to(keys.dtype)  # the queries that share a key side by side
-            scores = torch.baddbmm(mask, q, keys, alpha=head_dim**-0.5)
-            given.copy_(torch.bmm(scores.softmax(-1), values))
+            # The queries that share a key side by side.
+            queries = heads[:, :n_heads].reshape(count * kv_heads, -1, head_dim).to(keys.dtype).chunk(len(masks))
+            for q, mask, out in zip(queries, masks, given, strict=True):
+                scores = torch.baddbmm(mask, q, keys, alpha=head_dim**-0.5)
+                out.copy_(torch.bmm(scores.softmax(-1), values))
             return filled
 
         return self._logits(self.weights(ids, at, attend))[:count]
@@ -261,9 +309,9 @@ class _Cache:
             self._viewed = first, count
         return self._views
 
-    def places(self, row: int, position: int) -> list[Tensor]:
-        """Of each layer, where the keys and values of one token lie: (2, n_kv_heads, head_dim)."""
-        return [pair[:, row, :, position] for pair in self.layers]
+    def places(self, row: int, position: int, count: int) -> list[Tensor]:
+        """Of each layer, where the keys and values of some tokens lie: (2, n_kv_heads, count, head_dim)."""
+        return [pair[:, row, :, position : position + count] for pair in self.layers]
 
     def copy(self, source: int, target: int) -> None:
         """One row onto another."""
@@ -290,6 +338,7 @@ class _Product:
 
     def __init__(self, dtype: torch.dtype, *parts: Linear | Embedding, gelu: bool = False) -> None:
         weight = torch.cat([part.weight.detach() for part in parts]).to(dtype)
+        self.width = weight.shape[1]
         biases = [part.bias.detach() for part in parts if isinstance(part, Linear) and part.bias is not None]
         self.bias = torch.cat(biases).to(dtype) if biases else None
         self.gelu = gelu
@@ -297,6 +346,19 @@ class _Product:
         self.packed = _can_be_packed(weight)
         # oneDNN's own order: half the time of a plain matrix, in few rows.
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self.packed else weight
+
+    def rows_agree(self, sizes: Sequence[int]) -> bool:
+        """Whether a row gives the same bits in each of these numbers of rows, whatever rounding would hide.
+
+        A bias takes away all of each sum but what the order of its additions left: bfloat16 shows eight bits of that.
+        """
+        row = torch.randn(1, self.width, generator=torch.Generator().manual_seed(1)).to(self.weight)
+        rest = copy.copy(self)
+        rest.gelu, rest.after = False, ("none", [], "")
+        rest.bias = None
+        rest.bias = -rest(row.expand(sizes[-1], -1).contiguous())[0]
+        whole = rest(row.expand(sizes[-1], -1).contiguous())
+        return all(torch.equal(rest(row.expand(size, -1).contiguous()), whole[:size]) for size in sizes)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(rows, in_features) to (rows, out_features)."""
@@ -349,6 +411,11 @@ class _Weights:
             self.positions = model.positions.weight.detach().clone()
         else:
             self.cos, self.sin = model.rope_cos[:, None], model.rope_sin[:, None]  # (context, 1, head_dim)
+
+    def products(self) -> list[_Product]:
+        """One of each shape."""
+        layer = self.layers[0]
+        return [layer.query_key_value, layer.output, layer.expand, layer.shrink, self.head]
 
     def __call__(self, tokens: Tensor, at: Tensor, attend: Attend) -> Tensor:
         """(rows,) of tokens and their positions to (rows, d_model), after the final norm.

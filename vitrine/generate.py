@@ -17,6 +17,7 @@ from vitrine.config import SamplingConfig
 from vitrine.decoding import Engine
 from vitrine.errors import PromptError, RunError
 from vitrine.model import Decoder
+from vitrine.ngrams import Ngrams
 from vitrine.tokenizer import encode, end_of_text_id
 from vitrine.writing import Writer
 
@@ -182,6 +183,7 @@ def generate(
     sampling: SamplingConfig,
     seed: int,
     on_text: Callable[[str], None] | None = None,
+    drafts: Ngrams | None = None,
 ) -> Generation:
     """Continue a prompt, token by token.
 
@@ -192,9 +194,11 @@ def generate(
         max_new_tokens: stops there, or at the end-of-text token.
         seed: of the draws; the same seed, settings and machine give the same text.
         on_text: is given the continuation piece by piece, whole characters only.
+        drafts: of the continuation: with good ones it is there sooner, with any it is the same.
     """
     ids = _prompt_ids(tokenizer, prompt, model.config.vocab_size)
-    end_id, engine = end_of_text_id(tokenizer), Engine(model)
+    end_id, engine = end_of_text_id(tokenizer), Engine(model, drafts=drafts)
+    engine.settle()
     chooser, writer = Chooser(sampling, seed, prompt_ids=ids), Writer(tokenizer, ids)
     engine.add(ids)
     token, written, ended = ids[-1], [], False

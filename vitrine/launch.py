@@ -230,18 +230,14 @@ def sums(config: Config) -> Plan:
 
 def open_tokens(reader: RunReader) -> shards.Prepared:
     """The token ids of a run: kept in it, or pointed at; made anew if the cache lost them."""
-    folder = reader.path / TOKENS
     if not reader.config.data.corpus:
         raise RunError(
             f"{reader.path} was imported, and has no text of its own. Name one: vitrine evaluate {reader.path} FILE, "
             f"or, to train it further, vitrine train FILE --from {reader.path}@0."
         )
-    pointer = folder / POINTER
-    if not pointer.is_file():
+    folder = tokens_folder(reader)
+    if folder.is_dir() or folder == reader.path / TOKENS:
         return shards.open_prepared(folder)
-    facts = json.loads(pointer.read_text(encoding="utf-8"))
-    if Path(facts["folder"]).is_dir():
-        return shards.open_prepared(Path(facts["folder"]))
     data = reader.config.data
     return shards.prepare(
         data.corpus,
@@ -249,6 +245,14 @@ def open_tokens(reader: RunReader) -> shards.Prepared:
         validation=data.validation,
         text_field=data.text_field,
     )
+
+
+def tokens_folder(reader: RunReader) -> Path:
+    """Where the token ids of a run are, or were."""
+    pointer = reader.path / TOKENS / POINTER
+    if not pointer.is_file():
+        return pointer.parent
+    return Path(json.loads(pointer.read_text(encoding="utf-8"))["folder"])
 
 
 @contextmanager

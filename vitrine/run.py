@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from vitrine import machine, notebook  # before torch: it sets what torch's libraries read when they start
@@ -12,13 +13,14 @@ import torch  # isort: skip
 
 from vitrine.config import SamplingConfig, merge, validate
 from vitrine.data import shards
-from vitrine.errors import ConfigError, RunError
+from vitrine.errors import ConfigError, CorpusError, RunError
 from vitrine.evaluate import Evaluation, evaluate
 from vitrine.generate import Generation, generate
 from vitrine.gguf import export_gguf
 from vitrine.huggingface import Exported, export_run
-from vitrine.launch import load_step, open_tokens
+from vitrine.launch import load_step, open_tokens, tokens_folder
 from vitrine.model import Decoder
+from vitrine.ngrams import SAMPLE, Ngrams
 from vitrine.replay import OpenedStep, Replayer
 from vitrine.runs.reader import TOKENIZER, RunReader
 from vitrine.tokenizer import load_tokenizer
@@ -35,6 +37,7 @@ class Run(RunReader):
         super().__init__(path)
         self._models: dict[int, Decoder] = {}
         self._tokenizer: Tokenizer | None = None
+        self._ngrams: Ngrams | None = None
         self._replayer: Replayer | None = None
 
     def __repr__(self) -> str:
@@ -79,9 +82,21 @@ class Run(RunReader):
             raise ConfigError(f"max_new_tokens must not be negative: got {max_new_tokens}. Try 200.")
         if not 0 <= seed < 2**63:
             raise ConfigError(f"The seed must be at least 0 and less than 2**63: got {seed}. Try 1.")
-        return generate(
-            self.model(step), self.tokenizer, prompt, max_new_tokens, self.sampling(**sampling), seed, on_text
-        )
+        model, chosen = self.model(step), self.sampling(**sampling)
+        return generate(model, self.tokenizer, prompt, max_new_tokens, chosen, seed, on_text, self.ngrams)
+
+    @property
+    def ngrams(self) -> Ngrams:
+        """Drafts of what it writes, by the first tokens of its training text; none, if that is not at hand."""
+        if self._ngrams is None:
+            folder = tokens_folder(self)
+            try:
+                sources = shards.open_prepared(folder).train if folder.is_dir() else ()
+            except CorpusError:
+                sources = ()
+            parts = [source[: SAMPLE // len(sources)] for source in sources]
+            self._ngrams = Ngrams(np.concatenate(parts) if parts else np.zeros(0, np.uint16))
+        return self._ngrams
 
     def step(self, number: int) -> OpenedStep:
         """Re-enter a past step, and lay it open: `run.step(120).tensors[name].gradient` is a NumPy array.

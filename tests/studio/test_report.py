@@ -445,7 +445,9 @@ def test_a_wish_of_the_page_is_refused_in_the_same_sentence(studio: Studio, body
 
 def test_an_address_is_followed_although_the_page_has_written_its_own_over_it(page: "sync_api.Page"):
     page.wait_for_function("() => location.hash.includes('step=160')")
-    page.evaluate("() => { const own = location.hash; location.hash = 'run=small&step=77'; history.replaceState(null, '', own); }")
+    page.evaluate(
+        "() => { const own = location.hash; location.hash = 'run=small&step=77'; history.replaceState(null, '', own); }"
+    )
     page.wait_for_function("() => location.hash.includes('step=77')")
     assert page.get_by_label("Step", exact=True).first.input_value() == "77"
 

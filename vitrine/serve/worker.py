@@ -47,7 +47,7 @@ def work(connection: Connection, run: str, step: str, rows: int) -> None:
 def _load(connection: Connection, run: str, step: str, rows: int) -> "Batch":
     opened = Run(run)
     snapshot, model = load_step(opened, step).step, opened.model(step)
-    engine = Engine(model, rows)
+    engine = Engine(model, rows, opened.ngrams)
     sizes = engine.settle()
     precision = str(model.compute_dtype).removeprefix("torch.")
     ready = Ready(snapshot, precision, torch.get_num_threads(), sizes, engine.cache_bytes)

@@ -165,7 +165,7 @@ class Bench:
 
         with self._model(run, identity, step) as (model, opened):
             chosen, before = SamplingConfig(**sampling), _digest(model)
-            text = generate(model, opened.tokenizer, prompt, max_new_tokens, chosen, seed, on_text).text
+            text = generate(model, opened.tokenizer, prompt, max_new_tokens, chosen, seed, on_text, opened.ngrams).text
             return {"text": text, "digest": {"before": before, "after": _digest(model)}}
 
     def plan(
