@@ -1,10 +1,10 @@
 """How fast `vitrine serve` writes: one client against transformers' `generate`, and 64 clients against one.
 
-    python -m benchmarks.serving [--architecture gpt2] [--steps 150] [--rounds 10] [--tokens 200] [--clients 64] [--seconds 20]
+    python -m benchmarks.serving [--architecture gpt2] [--steps 600] [--rounds 10] [--tokens 200] [--clients 64] [--seconds 20]
 
 A model of 10.7 million parameters (6 layers, 6 heads, width 384, context 256), once in float32 and once in bfloat16. It is
-trained for a few minutes first: a text that is written alone is drafted, and how fast that goes depends on what the model
-writes. It draws at temperature 1, from all tokens, another text in each round.
+trained on tinyshakespeare for some minutes first: a text that is written alone is drafted, and how fast that goes depends on
+what the model writes. It draws at temperature 1, from all tokens, another text in each round.
 In each round all take a turn, in both formats: transformers' `generate`, the same with its own drafts (prompt lookup, three
 tokens), and the server, each writing the same number of tokens after the same prompt, as many threads for each. The server
 is a process of its own, asked over HTTP. Then many clients ask at once, each as soon as it has its answer, one in eight of
@@ -37,27 +37,26 @@ from vitrine import machine  # before torch: it sets what torch's libraries read
 import httpx  # isort: skip
 import torch  # isort: skip
 
-from vitrine.corpora import python_topics  # isort: skip
+from benchmarks.corpora import tinyshakespeare  # isort: skip
 
 PRECISIONS = ("float32", "bfloat16")
 SHAPE = {"n_layers": 6, "n_heads": 6, "d_model": 384, "context": 256, "dropout": 0.0}
-PROMPT = "The statement is"
+PROMPT = "The king"
 EVERY_TOKEN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 GOALS = {"float32": 2.0, "bfloat16": 3.0, "clients": 10.0}
 
 
 def make_runs(folder: Path, architecture: str, steps: int) -> dict[str, Path]:
-    """A run in bfloat16 that was trained for some steps, and one in float32 with its parameters, a step later."""
+    """A run in bfloat16 that was trained for some steps, and one in float32 that goes on from it by all but nothing."""
     settings: dict[str, Any] = {f"model.{key}": value for key, value in SHAPE.items()}
     settings |= {"model.architecture": architecture, "data.tokenizer": "char", "training.batch_size": 8}
     settings |= {"recording.enabled": False}
-    runs = {precision: folder / precision for precision in ("bfloat16", "float32")}
-    parents = {"bfloat16": "", "float32": f"{runs['bfloat16']}@{steps}"}
-    for precision, run in runs.items():
-        settings["training.precision"] = precision
-        count = 1 if parents[precision] else steps
-        vitrine.train(str(python_topics()), run=run, steps=count, settings=settings, parent=parents[precision])
-    return runs
+    trained, other = folder / "bfloat16", folder / "float32"
+    text, precision = str(tinyshakespeare()), "training.precision"
+    vitrine.train(text, run=trained, steps=steps, settings=settings | {precision: "bfloat16"})
+    settings |= {"optimizer.name": "sgd", "optimizer.learning_rate": 1e-9, precision: "float32"}
+    vitrine.train(text, run=other, steps=1, settings=settings, parent=f"{trained}@{steps}")
+    return {"bfloat16": trained, "float32": other}
 
 
 @dataclass
@@ -109,6 +108,7 @@ class Transformers:
         vitrine.open_run(run).export(folder)
         self.ids = AutoTokenizer.from_pretrained(folder)(PROMPT, return_tensors="pt").input_ids
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, precision)).eval()
+        self.model.generation_config.max_length = None
         self.seconds: list[float] = []
         self.drafted_seconds: list[float] = []
 
@@ -187,7 +187,7 @@ async def load(server: Server, clients: int, tokens: int, seconds: float) -> Loa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", default="gpt2")
-    parser.add_argument("--steps", type=int, default=150, help="that the model is trained for")
+    parser.add_argument("--steps", type=int, default=600, help="that the model is trained for")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--clients", type=int, default=64)

@@ -58,7 +58,7 @@ SHAPES = {
 }
 
 
-def vitrine(shape: Shape, compiled: bool) -> Step:
+def vitrine(shape: Shape, compiled: bool = False, recompute: bool = False) -> Step:
     """The step that `vitrine train` makes, without what is recorded (benchmarks/recording.py measures that)."""
     from vitrine.presets import Facts, resolve
     from vitrine.processes import Processes
@@ -70,7 +70,7 @@ def vitrine(shape: Shape, compiled: bool) -> Step:
         "model": {"architecture": "gpt2", **sizes},
         "optimizer": {"name": "adamw"},
         "training": {"batch_size": shape.batch, "precision": "bfloat16"},
-        "machine": {"compile": compiled},
+        "machine": {"compile": compiled, "recompute": recompute},
     }
     facts = Facts(vocab_size=shape.vocab, train_tokens=10**7, threads=torch.get_num_threads())
     _, state = build_state(resolve(settings, facts), Processes())
@@ -153,8 +153,9 @@ def trainer(shape: Shape, bfloat16: bool, compiled: bool, turns: Callable[[], No
 
 
 CONTESTANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "vitrine": ("vitrine", {"compiled": False}),
+    "vitrine": ("vitrine", {}),
     "vitrine, compiled": ("vitrine", {"compiled": True}),
+    "vitrine, recompute": ("vitrine", {"recompute": True}),
     "Trainer, defaults": ("transformers", {"bfloat16": False, "compiled": False}),
     "Trainer, bf16": ("transformers", {"bfloat16": True, "compiled": False}),
     "Trainer, bf16, compiled": ("transformers", {"bfloat16": True, "compiled": True}),
@@ -201,8 +202,9 @@ class Contestant:
     def __init__(self, name: str, size: str) -> None:
         self.name = name
         command = [sys.executable, "-m", "benchmarks.throughput", "--compete", name, "--sizes", size]
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True
         )
         self.rates: list[float] = []
         self.peak_bytes = 0
@@ -221,6 +223,11 @@ class Contestant:
             return 0.0
         self.peak_bytes = answer["peak_bytes"]
         return float(steps * shape.tokens / answer["s"])
+
+    def last_words(self) -> str:
+        """The last line that it wrote to standard error."""
+        self.errors.seek(0)
+        return (self.errors.read().strip().splitlines() or ["it said nothing"])[-1]
 
 
 def matrix_rate(shape: Shape) -> float:
@@ -246,7 +253,7 @@ def measure(size: str, names: list[str], rounds: int, steps: int) -> dict[str, A
     there = [Contestant(name, size) for name in names]
     for contestant in list(there):
         if not contestant.turn(2, shape):  # sets up, and compiles
-            print(f"{contestant.name}: not measured (is it installed?)", file=sys.stderr)
+            print(f"{contestant.name}: not measured: {contestant.last_words()}", file=sys.stderr)
             there.remove(contestant)
     products = []
     for _ in range(rounds):

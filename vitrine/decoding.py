@@ -205,14 +205,18 @@ class Engine:
         size = next(size for size in self.sizes if size >= count)
         numbers = torch.tensor([[*tokens, *[0] * (size - count)], [*positions, *[0] * (size - count)]])
         ids, at = numbers.to(self.device)
-        places, ends = torch.arange(first, first + count, device=self.device), at[:count]
         of_one = ahead or count == 1
         masks = [self.cache.mask([at]) for at in positions] if of_one else [self.cache.mask(positions)]
         views = self.cache.views(first, 1 if of_one else count)
         # One row's places, by plain numbers: they cost a third of an index.
         own = self.cache.places(first, positions[0], count) if of_one else []
+        places = slice(0) if of_one else torch.arange(first, first + count, device=self.device)
         filled = torch.zeros(size, n_heads * head_dim, dtype=self.dtype, device=self.device)
-        given = filled[:count].view(count * kv_heads, -1, head_dim).chunk(len(masks))
+        given = filled[:count].view(count * kv_heads, -1, head_dim)
+        # The queries that share a key are side by side. Each text has its own part, or each token of one text.
+        scores = given.new_empty(*given.shape[:2], self.cache.span, dtype=self.cache.dtype)
+        mixed = given if self.dtype == self.cache.dtype else given.new_empty(given.shape, dtype=self.cache.dtype)
+        parts = [*zip(masks, scores.chunk(len(masks)), mixed.chunk(len(masks)), strict=True)]
 
         def attend(layer: int, heads: Tensor) -> Tensor:
             heads = heads[:count]
@@ -220,13 +224,15 @@ class Engine:
             if of_one:
                 own[layer].copy_(new.permute(1, 2, 0, 3))
             else:
-                self.cache.layers[layer][:, places, :, ends] = new.to(self.cache.dtype)
+                self.cache.layers[layer][:, places, :, at[:count]] = new.to(self.cache.dtype)
             keys, values = views[layer]
-            # The queries that share a key side by side.
-            queries = heads[:, :n_heads].reshape(count * kv_heads, -1, head_dim).to(keys.dtype).chunk(len(masks))
-            for q, mask, out in zip(queries, masks, given, strict=True):
-                scores = torch.baddbmm(mask, q, keys, alpha=head_dim**-0.5)
-                out.copy_(torch.bmm(scores.softmax(-1), values))
+            queries = heads[:, :n_heads].reshape(given.shape).to(keys.dtype).chunk(len(masks))
+            for q, (mask, some, _) in zip(queries, parts, strict=True):
+                torch.baddbmm(mask, q, keys, alpha=head_dim**-0.5, out=some)
+            for shares, (_, _, out) in zip(scores.softmax(-1).chunk(len(masks)), parts, strict=True):
+                torch.bmm(shares, values, out=out)
+            if mixed is not given:
+                given.copy_(mixed)
             return filled
 
         return self._logits(self.weights(ids, at, attend))[:count]

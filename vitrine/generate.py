@@ -73,7 +73,8 @@ def filter_logits(logits: Tensor, sampling: SamplingConfig, seen: Tensor | None 
     if sampling.temperature < GREEDY_BELOW:
         best = scores.argmax(-1, keepdim=True)
         return torch.full_like(scores, float("-inf")).scatter(1, best, 0.0)
-    scores = scores / sampling.temperature
+    if sampling.temperature != 1:
+        scores = scores / sampling.temperature
     if 0 < sampling.top_k < scores.shape[-1]:
         weakest = scores.topk(sampling.top_k).values[:, -1:]
         scores = scores.masked_fill(scores < weakest, float("-inf"))
@@ -110,7 +111,7 @@ class Chooser:
         frequency: float = 0.0,
         bias: Mapping[int, float] | None = None,
     ) -> None:
-        self.sampling = sampling
+        self.sampling, self.kind = sampling, sampling.model_dump_json()
         self.random = random.Random(f"{seed}/{index}")
         self.ids = list(prompt_ids)
         self.written: Counter[int] = Counter()
@@ -148,7 +149,7 @@ def choose(logits: Tensor, choosers: Sequence[Chooser]) -> list[int]:
     logits = logits.float().cpu()
     groups: dict[object, list[int]] = {}
     for row, chooser in enumerate(choosers):
-        groups.setdefault(row if chooser.alone else chooser.sampling.model_dump_json(), []).append(row)
+        groups.setdefault(row if chooser.alone else chooser.kind, []).append(row)
     tokens = [0] * len(choosers)
     for rows in groups.values():
         first = choosers[rows[0]]

@@ -39,9 +39,9 @@ PRESETS: dict[str, Settings] = {
     },
     # The lowest loss on a megabyte of text in three quarters of an hour on two cores (docs/experiments.md).
     "quality": {
-        "model": {"n_layers": 6, "n_heads": 4, "d_model": 256, "context": 256, "dropout": 0.15},
+        "model": {"n_layers": 6, "n_heads": 4, "d_model": 256, "context": 256, "dropout": 0.25},
         "optimizer": {"name": "muon", "learning_rate": 0.025, "weight_decay": 0.1},
-        "training": {"batch_size": 32, "steps": 2_000, "evaluate_every": 250},
+        "training": {"batch_size": 32, "steps": 1_500, "evaluate_every": 250},
     },
     "mini": {
         "model": {"n_layers": 6, "n_heads": 6, "d_model": 384, "context": 256},
