@@ -1,6 +1,7 @@
 """How fast `vitrine serve` writes: one client against transformers' `generate`, and 64 clients against one.
 
-    python -m benchmarks.serving [--architecture gpt2] [--steps 600] [--rounds 10] [--tokens 200] [--clients 64] [--seconds 20]
+    python -m benchmarks.serving [--architecture gpt2] [--steps 600] [--folder DIR] [--rounds 10] [--tokens 200]
+                                 [--clients 64] [--seconds 20]
 
 A model of 10.7 million parameters (6 layers, 6 heads, width 384, context 256), once in float32 and once in bfloat16. It is
 trained on tinyshakespeare for some minutes first: a text that is written alone is drafted, and how fast that goes depends on
@@ -8,7 +9,7 @@ what the model writes. It draws at temperature 1, from all tokens, another text 
 In each round all take a turn, in both formats: transformers' `generate`, the same with its own drafts (prompt lookup, three
 tokens), and the server, each writing the same number of tokens after the same prompt, as many threads for each. The server
 is a process of its own, asked over HTTP. Then many clients ask at once, each as soon as it has its answer, one in eight of
-them for a stream; the same with one client.
+them for a stream; the same with one client, and with one client of a server that has no training text at hand to draft from.
 Counts errors (429 apart) and looks at the memory of the server's processes. Prints a table on standard error, and one
 JSON object on standard output.
 """
@@ -20,6 +21,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -47,16 +49,26 @@ GOALS = {"float32": 2.0, "bfloat16": 3.0, "clients": 10.0}
 
 
 def make_runs(folder: Path, architecture: str, steps: int) -> dict[str, Path]:
-    """A run in bfloat16 that was trained for some steps, and one in float32 that goes on from it by all but nothing."""
+    """A run in bfloat16 that was trained for some steps, and one in float32 that goes on from it by all but nothing.
+
+    Those that are in the folder already are taken as they are.
+    """
     settings: dict[str, Any] = {f"model.{key}": value for key, value in SHAPE.items()}
     settings |= {"model.architecture": architecture, "data.tokenizer": "char", "training.batch_size": 8}
     settings |= {"recording.enabled": False}
     trained, other = folder / "bfloat16", folder / "float32"
     text, precision = str(tinyshakespeare()), "training.precision"
-    vitrine.train(text, run=trained, steps=steps, settings=settings | {precision: "bfloat16"})
-    settings |= {"optimizer.name": "sgd", "optimizer.learning_rate": 1e-9, precision: "float32"}
-    vitrine.train(text, run=other, steps=1, settings=settings, parent=f"{trained}@{steps}")
+    if not trained.exists():
+        vitrine.train(text, run=trained, steps=steps, settings=settings | {precision: "bfloat16"})
+    if not other.exists():
+        settings |= {"optimizer.name": "sgd", "optimizer.learning_rate": 1e-9, precision: "float32"}
+        vitrine.train(text, run=other, steps=1, settings=settings, parent=f"{trained}@last")
     return {"bfloat16": trained, "float32": other}
+
+
+def without_text(run: Path, folder: Path) -> Path:
+    """A copy of a run that has no training text at hand."""
+    return Path(shutil.copytree(run, folder / f"{run.name}-without-text", ignore=shutil.ignore_patterns("tokens")))
 
 
 @dataclass
@@ -101,10 +113,10 @@ def serving(run: Path, clients: int) -> Iterator[Server]:
 class Transformers:
     """The same model, exported, in transformers."""
 
-    def __init__(self, run: Path, precision: str) -> None:
+    def __init__(self, run: Path, precision: str, folder: Path) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        folder = run.parent / f"{precision}-hf"
+        folder = folder / f"{precision}-hf"
         vitrine.open_run(run).export(folder)
         self.ids = AutoTokenizer.from_pretrained(folder)(PROMPT, return_tensors="pt").input_ids
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, precision)).eval()
@@ -188,6 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", default="gpt2")
     parser.add_argument("--steps", type=int, default=600, help="that the model is trained for")
+    parser.add_argument("--folder", type=Path, help="where the trained runs are kept, for a next time")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--clients", type=int, default=64)
@@ -196,9 +209,10 @@ def main() -> None:
     torch.set_num_threads(machine.physical_cores())
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        runs = make_runs(folder, arguments.architecture, arguments.steps)
-        peers = {precision: Transformers(run, precision) for precision, run in runs.items()}
+        runs = make_runs(arguments.folder or folder, arguments.architecture, arguments.steps)
+        peers = {precision: Transformers(run, precision, folder) for precision, run in runs.items()}
         servers = {name: stack.enter_context(serving(run, arguments.clients)) for name, run in runs.items()}
+        plain = {name: stack.enter_context(serving(without_text(run, folder), 1)) for name, run in runs.items()}
         client = stack.enter_context(httpx.Client(timeout=120))
         for turn in range(arguments.rounds + 1):
             for precision in PRECISIONS:
@@ -207,8 +221,8 @@ def main() -> None:
             print(f"round {turn} of {arguments.rounds}", file=sys.stderr)
         loads = {
             precision: [
-                asyncio.run(load(server, clients, arguments.tokens // 2, arguments.seconds))
-                for clients in (arguments.clients, 1)
+                asyncio.run(load(asked, clients, arguments.tokens // 2, arguments.seconds))
+                for asked, clients in ((server, arguments.clients), (server, 1), (plain[precision], 1))
             ]
             for precision, server in servers.items()
         }
@@ -229,7 +243,7 @@ def report(
     measured = (peer.seconds, peer.drafted_seconds, ours)
     rates = [arguments.tokens / statistics.median(seconds[1:]) for seconds in measured]
     ratios, drafted = ([a / b for a, b in zip(theirs[1:], ours[1:], strict=True)] for theirs in measured[:2])
-    many, one = loads[precision]
+    many, one, undrafted = loads[precision]
     ratio, growth = many.rate / one.rate, many.memory_growth
     errors = {status: count for status, count in many.statuses.items() if status not in ("200", "429")}
     lines = [
@@ -237,7 +251,8 @@ def report(
         f"{statistics.median(ratios):5.2f} times (goal {GOALS[precision]:g}; rounds {min(ratios):.2f}-{max(ratios):.2f})   "
         f"transformers with prompt lookup {rates[1]:8.1f}: {statistics.median(drafted):.2f} times",
         f"{precision:<9} {many.clients} clients   {many.rate:8.1f} tokens/s   1 client {one.rate:8.1f}   {ratio:5.2f} times "
-        f"(goal {GOALS['clients']:g})   {dict(many.statuses)}   memory {many.memory_bytes[-1] / 2**20:.0f} MiB {growth:+.1%}",
+        f"(goal {GOALS['clients']:g})   1 without drafts {undrafted.rate:8.1f}: {many.rate / undrafted.rate:.2f} times   "
+        f"{dict(many.statuses)}   memory {many.memory_bytes[-1] / 2**20:.0f} MiB {growth:+.1%}",
     ]
     print("\n".join(lines), file=sys.stderr)
     return {
@@ -251,6 +266,7 @@ def report(
         "clients_tokens_per_s": many.rate,
         "one_client_tokens_per_s": one.rate,
         "clients_ratio": ratio,
+        "one_client_without_drafts_tokens_per_s": undrafted.rate,
         "statuses": dict(many.statuses),
         "errors": errors,
         "memory_bytes": many.memory_bytes,

@@ -212,27 +212,28 @@ class Engine:
         own = self.cache.places(first, positions[0], count) if of_one else []
         places = slice(0) if of_one else torch.arange(first, first + count, device=self.device)
         filled = torch.zeros(size, n_heads * head_dim, dtype=self.dtype, device=self.device)
-        given = filled[:count].view(count * kv_heads, -1, head_dim)
         # The queries that share a key are side by side. Each text has its own part, or each token of one text.
-        scores = given.new_empty(*given.shape[:2], self.cache.span, dtype=self.cache.dtype)
-        mixed = given if self.dtype == self.cache.dtype else given.new_empty(given.shape, dtype=self.cache.dtype)
-        parts = [*zip(masks, scores.chunk(len(masks)), mixed.chunk(len(masks)), strict=True)]
+        given = filled[:count].view(count * kv_heads, -1, head_dim)
+        queries, mixed = (given.new_empty(given.shape, dtype=self.cache.dtype) for _ in range(2))
+        asked = queries.view(count, n_heads, head_dim)
+        scores, shares = queries.new_empty(2, *given.shape[:2], self.cache.span)
+        parts = [*zip(masks, *(each.chunk(len(masks)) for each in (queries, scores, shares, mixed)), strict=True)]
 
         def attend(layer: int, heads: Tensor) -> Tensor:
             heads = heads[:count]
+            asked.copy_(heads[:, :n_heads])
             new = heads[:, n_heads:].view(count, 2, kv_heads, head_dim)
             if of_one:
                 own[layer].copy_(new.permute(1, 2, 0, 3))
             else:
                 self.cache.layers[layer][:, places, :, at[:count]] = new.to(self.cache.dtype)
             keys, values = views[layer]
-            queries = heads[:, :n_heads].reshape(given.shape).to(keys.dtype).chunk(len(masks))
-            for q, (mask, some, _) in zip(queries, parts, strict=True):
+            for mask, q, some, _, _ in parts:
                 torch.baddbmm(mask, q, keys, alpha=head_dim**-0.5, out=some)
-            for shares, (_, _, out) in zip(scores.softmax(-1).chunk(len(masks)), parts, strict=True):
-                torch.bmm(shares, values, out=out)
-            if mixed is not given:
-                given.copy_(mixed)
+            torch.softmax(scores, -1, out=shares)
+            for _, _, _, some, out in parts:
+                torch.bmm(some, values, out=out)
+            given.copy_(mixed)
             return filled
 
         return self._logits(self.weights(ids, at, attend))[:count]

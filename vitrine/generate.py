@@ -3,6 +3,7 @@
 These act on the output probabilities, after training. They change no parameter.
 """
 
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from vitrine.tokenizer import encode, end_of_text_id
 from vitrine.writing import Writer
 
 GREEDY_BELOW = 1e-5  # a temperature so low is zero, as vLLM has it: dividing by it could overflow
+BELOW_ONE = 1 - 2**-52  # a uniform number times this, times a sum, is rounded to less than the sum
 NOT_FINITE = (
     "The model's logits are not finite: its parameters are damaged, or the training diverged. "
     "Try an earlier step, with --step."
@@ -170,9 +172,8 @@ def choose(logits: Tensor, choosers: Sequence[Chooser]) -> list[int]:
 
 def _draw(scores: Tensor, uniform: Sequence[float]) -> Tensor:
     """A token of each row: where the running sum of its probabilities passes the uniform number."""
-    sums = scores.softmax(-1).double().cumsum(-1)
-    total = sums[:, -1:]
-    at = torch.minimum(torch.tensor(uniform, dtype=torch.float64)[:, None] * total, total.nextafter(total.new_zeros(1)))
+    sums = scores.softmax(-1).cumsum(-1, dtype=torch.float64)
+    at = sums[:, -1:] * torch.tensor([[BELOW_ONE * number] for number in uniform], dtype=torch.float64)
     return torch.searchsorted(sums, at, right=True)[:, 0]
 
 
@@ -204,8 +205,10 @@ def generate(
     engine.add(ids)
     token, written, ended = ids[-1], [], False
     for _ in range(max_new_tokens):
-        logits = engine.step([token])[:, : tokenizer.get_vocab_size()]
-        _check_finite(logits)
+        logits = engine.step([token])
+        if not all(are_finite(logits)):
+            raise RunError(NOT_FINITE)
+        logits = logits[:, : tokenizer.get_vocab_size()]
         [token] = choose(logits, [chooser])
         if token == end_id:
             ended = True
@@ -225,14 +228,15 @@ def next_logits(model: Decoder, tokenizer: Tokenizer, prompt: str) -> tuple[list
     """The ids of a prompt, as the model reads it, and the logit of every token that may follow."""
     ids = _prompt_ids(tokenizer, prompt, model.config.vocab_size)
     inputs = torch.tensor([ids[-model.config.context :]], device=model.embedding.weight.device)
-    logits = model(inputs)[0, -1, : tokenizer.get_vocab_size()].float()
-    _check_finite(logits)
-    return ids, logits.tolist()
-
-
-def _check_finite(logits: Tensor) -> None:
-    if not torch.isfinite(logits).all():
+    logits = model(inputs)[0, -1:, : tokenizer.get_vocab_size()].float()
+    if not all(are_finite(logits)):
         raise RunError(NOT_FINITE)
+    return ids, logits[0].tolist()
+
+
+def are_finite(logits: Tensor) -> list[bool]:
+    """Of each row, whether all of it is: one number that is not makes their sum so."""
+    return [math.isfinite(total) for total in logits.sum(-1).tolist()]
 
 
 def _prompt_ids(tokenizer: Tokenizer, prompt: str, vocab_size: int) -> list[int]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from vitrine.config import SamplingConfig
 from vitrine.decoding import Engine
 from vitrine.errors import VitrineError
-from vitrine.generate import NOT_FINITE, Chooser, choose
+from vitrine.generate import NOT_FINITE, Chooser, are_finite, choose
 from vitrine.launch import load_step
 from vitrine.serve.jobs import LENGTH, STOP, Event, Failed, Heard, Job, Ready, Token, Top
 
@@ -156,8 +156,7 @@ class Batch:
         if not self.rows:
             return
         logits = self.engine.step([text.token for text in self.rows])
-        finite = torch.isfinite(logits.sum(-1)).tolist()
-        if not all(finite):
+        if not all(are_finite(logits)):
             self._fail_all(NOT_FINITE)
             return
         tokens = choose(logits[:, : self.known], [text.chooser for text in self.rows])
