@@ -44,7 +44,7 @@ class Engine:
         while self.sizes[-1] < rows:
             self.sizes.append(2 * self.sizes[-1])
         self.together = True  # whether the rows go through the model in one pass
-        self.drafts, self._drafting = drafts, False
+        self.drafts, self.drafting = drafts, False  # whether they are used
         self._ahead: list[tuple[int, Tensor]] = []  # tokens that were drafted, and the logits after each
         self._read = torch.empty(0)
         self.windows: list[list[int]] = []  # of each row: the tokens that the model sees
@@ -113,7 +113,7 @@ class Engine:
             if len(window) > self.config.context:
                 self.windows[row] = window = window[-max(1, self.config.context // 2) :]
                 self._fill(row, window[:-1])
-        if self._drafting and len(self.windows) == 1:
+        if self.drafting and len(self.windows) == 1:
             return self._step_ahead(self.windows[0])
         positions = [len(window) - 1 for window in self.windows]
         if self.together:
@@ -147,7 +147,7 @@ class Engine:
             if not self._rows_agree():
                 self.together, self.sizes = False, [1]
         self.cache = cache
-        self._drafting = self.drafts is not None and self.together and self._drafts_agree()
+        self.drafting = self.drafts is not None and self.together and self._drafts_agree()
         self._fit()
         return ", ".join(map(str, self.sizes))
 
@@ -189,7 +189,7 @@ class Engine:
 
     def _fit(self) -> None:
         """Give the cache the room that the longest text needs."""
-        ahead = DRAFTED if self._drafting else 0
+        ahead = DRAFTED if self.drafting else 0
         span = self._span(max((len(window) for window in self.windows), default=1) + ahead)
         if not self.cache.span // 2 < span <= self.cache.span:
             self.cache.lay(min(span, self.cache.capacity), len(self.windows))

@@ -200,7 +200,8 @@ def generate(
     """
     ids = _prompt_ids(tokenizer, prompt, model.config.vocab_size)
     end_id, engine = end_of_text_id(tokenizer), Engine(model, drafts=drafts)
-    engine.settle()
+    if drafts:
+        engine.settle()
     chooser, writer = Chooser(sampling, seed, prompt_ids=ids), Writer(tokenizer, ids)
     engine.add(ids)
     token, written, ended = ids[-1], [], False

@@ -31,6 +31,7 @@ class Served:
     run: Path
     address: str  # http://127.0.0.1:PORT
     process: "subprocess.Popen[str]"
+    second_line: str  # of what it says when it starts
 
     @cached_property
     def client(self) -> openai.OpenAI:
@@ -56,7 +57,7 @@ def serving(run: Path, *options: str) -> Iterator[Served]:
         found = re.search(r"http://\S+:\d+", first)
         try:
             assert found, first + process.communicate(timeout=10)[1]
-            served = Served(run, found[0], process)
+            served = Served(run, found[0], process, process.stdout.readline())
             with served.client:
                 yield served
         finally:

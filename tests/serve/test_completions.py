@@ -1,5 +1,7 @@
 """What OpenAI's own client gets."""
 
+import re
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import pytest
 
 import vitrine
-from tests.serve.conftest import CONTEXT, Served
+from tests.serve.conftest import CONTEXT, Served, serving
 
 ASK = {"model": "small", "prompt": "The statement", "max_tokens": 24}
 
@@ -64,6 +66,15 @@ def test_beside_sixteen_others_the_text_and_every_bit_of_its_probabilities_are_t
         assert one.text == alone.text
         assert one.logprobs.token_logprobs == alone.logprobs.token_logprobs
         assert one.logprobs.top_logprobs == alone.logprobs.top_logprobs
+
+
+def test_a_text_that_is_not_drafted_has_the_same_bits(served: Served, tmp_path: Any) -> None:
+    bare = shutil.copytree(served.run, tmp_path / served.run.name, ignore=shutil.ignore_patterns("tokens"))
+    asked = {"seed": 3, "temperature": 1.0, "logprobs": 3, "max_tokens": 90}
+    with serving(bare) as undrafted:
+        assert re.search(r"drafted from [\d,]{5,} tokens", served.second_line)
+        assert "is not drafted: the run's training text is not at hand" in undrafted.second_line
+        assert ask(undrafted, **asked).choices == ask(served, **asked).choices
 
 
 def test_a_stream_is_the_text_in_pieces(served: Served) -> None:

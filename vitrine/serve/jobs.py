@@ -66,10 +66,15 @@ Event = Token | Heard | Failed
 
 @dataclass(frozen=True)
 class Ready:
-    """The decoding process has its model. sizes: in how many rows texts are decoded together."""
+    """The decoding process has its model.
+
+    sizes: in how many rows texts are decoded together.
+    drafted_from: tokens of training text that drafts are made from; 0: there are none.
+    """
 
     step: int
     precision: str
     threads: int
     sizes: str
     cache_bytes: int
+    drafted_from: int

@@ -67,10 +67,14 @@ def serve(options: Options, say: Callable[[str], None], warn: Callable[[str], No
             lifespan="on",
         )
         shown = f"[{host}]" if ":" in host else host
+        drafts = f"drafted from {ready.drafted_from:,} tokens of its training text"
+        if not ready.drafted_from:
+            drafts = "not drafted: the run's training text is not at hand"
         say(
             f"{model.name}, step {ready.step}, {ready.precision}, {ready.threads} threads: http://{shown}:{port}/v1\n"
             f"up to {options.rows} texts at once (rows of a product: {ready.sizes}); their cache takes up to "
-            f"{ready.cache_bytes / 2**20:.0f} MiB; {options.queue} more may wait"
+            f"{ready.cache_bytes / 2**20:.0f} MiB; {options.queue} more may wait; "
+            f"a text that is alone is {drafts}"
         )
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(settings).run(sockets=[listener])

@@ -50,7 +50,8 @@ def _load(connection: Connection, run: str, step: str, rows: int) -> "Batch":
     engine = Engine(model, rows, opened.ngrams)
     sizes = engine.settle()
     precision = str(model.compute_dtype).removeprefix("torch.")
-    ready = Ready(snapshot, precision, torch.get_num_threads(), sizes, engine.cache_bytes)
+    drafted_from = opened.ngrams.tokens if engine.drafting else 0
+    ready = Ready(snapshot, precision, torch.get_num_threads(), sizes, engine.cache_bytes, drafted_from)
     return Batch(connection, engine, opened.tokenizer.get_vocab_size(), ready)
 
 
