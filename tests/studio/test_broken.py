@@ -64,8 +64,8 @@ def test_a_studio_that_is_started_anew_lets_the_page_go_on(chromium: "sync_api.B
         page = seen.open(step=150)
         page.wait_for_function("() => window.vitrine?.shown()?.exact")
         first.process.kill()
-        page.wait_for_selector("[data-broken=down]")
-        assert f"vitrine studio --port {port}" in page.get_by_role("alert").inner_text()
+        told = page.wait_for_selector("[data-broken=down]")  # beside the sentence of a request that was on its way
+        assert f"vitrine studio --port {port}" in told.inner_text()
         first.process.wait()
         with started(own, port) as second:
             page.wait_for_selector("[data-broken=locked]", timeout=15_000)
@@ -89,7 +89,7 @@ def test_a_run_that_is_deleted_is_gone_until_another_of_its_name_is_made(
         page.wait_for_function("() => window.vitrine?.shown()?.exact")
         remove(own / "small")
         page.wait_for_selector("[data-broken=gone]", timeout=15_000)
-        told = page.get_by_role("alert")
+        told = page.locator("[data-broken]")
         assert "The run small is gone" in told.inner_text()
         assert told.get_by_role("button", name="second").is_visible()
         with sqlite3.connect(own.parent / "kept" / "run.sqlite") as history:  # born later, and not so far yet
