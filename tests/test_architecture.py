@@ -55,10 +55,6 @@ def test_the_model_does_not_know_that_it_is_watched():
     assert not re.search(r"observe|record|hook|runs", source)
 
 
-def test_no_file_is_longer_than_500_lines():
-    assert [file.name for file in FILES if len(file.read_text().splitlines()) > 500] == []
-
-
 def _module(file: Path) -> str:
     return ".".join(file.relative_to(ROOT / "vitrine").with_suffix("").parts).removesuffix(".__init__")
 
