@@ -1,0 +1,125 @@
+"""A training is killed at random moments, and resumed: does each one end with the digest of a training left alone?
+
+    python -m benchmarks.kills [--kills 200] [--seed N]
+
+Each round starts a training in a process of its own, ends it by SIGKILL at a random moment of its life (start-up,
+preparing, making the run folder, steps, keyframes, evaluations, the last measurement), and runs `vitrine resume` to the
+end; where the kill came before there was a run folder, the training is started again. The rounds take turns with small
+settings that differ in rule, family, dropout and cadence of keyframes. Each run of the script draws other moments; its
+seed is printed. Two rounds at a time, each with one thread, until so many kills have been resumed. Prints progress on
+standard error, and one JSON object on standard output; the exit status is 1 if a round ended with another digest.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from benchmarks.corpora import tinyshakespeare
+
+SHAPE = {"model.context": 32, "training.batch_size": 4, "data.tokenizer": "char", "training.evaluate_every": 20}
+SETTINGS: list[dict[str, Any]] = [
+    {"optimizer.name": "muon", "recording.keyframe_every": 7},
+    {"optimizer.name": "adamw", "model.architecture": "gpt2", "model.dropout": 0.1, "recording.keyframe_every": 1},
+    {"optimizer.name": "sgd", "model.architecture": "llama", "recording.keyframe_every": 40},
+    {
+        "optimizer.name": "muon",
+        "model.dropout": 0.1,
+        "recording.disk_budget": 10_000_000,
+        "recording.keyframe_every": 3,
+    },
+]
+STEPS = 300
+RESUMED, DIFFERENT = "resumed to the same digest", "different"
+CORPUS_CHARACTERS = 200_000
+
+
+@dataclass
+class Training:
+    """One of the settings, trained without a kill."""
+
+    arguments: list[str]
+    duration_s: float
+    digest: str
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    given = parser.parse_args()
+    draws = random.Random(given.seed)
+    print(f"seed {given.seed}", file=sys.stderr)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["VITRINE_CACHE"] = str(folder / "cache")
+        text = tinyshakespeare().read_text(encoding="utf-8")[:CORPUS_CHARACTERS]
+        (folder / "text.txt").write_text(text, encoding="utf-8")
+        trainings = [undisturbed(folder, number) for number in range(len(SETTINGS))]
+        counts: Counter[str] = Counter()
+        with ThreadPoolExecutor(2) as pool:
+            for first in count(step=2):
+                rounds = (first, first + 1)
+                done = pool.map(lambda r: killed(folder, r, draws.random(), trainings[r % len(trainings)]), rounds)
+                counts.update(done)
+                if counts[RESUMED] >= given.kills:
+                    break
+    print(json.dumps({"seed": given.seed, **counts}))
+    sys.exit(DIFFERENT in counts)
+
+
+def undisturbed(folder: Path, number: int) -> Training:
+    """The digest that every round of these settings must end with, and how long a training takes beside another."""
+    settings = [f"--set={name}={value}" for name, value in {**SHAPE, **SETTINGS[number]}.items()]
+    arguments = ["train", "text.txt", "--preset", "nano", "--steps", str(STEPS), *settings, "--json"]
+    start = time.monotonic()
+    out, _ = vitrine(folder, [*arguments, "--run", f"whole-{number}"]).communicate()
+    return Training(arguments, time.monotonic() - start, json.loads(out)["digest"])
+
+
+def killed(folder: Path, number: int, moment: float, training: Training) -> str:
+    """One round, killed when this share of its life has passed; how it ended."""
+    after_s = moment * training.duration_s
+    run = f"run-{number}"
+    process = vitrine(folder, [*training.arguments, "--run", run])
+    try:
+        process.wait(after_s)
+        was_killed = False
+    except subprocess.TimeoutExpired:
+        process.kill()
+        was_killed = True
+    process.communicate()
+    begun = (folder / run).exists()
+    again = vitrine(folder, ["resume", run, "--json"] if begun else [*training.arguments, "--run", run])
+    out, error = again.communicate()
+    if again.returncode or json.loads(out)["digest"] != training.digest:
+        ended = DIFFERENT
+        print(f"status {again.returncode}: {out}{error}", file=sys.stderr)
+    elif not was_killed:
+        ended = "ended before the kill"
+    else:
+        ended = RESUMED if begun else "killed before there was a run"
+    print(f"round {number}, killed after {after_s:.2f} s: {ended}", file=sys.stderr)
+    shutil.rmtree(folder / run, ignore_errors=True)
+    return ended
+
+
+def vitrine(folder: Path, arguments: list[str]) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "vitrine", *arguments]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+if __name__ == "__main__":
+    main()
