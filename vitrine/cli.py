@@ -408,6 +408,18 @@ def adopt(
 
 
 @app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="remove it all, but for texts that were pasted")] = False,
+    as_json: Json = False,
+) -> None:
+    """What the cache holds (token files, scans, texts), where it is, and how much it takes."""
+    with errors_as_sentences():
+        from vitrine.data.cache import contents
+
+        show(contents(clear), as_json)
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Look at this machine: what training will use, how fast it is, whether it repeats itself to the bit."""
     with errors_as_sentences():

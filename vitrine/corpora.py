@@ -1,13 +1,14 @@
 """Texts that are there for whoever has none at hand, and the place where texts are kept. Needs no torch."""
 
 import hashlib
+import os
 import pydoc_data.topics
 import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
 
-from vitrine.data.shards import cache_folder
+from vitrine.data.cache import TEXTS, cache_folder, remove_leftovers
 from vitrine.errors import CorpusError
 
 SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -23,7 +24,7 @@ def python_topics() -> Path:
 
 def shakespeare() -> Path:
     """The 1.1 MB of Shakespeare that small language models are compared on; downloaded once."""
-    file = cache_folder() / "corpora" / "shakespeare.txt"
+    file = cache_folder() / TEXTS / "shakespeare.txt"
     if file.is_file() and _sha256(file.read_bytes()) == SHAKESPEARE_SHA256:
         return file
     try:
@@ -43,11 +44,13 @@ def shakespeare() -> Path:
 
 def keep(name: str, content: bytes) -> Path:
     """Write a file into the cache, whole or not at all."""
-    file = cache_folder() / "corpora" / name
+    file = cache_folder() / TEXTS / name
     if file.is_file() and file.read_bytes() == content:
         return file
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as handle:
+    remove_leftovers(file.parent)
+    ending = f".partial-{os.getpid()}"
+    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{name}.", suffix=ending, delete=False) as handle:
         handle.write(content)
     return Path(handle.name).rename(file)
 

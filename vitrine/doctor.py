@@ -10,7 +10,7 @@ from vitrine import machine  # before torch: it sets what torch's libraries read
 import torch  # isort: skip
 
 from vitrine.config import merge
-from vitrine.data.shards import cache_folder
+from vitrine.data.cache import cache_folder
 from vitrine.parameters import digest
 from vitrine.presets import PRESETS, Facts, resolve
 from vitrine.processes import Processes

@@ -1,7 +1,6 @@
 """From what a user asks for to a run that trains: settings, corpus, size, steps, run folder."""
 
 import json
-import os
 import shutil
 import sqlite3
 import time
@@ -18,6 +17,7 @@ from vitrine.census import Plan, flops_per_token, make_plan
 from vitrine.checkpoint import Snapshot, flush, load_keyframe, save_keyframe, take_snapshot
 from vitrine.config import Config, Settings, load_toml, merge
 from vitrine.data import shards
+from vitrine.data.cache import partial
 from vitrine.errors import ConfigError, CorpusError, RunError
 from vitrine.mirrors import mirrored
 from vitrine.preflight import check_memory, check_mirrors, check_processes, check_tokens
@@ -381,28 +381,25 @@ def _new_path(prepared: Prepared, processes: Processes) -> Path:
 def _create(path: Path, prepared: Prepared, processes: Processes) -> None:
     """Make the run folder under another name, whole, with its birth; then give it its own."""
     config, tokens = prepared.config, prepared.tokens
-    temporary = path.parent / f".{path.name}.partial-{os.getpid()}"
     try:
-        temporary.mkdir(parents=True)
-        (temporary / CONFIG).write_text(config.to_toml(), encoding="utf-8")
-        save_tokenizer(tokens.tokenizer, temporary / TOKENIZER)
-        template = Path(tokens.tokenizer_name).with_name(CHAT_TEMPLATE)  # belongs to a tokenizer that came from a file
-        if tokens.tokenizer_name.endswith(".json") and template.is_file():
-            shutil.copyfile(template, temporary / CHAT_TEMPLATE)
-        _keep_tokens(tokens, temporary / TOKENS)
-        with Store(temporary / HISTORY) as store:
-            _set_facts(store, config, tokens, processes)
-        _, state = build_state(config, Processes())
-        birth = take_snapshot(state)
-        if prepared.parent:
-            birth = replace(birth, parameters=_fitting(prepared.parent, birth))
-        save_keyframe(temporary / KEYFRAMES, birth)
-        temporary.rename(path)
-        flush(path.parent)
+        with partial(path) as temporary:
+            (temporary / CONFIG).write_text(config.to_toml(), encoding="utf-8")
+            save_tokenizer(tokens.tokenizer, temporary / TOKENIZER)
+            template = Path(tokens.tokenizer_name).with_name(CHAT_TEMPLATE)  # of a tokenizer that came from a file
+            if tokens.tokenizer_name.endswith(".json") and template.is_file():
+                shutil.copyfile(template, temporary / CHAT_TEMPLATE)
+            _keep_tokens(tokens, temporary / TOKENS)
+            with Store(temporary / HISTORY) as store:
+                _set_facts(store, config, tokens, processes)
+            _, state = build_state(config, Processes())
+            birth = take_snapshot(state)
+            if prepared.parent:
+                birth = replace(birth, parameters=_fitting(prepared.parent, birth))
+            save_keyframe(temporary / KEYFRAMES, birth)
+            temporary.rename(path)
+            flush(path.parent)
     except (OSError, sqlite3.Error) as error:
         raise RunError(f"The run folder {path} cannot be made: {error}.") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _fitting(parent: Snapshot, birth: Snapshot) -> dict[str, torch.Tensor]:

@@ -131,11 +131,84 @@ def test_what_the_ids_depend_on_has_its_own_place(book, cache):
     assert text_of(changed)[0] == "another text entirely, long en"
 
 
+@pytest.mark.parametrize(
+    ("asked", "digest"),
+    [
+        ({"tokenizer": "char"}, "c0ac7fe236c7cbd8017dabc6144ec23e4fe408c665d481713cbe204c96885af1"),
+        ({"tokenizer": "char", "validation": 0.05}, "c201da62291ee45df510274f9bde7c45cc292e6f4c3cef920baac1f65975e29f"),
+        ({"tokenizer": "bpe:270"}, "f9a6a2709e974601be8209938b119582212b72bd5300c94b71af9c2821bcde5f"),
+        ({"tokenizer": "bpe:270", "validation": 0}, "c6179904b620a2247f1936d5fe87a6ea9213231ab84440c9e1defd22af2fd973"),
+        (
+            {"tokenizer": "bpe:270", "validation": 0.2},
+            "9aa91b3681cde44ac76bc54aa35350fa0a6bbf2f3c50672e5ba5cfa318c9cc3f",
+        ),
+    ],
+)
+def test_the_digest_of_a_corpus_is_what_it_was(asked, digest, tmp_path, cache):
+    """As 40aa924 gave it: the ids of these have not changed since."""
+    (tmp_path / "rhyme.txt").write_text("One for sorrow, two for joy, three for a girl, four for a boy.\n" * 40)
+    assert prepare([str(tmp_path / "rhyme.txt")], cache=cache, **asked).corpus_digest == digest
+
+
+def test_small_shares_have_one_bpe(tmp_path, cache):
+    """The last tenth is left out where only a twentieth is held back; its place in the cache is a new one."""
+    (tmp_path / "rhyme.txt").write_text("One for sorrow, two for joy, three for a girl, four for a boy.\n" * 40)
+    first, second = (
+        prepare([str(tmp_path / "rhyme.txt")], tokenizer="bpe:270", validation=share, cache=cache)
+        for share in (0.1, 0.05)
+    )
+    assert first.tokenizer.to_str() == second.tokenizer.to_str()
+    assert second.corpus_digest != "51f91a50750a6d7c9ffe0346f56c99fe0114966055143ec717d8f33520cd74e8"  # of 40aa924
+
+
 def test_a_text_that_moved_is_the_same_text(book, tmp_path, cache):
     first = prepare([str(book)], tokenizer="char", cache=cache)
     moved = prepare([str(shutil.move(book, tmp_path / "moved.txt"))], tokenizer="char", cache=cache)
     assert moved.corpus_digest == first.corpus_digest
     assert source_digests([str(tmp_path / "moved.txt")]) == list(first.source_digests)
+
+
+def test_an_edit_of_the_same_size_is_seen_though_its_time_is_set_back(book, prose, cache):
+    first = prepare([str(book)], tokenizer="char", cache=cache)
+    stat = book.stat()
+    book.write_text("#" + prose[1:])
+    os.utime(book, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    second = prepare([str(book)], tokenizer="char", cache=cache)
+    assert second.corpus_digest != first.corpus_digest
+    assert text_of(second)[0].startswith("#" + prose[1:100])
+
+
+@pytest.mark.parametrize("change", ["same size", "longer", "to nothing"])
+def test_a_text_that_changes_between_two_readings_is_refused_and_nothing_is_left(
+    change, book, prose, cache, monkeypatch
+):
+    """Else ids of another text would lie under its digest."""
+    stat = book.stat()
+    make = shards.make_tokenizer
+
+    def change_it(*arguments):
+        made = make(*arguments)
+        book.write_text({"same size": prose[::-1], "longer": prose + "more", "to nothing": ""}[change])
+        os.utime(book, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        return made
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shards, "make_tokenizer", change_it)
+        with pytest.raises(CorpusError, match=f"{book} changed while it was read"):
+            prepare([str(book)], tokenizer="char", cache=cache)
+    assert not list((cache / "tokens").iterdir())
+    book.write_text(prose)
+    assert "".join(text_of(prepare([str(book)], tokenizer="char", cache=cache))) == prose
+
+
+def test_token_files_that_would_fill_the_disk_are_refused_and_nothing_is_left(tmp_path, prose, cache, monkeypatch):
+    (tmp_path / "long.txt").write_text(prose * 250)
+    disk, free = shutil.disk_usage(tmp_path), iter([10**9, 80_000_000, 60_000_000])
+    monkeypatch.setattr(shards.shutil, "disk_usage", lambda _: disk._replace(total=10**11, free=next(free)))
+    said = r"do not fit on the disk of .*: [1-9][\d,]+ tokens are written, more follow, and 80.0 MB are free. Set VITR"
+    with pytest.raises(CorpusError, match=said):
+        prepare([str(tmp_path / "long.txt")], tokenizer="char", cache=cache)
+    assert not list((cache / "tokens").iterdir())
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "gone", "manifest"])

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from vitrine.data.cache import SCANS, TOKENS, cache_folder, partial, remove_leftovers
 from vitrine.data.text import Progress, Scan, Source, digest_of, find_sources, pieces, scan
 from vitrine.errors import ConfigError, CorpusError
 from vitrine.tokenizer import (
@@ -31,6 +32,8 @@ MANIFEST, TOKENIZER, VALIDATION = "manifest.json", "tokenizer.json", "validation
 BATCH_CHARACTERS = 4 * 2**20  # text in flight at a time
 SAMPLE_CHARACTERS = 64 * 2**20  # text that BPE is learned from, at most
 CHECKED_BYTES = 64 * 2**20  # token files up to this size are hashed when they are opened
+FREE_BYTES = 64 * 2**20  # that stay free on the disk, or a hundredth of it, if that is less
+USUAL_SHARE = 0.1  # BPE does not learn from the last tenth, even where less is held back: one BPE for these shares
 
 Tokens = NDArray[np.unsignedinteger[Any]]
 Piece = tuple[str, bool, bool]  # text, whether a document ends with it, whether it is validation text
@@ -76,44 +79,45 @@ def prepare(
     """
     cache = cache or cache_folder()
     sources = find_sources(corpus)
-    scans = [_scan(source, text_field, cache, progress) for source in sources]
     held_back = [] if isinstance(validation, int | float) else find_sources(validation)
+    before = _stamps([*sources, *held_back])
+    scans = [_scan(source, text_field, cache, progress) for source in sources]
     held_scans = [_scan(source, text_field, cache, progress) for source in held_back]
     fraction = float(validation) if isinstance(validation, int | float) else 0.0
     name = choose_tokenizer(scans) if tokenizer == "auto" else tokenizer
     key = _digest_of_all(name, fraction, text_field, scans, held_scans)
-    folder = cache / "tokens" / key
+    folder = cache / TOKENS / key
     found = _open_sound(folder)
     if found:
         return found
-    temporary = folder.with_name(f".{key}.partial-{os.getpid()}")
     try:
         shutil.rmtree(folder, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        splits = [Split(source, facts, fraction) for source, facts in zip(sources, scans, strict=True)]
-        made = make_tokenizer(name, [*scans, *held_scans], _sample(splits, text_field))
-        held_splits = [Split(source, facts, 1.0) for source, facts in zip(held_back, held_scans, strict=True)]
-        facts = _write(temporary, splits + held_splits, len(sources), made, text_field, progress)
-        save_tokenizer(made, temporary / TOKENIZER)
-        facts |= {
-            "version": FORMAT_VERSION,
-            "tokenizer_name": name,
-            "corpus_digest": key,
-            "source_digests": [facts.digest for facts in scans],
-        }
-        (temporary / MANIFEST).write_text(json.dumps(facts, indent=1), encoding="utf-8")
-        _flush_all(temporary)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was first: the ids are the same
-                raise
+        with partial(folder) as temporary:
+            splits = [Split(source, facts, fraction) for source, facts in zip(sources, scans, strict=True)]
+            learned = max(fraction, USUAL_SHARE) if fraction else 0.0
+            sample = _sample([replace(split, fraction=learned) for split in splits], text_field)
+            made = make_tokenizer(name, [*scans, *held_scans], sample)
+            held_splits = [Split(source, facts, 1.0) for source, facts in zip(held_back, held_scans, strict=True)]
+            facts = _write(temporary, splits + held_splits, len(sources), made, text_field, progress)
+            save_tokenizer(made, temporary / TOKENIZER)
+            facts |= {
+                "version": FORMAT_VERSION,
+                "tokenizer_name": name,
+                "corpus_digest": key,
+                "source_digests": [facts.digest for facts in scans],
+            }
+            (temporary / MANIFEST).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+            _flush_all(temporary)
+            _check_unchanged(before, _stamps([*sources, *held_back]))
+            try:
+                temporary.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # else another process was first: the ids are the same
+                    raise
     except OSError as error:
         raise CorpusError(
             f"The token files cannot be written to {folder}: {error}. Set VITRINE_CACHE to a folder with room."
         ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return open_prepared(folder)
 
 
@@ -191,13 +195,6 @@ def make_tokenizer(name: str, scans: Sequence[Scan], sample: Iterator[str]) -> T
     return load_tokenizer(Path(name))
 
 
-def cache_folder() -> Path:
-    """$VITRINE_CACHE, else vitrine/ below $XDG_CACHE_HOME or ~/.cache."""
-    if own := os.environ.get("VITRINE_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrine"
-
-
 @dataclass(frozen=True)
 class Split:
     """A source, and the share of its characters, at its end, that is validation text."""
@@ -225,21 +222,50 @@ class Split:
             left -= len(text)
 
 
+Stamp = tuple[str, int, int, int, int]  # path, size, when it was changed (mtime, ctime, ns), inode
+
+
+def _stamps(sources: Sequence[Source]) -> list[Stamp]:
+    """What tells whether a file changed, at no cost. ctime: a file's mtime can be set back, its ctime cannot."""
+    found = []
+    for file in (file for source in sources for file in source.files):
+        try:
+            stat = file.stat()
+        except OSError as error:
+            raise CorpusError(f"{file} cannot be read: {error.strerror or error}.") from None
+        found.append((str(file.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
+    return found
+
+
+def _check_unchanged(before: Sequence[Stamp], after: Sequence[Stamp]) -> None:
+    """The text is read twice or more; token ids of another text must not come under its digest."""
+    for then, now in zip(before, after, strict=True):
+        if then != now:
+            size = (
+                f"from {then[1]:,} to {now[1]:,} bytes" if then[1] != now[1] else f"{now[1]:,} bytes before and after"
+            )
+            raise CorpusError(
+                f"{then[0]} changed while it was read ({size}). Wait until nothing writes to it, or give a copy."
+            )
+
+
 def _scan(source: Source, text_field: str, cache: Path, progress: Progress | None) -> Scan:
     """A scan, remembered for as long as no file of the source changes."""
     if not source.files:
         return scan(source, text_field, progress)
-    stats = [(str(file.absolute()), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in source.files]
-    key = hashlib.sha256(json.dumps([FORMAT_VERSION, text_field, stats]).encode()).hexdigest()
-    remembered = cache / "scans" / f"{key}.json"
+    stamps = _stamps([source])
+    key = hashlib.sha256(json.dumps([FORMAT_VERSION, text_field, stamps]).encode()).hexdigest()
+    remembered = cache / SCANS / f"{key}.json"
     try:
         return Scan(**json.loads(remembered.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         pass
     facts = scan(source, text_field, progress)
+    _check_unchanged(stamps, _stamps([source]))
     try:
         remembered.parent.mkdir(parents=True, exist_ok=True)
-        temporary = remembered.with_suffix(f".{os.getpid()}")
+        remove_leftovers(remembered.parent)
+        temporary = remembered.with_name(f".{key}.partial-{os.getpid()}")
         temporary.write_text(json.dumps(asdict(facts)), encoding="utf-8")
         temporary.rename(remembered)
     except OSError:
@@ -262,6 +288,8 @@ def _digest_of_all(
         [facts.digest for facts in scans],
         [facts.digest for facts in held_scans],
     ]
+    if name.startswith("bpe:") and 0 < fraction < USUAL_SHARE:
+        key.append("bpe of the usual share")  # it was learned from more text before
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()
 
 
@@ -297,6 +325,7 @@ def _write(
                     first_held = next((n for n, (_, _, held) in enumerate(batch) if held), len(batch))
                     ids, ends = encoder.encode(batch)
                     cut = int(ends[first_held - 1]) if first_held else 0
+                    _check_room(folder, ids.nbytes, split.source.spec, train.tokens + validation.tokens)
                     train.write(ids[:cut])
                     validation.write(ids[cut:])
                     train_bytes += _size_bytes(batch[:first_held])
@@ -309,6 +338,16 @@ def _write(
                 (folder / f"train-{number}.bin").unlink()
     files[VALIDATION] = validation.facts()
     return {"dtype": dtype.str, "files": files, "train_bytes": train_bytes, "validation_bytes": validation_bytes}
+
+
+def _check_room(folder: Path, wanted_bytes: int, spec: str, tokens: int) -> None:
+    """Refuse before the disk is full: what else runs on this machine needs it, too."""
+    disk = shutil.disk_usage(folder)
+    if disk.free - wanted_bytes < min(FREE_BYTES, disk.total // 100):
+        raise CorpusError(
+            f"The token files of {spec} do not fit on the disk of {folder.parent}: {tokens:,} tokens are written, "
+            f"more follow, and {disk.free / 1e6:,.1f} MB are free. Set VITRINE_CACHE to a folder with more room."
+        )
 
 
 class _TokenFile:

@@ -1,0 +1,169 @@
+"""The cache: token files, scans of sources, and texts. What it holds, how it is emptied, what killed processes left."""
+
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vitrine.errors import CorpusError
+
+TOKENS, SCANS, TEXTS = "tokens", "scans", "corpora"
+PASTED = "text-"  # texts that were sent to the studio begin so: perhaps there is no other copy
+LEFTOVER = re.compile(r"\..+\.partial-(\d+)|[0-9a-f]{64}\.(\d+)")  # the second: scans, as they were written before
+
+
+@dataclass(frozen=True)
+class Part:
+    """A folder of the cache. size_bytes: of all its files; shared_bytes: of those that run folders have as well."""
+
+    count: int = 0
+    size_bytes: int = 0
+    shared_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the cache holds, or held before it was cleared. kept: texts that stay, since they may be the only copies."""
+
+    folder: Path
+    parts: dict[str, Part]
+    cleared: bool
+    kept: int
+
+    @property
+    def own_bytes(self) -> int:
+        """What clearing frees: a file that a run folder has as well stays there."""
+        return sum(part.size_bytes - part.shared_bytes for part in self.parts.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """What `cache --json` prints."""
+        return {
+            "folder": str(self.folder),
+            "parts": {name: asdict(part) for name, part in self.parts.items()},
+            "cleared": self.cleared,
+            "freed_bytes": self.own_bytes if self.cleared else 0,
+            "kept_texts": self.kept,
+        }
+
+    def to_text(self) -> str:
+        """What `cache` prints."""
+        what = {TOKENS: "token files of texts", SCANS: "scans of sources", TEXTS: "texts"}
+        lines = [f"cache       {self.folder}"]
+        for name, part in self.parts.items():
+            shared = f", {part.shared_bytes / 1e6:,.1f} MB of it in run folders, too" if part.shared_bytes else ""
+            lines.append(f"{name:<12}{part.count:,} {what[name]}, {part.size_bytes / 1e6:,.1f} MB{shared}")
+        if self.cleared:
+            lines.append(
+                f"All that is gone: {self.own_bytes / 1e6:,.1f} MB are free again. A run that keeps its token files is "
+                "as it was; one that points into the cache (more than 64 MiB of ids) makes them anew from its text."
+            )
+        else:
+            lines.append(f"To free {self.own_bytes / 1e6:,.1f} MB: vitrine cache --clear")
+        if self.kept:
+            lines.append(
+                f"{self.kept} texts that were pasted into the studio stay in {self.folder / TEXTS}: there may be no "
+                "other copy of them."
+            )
+        return "\n".join(lines)
+
+
+def cache_folder() -> Path:
+    """$VITRINE_CACHE, else vitrine/ below $XDG_CACHE_HOME or ~/.cache."""
+    if own := os.environ.get("VITRINE_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrine"
+
+
+def contents(clear: bool = False) -> Contents:
+    """What the cache holds; with `clear`, it is removed. What another process is writing is left alone."""
+    folder, parts, kept = cache_folder(), {}, 0
+    try:
+        for name in (TOKENS, SCANS, TEXTS):
+            remove_leftovers(folder / name)
+            entries = list((folder / name).iterdir()) if (folder / name).is_dir() else []
+            kept += sum(entry.name.startswith(PASTED) for entry in entries)
+            wanted = [entry for entry in entries if not entry.name.startswith((".", PASTED))]
+            parts[name] = _sum(wanted)
+            for entry in wanted if clear else ():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    except OSError as error:
+        raise CorpusError(
+            f"The cache {folder} cannot be {'cleared' if clear else 'read'}: {error}. VITRINE_CACHE names another folder."
+        ) from None
+    return Contents(folder, parts, clear, kept)
+
+
+@contextmanager
+def partial(path: Path) -> Iterator[Path]:
+    """A folder to fill and then to rename to `path`; afterwards it is gone, whatever happened.
+
+    What killed processes left of theirs is removed first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
+    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    handle = os.open(temporary, os.O_RDONLY)
+    try:
+        _lock(handle)  # tells other machines and containers, which do not see this process, that it is there
+        yield temporary
+    finally:
+        os.close(handle)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that are gone left half-written in a folder."""
+    try:
+        left = [entry for entry in folder.iterdir() if _is_left(entry)]
+    except OSError:
+        return
+    for entry in left:
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def _sum(entries: list[Path]) -> Part:
+    files = [file for entry in entries for file in (entry.rglob("*") if entry.is_dir() else [entry])]
+    stats = [file.stat() for file in files if file.is_file()]
+    shared = sum(stat.st_size for stat in stats if stat.st_nlink > 1)
+    return Part(len(entries), sum(stat.st_size for stat in stats), shared)
+
+
+def _is_left(entry: Path) -> bool:
+    """Whether it is half-written, and the process that wrote it is gone."""
+    match = LEFTOVER.fullmatch(entry.name)
+    if not match:
+        return False
+    try:
+        os.kill(int(match[1] or match[2]), 0)
+        return False
+    except ProcessLookupError:
+        pass
+    except (OSError, OverflowError):
+        return False
+    try:
+        handle = os.open(entry, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return _lock(handle)
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Hold a file or folder until it is closed; False if another process does, or if there are no locks here."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
