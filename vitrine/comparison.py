@@ -53,8 +53,8 @@ class ComparedRun:
     @property
     def best(self) -> tuple[int, float] | None:
         """The step with the least validation loss, and that."""
-        measured = [(e.loss, e.step) for e in self.reader.sampled_evaluations() if math.isfinite(e.loss)]
-        return (min(measured)[1], min(measured)[0]) if measured else None
+        best = self.reader.best_evaluation()
+        return (best.step, best.loss) if best else None
 
     @property
     def val_loss(self) -> float | None:

@@ -167,8 +167,7 @@ class _History:
         self.loss, self.gradient, self.rate = table[:, 1], table[:, 2], table[:, 3]
         self.smoothing = min(50, max(5, len(table) // 20))  # steps of a running median
         self.guessing = math.log(self.config.model.vocab_size)
-        limit = self.config.training.evaluation_tokens  # of the same sample; one of the whole split does not compare
-        self.evaluations = [e for e in reader.evaluations() if not (e.whole and e.tokens > limit)]
+        self.evaluations = [e for e in reader.sampled_evaluations() if math.isfinite(e.loss)]
         events, made = reader.events(), reader.steps_made()
         self.diverged = next((e for e in events if e.kind == "diverged" and e.step >= made), None)
         # A random birth is noted with its seed; another, with where its parameters come from.

@@ -339,7 +339,7 @@ def measured(reader: RunReader, step: int) -> list[str]:
         if e.step == step and math.isfinite(e.loss)
     ]
     before = reader.step_record(step - 1)
-    if before and before.loss is not None:
+    if before and math.isfinite(before.loss):
         losses.append(f"training loss of the step before: {before.loss:.4f}")
     return losses
 

@@ -36,8 +36,7 @@ def summary(run: RunReader) -> str:
         ended = [event.kind for event in run.events() if event.kind in ("diverged", "interrupted")][-1:]
         now = ["in training"] if is_training(run.path) else [] if run.result() else ended
         told.append(", ".join([f"{made:,} of {config.training.steps:,} steps made", *now]))
-    best = min(run.sampled_evaluations(), key=lambda e: e.loss, default=None)
-    if best and math.isfinite(best.loss):
+    if best := run.best_evaluation():
         told.append(f"best validation loss {best.loss:.4f}, at step {best.step:,}")
     return "; ".join(told)
 

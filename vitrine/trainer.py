@@ -262,7 +262,8 @@ class Trainer:
     def _remember_evaluation(self, record: EvaluationRecord) -> None:
         """What later decisions depend on; a resumed run remembers the same from its history."""
         if record.whole and record.tokens > self.config.training.evaluation_tokens:
-            self.whole_minus_sample = record.loss - self.last_sample_loss
+            if math.isfinite(record.loss - self.last_sample_loss):
+                self.whole_minus_sample = record.loss - self.last_sample_loss
             return
         self.last_sample_loss = record.loss
         if record.loss < self.best_loss:
@@ -352,7 +353,8 @@ class Trainer:
         )
         if self.history:
             if stopped != "interrupted":
-                self.history.store.set_fact("result", json.dumps(dataclasses.asdict(result)))
+                facts = {k: v if v == v else None for k, v in dataclasses.asdict(result).items()}  # JSON has no NaN
+                self.history.store.set_fact("result", json.dumps(facts))
             self.history.store.event(self.state.step, stopped, f"digest {result.digest}")
             self.history.store.close()
         return result

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitrine.runs.records import EvaluationRecord, StepRecord
+from vitrine.runs.records import EvaluationRecord, StepRecord, record_of
 from vitrine.runs.statistics import Layout, Numbers
 from vitrine.runs.store import Store
 
@@ -41,7 +41,7 @@ class History:
     def evaluations_before(self, number: int) -> list[EvaluationRecord]:
         """The measurements that were made before this step."""
         rows = self.store.connection.execute("SELECT * FROM evaluations WHERE step < ? ORDER BY step, whole", (number,))
-        return [EvaluationRecord(step, loss, tokens, bool(whole), s) for step, loss, tokens, whole, s in rows]
+        return [record_of(EvaluationRecord, row) for row in rows]
 
     def record(self, record: StepRecord, statistics: Numbers | None, note: Callable[[str], None]) -> None:
         """Write a step down; if it was written before, compare."""

@@ -3,6 +3,7 @@
 import dataclasses
 import fcntl
 import json
+import math
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +15,9 @@ from numpy.typing import NDArray
 
 from vitrine.config import Config, load_toml, validate
 from vitrine.errors import RunError, nearest
-from vitrine.runs.records import EvaluationRecord, EventRecord, HistogramRecord, SampleRecord, StepRecord
+from vitrine.runs.records import EvaluationRecord, EventRecord, HistogramRecord, R, SampleRecord, StepRecord, record_of
 from vitrine.runs.statistics import BLOCK, STATISTICS, Layout, Numbers
-from vitrine.runs.store import TABLES, Record, check_version
+from vitrine.runs.store import TABLES, check_version
 
 CONFIG, HISTORY, TOKENIZER, CHAT_TEMPLATE, TOKENS, KEYFRAMES, FILM, LIVE, LOCK = (
     "config.toml",
@@ -47,12 +48,12 @@ class RunReader:
 
     def steps(self) -> list[StepRecord]:
         """Every recorded step, in order."""
-        return [StepRecord(*row) for row in self._rows("SELECT * FROM steps ORDER BY step")]
+        return self._records(StepRecord, "SELECT * FROM steps ORDER BY step")
 
     def step_record(self, step: int) -> StepRecord | None:
         """What was recorded of one step, if anything."""
-        rows = self._rows("SELECT * FROM steps WHERE step = ?", step)
-        return StepRecord(*rows[0]) if rows else None
+        found = self._records(StepRecord, "SELECT * FROM steps WHERE step = ?", step)
+        return found[0] if found else None
 
     def step_column(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """One field of every `StepRecord`: the steps, and its values; where there is none, not a number."""
@@ -61,12 +62,10 @@ class RunReader:
         rows = self._rows(f"SELECT step, {name} FROM steps ORDER BY step")
         return np.array([row[0] for row in rows], np.int64), np.array([row[1] for row in rows], np.float64)
 
-    def written_after(self, kind: type[Record], row: int) -> list[tuple[int, Any]]:
+    def written_after(self, kind: type[R], row: int) -> list[tuple[int, R]]:
         """The records of a kind that were written after a row, in order, each with its own row number."""
         rows = self._rows(f"SELECT rowid, * FROM {TABLES[kind]} WHERE rowid > ? ORDER BY rowid", row)
-        if kind is EvaluationRecord:
-            rows = [(*row[:4], bool(row[4]), row[5]) for row in rows]
-        return [(number, kind(*values)) for number, *values in rows]
+        return [(number, record_of(kind, values)) for number, *values in rows]
 
     def steps_made(self) -> int:
         """How many steps the history knows of."""
@@ -140,13 +139,12 @@ class RunReader:
         """Counts of the weights, gradients or updates of a tensor, at the steps that have them."""
         query = "SELECT step, tensor, kind, bins, counts FROM histograms WHERE tensor = ? AND kind = ?"
         if step is None:
-            return [HistogramRecord(*row) for row in self._rows(query + " ORDER BY step", tensor, kind)]
-        return [HistogramRecord(*row) for row in self._rows(query + " AND step = ?", tensor, kind, step)]
+            return self._records(HistogramRecord, query + " ORDER BY step", tensor, kind)
+        return self._records(HistogramRecord, query + " AND step = ?", tensor, kind, step)
 
     def evaluations(self) -> list[EvaluationRecord]:
         """Every measurement of the validation loss, in order."""
-        rows = self._rows("SELECT * FROM evaluations ORDER BY step, whole")
-        return [EvaluationRecord(step, loss, tokens, bool(whole), s) for step, loss, tokens, whole, s in rows]
+        return self._records(EvaluationRecord, "SELECT * FROM evaluations ORDER BY step, whole")
 
     def sampled_evaluations(self) -> list[EvaluationRecord]:
         """The measurements that can be held against each other: all by the same sample of the split."""
@@ -154,17 +152,22 @@ class RunReader:
         return [e for e in self.evaluations() if not (e.whole and e.tokens > limit)]
 
     def best_step(self) -> int | None:
-        """The step with the least validation loss, by the same sample of the split at every measurement."""
-        samples = self.sampled_evaluations()
-        return min(samples, key=lambda e: e.loss).step if samples else None
+        """The step of the best evaluation."""
+        best = self.best_evaluation()
+        return best.step if best else None
+
+    def best_evaluation(self) -> EvaluationRecord | None:
+        """That with the least validation loss, by the same sample of the split at every measurement; NaN is no loss."""
+        measured = [e for e in self.sampled_evaluations() if math.isfinite(e.loss)]
+        return min(measured, key=lambda e: e.loss, default=None)
 
     def samples(self) -> list[SampleRecord]:
         """Every text that the model was made to write during training."""
-        return [SampleRecord(*row) for row in self._rows("SELECT * FROM samples ORDER BY step, temperature")]
+        return self._records(SampleRecord, "SELECT * FROM samples ORDER BY step, temperature")
 
     def events(self) -> list[EventRecord]:
         """What happened to the run, in order."""
-        return [EventRecord(*row) for row in self._rows("SELECT * FROM events ORDER BY rowid")]
+        return self._records(EventRecord, "SELECT * FROM events ORDER BY rowid")
 
     def facts(self) -> dict[str, str]:
         """What was noted about the whole run: its fingerprint, its corpus, its result."""
@@ -182,6 +185,9 @@ class RunReader:
         if tensor not in layout.tensors:
             raise RunError(f"{self.path} has no tensor {tensor!r}. {nearest(tensor, list(layout.tensors))}")
         return layout
+
+    def _records(self, kind: type[R], query: str, *values: object) -> list[R]:
+        return [record_of(kind, row) for row in self._rows(query, *values)]
 
     def _rows(self, query: str, *values: object) -> list[Any]:
         with self._connection() as connection:

@@ -1,6 +1,9 @@
 """What a run's history holds: one frozen dataclass a record."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 
 @dataclass(frozen=True)
@@ -63,3 +66,14 @@ class EventRecord:
     time_s: float
     kind: str
     text: str
+
+
+Record = StepRecord | EvaluationRecord | SampleRecord | HistogramRecord | EventRecord
+R = TypeVar("R")
+EMPTY = {float: math.nan, int: 0, bool: False, str: "", bytes: b""}  # what NULL stands for
+
+
+def record_of(kind: type[R], row: Sequence[Any]) -> R:
+    """A record of this kind from its row. SQLite keeps NaN as NULL: in a record it is NaN again."""
+    types = kind.__annotations__.values()
+    return kind(*[EMPTY[one] if value is None else one(value) for one, value in zip(types, row, strict=True)])

@@ -6,11 +6,20 @@ import sqlite3
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
 from vitrine.errors import RunError
-from vitrine.runs.records import EvaluationRecord, EventRecord, HistogramRecord, SampleRecord, StepRecord
+from vitrine.runs.records import (
+    EvaluationRecord,
+    EventRecord,
+    HistogramRecord,
+    Record,
+    SampleRecord,
+    StepRecord,
+    record_of,
+)
 from vitrine.runs.statistics import BLOCK, Layout, Numbers
 
 SCHEMA_VERSION = 2
@@ -32,8 +41,7 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
 """
 COMMIT_EVERY_S = 0.5
 
-Record = StepRecord | EvaluationRecord | SampleRecord | HistogramRecord | EventRecord
-TABLES: dict[type[Record], str] = {
+TABLES: dict[type[Any], str] = {
     StepRecord: "steps",
     EvaluationRecord: "evaluations",
     SampleRecord: "samples",
@@ -125,7 +133,7 @@ class Store:
     def step_record(self, step: int) -> StepRecord | None:
         """What was recorded of a step before, if anything."""
         row = self.connection.execute("SELECT * FROM steps WHERE step = ?", (step,)).fetchone()
-        return StepRecord(*row) if row else None
+        return record_of(StepRecord, row) if row else None
 
     def statistics_row(self, step: int) -> Numbers | None:
         """The statistics that were recorded of a step before, if they stand as a row; see `open_blocks`."""

@@ -216,7 +216,10 @@ def _whole(name: str, reader: RunReader) -> models.RunInfo:
         "best_step": reader.best_step(),
         "guessing_loss": math.log(config.model.vocab_size),
         "events": reader.events(),
-        "evaluations": reader.evaluations(),
+        "evaluations": [
+            {"step": e.step, "loss": e.loss, "tokens": e.tokens, "whole": e.whole, "duration_s": e.duration_s}
+            for e in reader.evaluations()
+        ],
         "samples": reader.samples(),
         "film": _film(reader),
         "statistics_every": layout.every if (layout := reader.layout()) else None,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from typing_extensions import TypedDict
 
 from vitrine.census import Kind
-from vitrine.runs.records import EvaluationRecord, EventRecord, SampleRecord
+from vitrine.runs.records import EventRecord, SampleRecord
 
 Real = float | None
 Settings = dict[str, dict[str, Any]]
@@ -99,6 +99,16 @@ class RunMemory(TypedDict):
     measured_peak_bytes: int | None
 
 
+class Evaluation(TypedDict):
+    """The validation loss of the parameters that a step starts from; `whole`: over the whole split."""
+
+    step: int
+    loss: Real
+    tokens: int
+    whole: bool
+    duration_s: float
+
+
 class RunInfo(TypedDict):
     """All that a page needs to open a run.
 
@@ -121,7 +131,7 @@ class RunInfo(TypedDict):
     best_step: int | None
     guessing_loss: float
     events: list[EventRecord]
-    evaluations: list[EvaluationRecord]
+    evaluations: list[Evaluation]
     samples: list[SampleRecord]
     film: FilmInfo | None
     statistics_every: int | None

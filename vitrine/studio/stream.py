@@ -101,7 +101,7 @@ def thinned(steps: list[StepRecord]) -> list[StepRecord]:
     """At most STEPS of them: the lowest and the highest loss of each stretch, and the last of all."""
     if len(steps) <= STEPS:
         return steps
-    losses = np.array([np.nan if record.loss is None else record.loss for record in steps])
+    losses = np.array([record.loss for record in steps])
     kept = {len(steps) - 1}
     for part in np.array_split(np.arange(len(steps)), STEPS // 2 - 1):
         finite = np.where(np.isfinite(losses[part]), losses[part], 0)
