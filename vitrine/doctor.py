@@ -21,7 +21,7 @@ from vitrine.trainer import build_state
 def examine() -> dict[str, Any]:
     """The findings, by name."""
     device = machine.check_device(machine.best_device())
-    threads, narrow = machine.physical_cores(), machine.has_bfloat16(device)
+    threads, narrow = machine.physical_cores(), machine.prefers_bfloat16(device)
     torch.set_num_threads(threads)
     return {
         "python": sys.version.split()[0],

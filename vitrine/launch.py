@@ -285,7 +285,7 @@ def _machine_facts(settings: Settings, processes: Processes) -> Facts:
         train_tokens=0,
         device=str(device),
         threads=max(1, machine.physical_cores() // processes.size),
-        bfloat16=machine.has_bfloat16(device),
+        bfloat16=machine.prefers_bfloat16(device),
     )
 
 

@@ -1,6 +1,7 @@
 """The machine: its device, threads and number formats, and the fingerprint that exactness holds within."""
 
 import ctypes
+import functools
 import os
 import platform
 import resource
@@ -20,6 +21,31 @@ from vitrine.errors import ConfigError
 
 # Raised by each change of the code that changes the bits of a step. The first, 1, was not written down.
 ARITHMETIC = "2"
+
+CLEARLY_FASTER = 1.2  # bfloat16 rounds more: it has to earn that
+
+# The instruction sets of oneDNN on x86, the larger later, each with the feature of the processor that it needs.
+ONEDNN_SETS = {
+    "sse41": "sse4_1",
+    "avx": "avx",
+    "avx2": "avx2",
+    "avx2_vnni": "avx_vnni",
+    "avx2_vnni_2": "avx_ne_convert",
+    "avx512_core": "avx512_bw",
+    "avx512_core_vnni": "avx512_vnni",
+    "avx512_core_bf16": "avx512_bf16",
+    "avx512_core_fp16": "avx512_fp16",
+    "avx512_core_amx": "amx_bf16",
+    "avx512_core_amx_fp16": "amx_fp16",
+    "avx10_2": "avx10_2",
+}
+# As oneDNN itself reads these values.
+ONEDNN_ALIASES = {
+    "avx10_1_512": "avx512_core_fp16",
+    "avx10_1_512_amx": "avx512_core_amx",
+    "avx10_1_512_amx_fp16": "avx512_core_amx_fp16",
+    "avx10_2_512": "avx10_2",
+}
 
 
 def best_device() -> str:
@@ -50,14 +76,35 @@ def check_device(name: str) -> torch.device:
     return device
 
 
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices by instructions of its own."""
+@functools.cache
+def prefers_bfloat16(device: torch.device) -> bool:
+    """Whether products of bfloat16 matrices are clearly faster than of float32 ones: on a processor, measured.
+
+    A processor that has the instructions may not use them (ONEDNN_MAX_CPU_ISA); without them bfloat16 is up to 50
+    times slower.
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return False
+    if device.type != "cpu":
+        return False
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # another program on one of the cores must not decide
+    try:
+        return _product_s(torch.float32) > CLEARLY_FASTER * _product_s(torch.bfloat16)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _product_s(dtype: torch.dtype) -> float:
+    """The shortest time of a small matrix product, of as many as a few milliseconds allow, and at least two."""
+    x, weight = torch.ones(128, 256, dtype=dtype), torch.ones(256, 256, dtype=dtype)
+    torch.nn.functional.linear(x, weight)
+    times = list[float]()
+    while len(times) < 2 or (sum(times) < 0.004 and len(times) < 20):
+        start = time.perf_counter()
+        torch.nn.functional.linear(x, weight)
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def physical_cores() -> int:
@@ -124,6 +171,24 @@ def memory_in_use(device: torch.device) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def onednn_instructions() -> str:
+    """The instruction set that oneDNN uses: the largest that the processor has, up to ONEDNN_MAX_CPU_ISA."""
+    named = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    limit = ONEDNN_ALIASES.get(named.lower(), named.lower())
+    features = torch.cpu.get_capabilities()
+    if features.get("architecture") != "x86_64":
+        return limit or "default"
+    names = list(ONEDNN_SETS)
+    allowed = names[: names.index(limit) + 1] if limit in names else names  # oneDNN ignores what it does not know
+    return next((name for name in reversed(allowed) if features.get(ONEDNN_SETS[name])), "none")
+
+
+def mkl_limits() -> str:
+    """What the environment asks of MKL that changes its instructions, or the order in which it adds up."""
+    asked = (f"{name}={os.environ[name]}" for name in ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS") if os.environ.get(name))
+    return " ".join(asked) or "none"
+
+
 def fingerprint(machine: MachineConfig, precision: str, world_size: int, corpus_digest: str) -> dict[str, str]:
     """What the bits of a step depend on besides the hyperparameters. Equal fingerprints, equal bits."""
     device = check_device(machine.device)
@@ -133,6 +198,8 @@ def fingerprint(machine: MachineConfig, precision: str, world_size: int, corpus_
         "device": device.type,
         "device_name": device_name(device),
         "instructions": torch.backends.cpu.get_cpu_capability(),
+        "onednn": onednn_instructions(),
+        "mkl": mkl_limits(),
         "threads": str(machine.threads),
         "precision": precision,
         "compile": str(machine.compile).lower(),
@@ -142,9 +209,9 @@ def fingerprint(machine: MachineConfig, precision: str, world_size: int, corpus_
 
 
 def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """How two fingerprints differ, for people."""
+    """How two fingerprints differ, for people. What was not noted then is not known to differ."""
     then = {"arithmetic": "1"} | dict(then)
-    return [f"{name}: {then.get(name)} then, {value} now" for name, value in now.items() if then.get(name) != value]
+    return [f"{name}: {then[name]} then, {value} now" for name, value in now.items() if then.get(name, value) != value]
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, duration_s: float = 0.1) -> float:

@@ -18,7 +18,7 @@ SMALL = [
     *("--preset", "demo", "--steps", "160"),
     *(f"--set={pair}" for pair in (
         "model.n_layers=2", "model.d_model=24", "model.n_heads=2", "model.context=32", "training.batch_size=4",
-        "training.evaluate_every=40", "recording.keyframe_every=150", "recording.film_frames=12",
+        "training.evaluate_every=40", "recording.keyframe_every=30", "recording.film_frames=12",
     )),
 ]  # fmt: skip
 
@@ -104,7 +104,7 @@ def book_file(tmp_path_factory: pytest.TempPathFactory, prose: str) -> Path:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory, own_cache: Path, book_file: Path) -> Path:
-    """A folder with one run that was trained to its end: 160 steps, keyframes at 0, 120 (the best), 150 and 160."""
+    """A folder with one run that was trained to its end: 160 steps, keyframes at 0, 30, 60 ... 150 and 160."""
     folder = tmp_path_factory.mktemp("studio") / "runs"
     subprocess.run(
         [sys.executable, "-m", "vitrine", "train", str(book_file), "--run", str(folder / "small"), *SMALL],
