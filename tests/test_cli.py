@@ -253,7 +253,7 @@ def test_temperature_zero_is_greedy_whatever_the_seed(vitrine, tiny_run):
     assert len(texts) == 1
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_exits(number, status, vitrine, book, tmp_path):
     process = _start_training(book, tmp_path)
     process.send_signal(number)

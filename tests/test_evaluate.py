@@ -143,3 +143,42 @@ def test_a_text_without_a_target_is_refused(count: int) -> None:
     assert str(caught.value) == (
         f"A loss needs a token and the one after it: got {count} tokens to measure. Give a longer text."
     )
+
+
+def test_before_each_batch_it_says_how_far_it_is_and_what_is_raised_then_ends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evaluate_module, "TOKENS_AT_ONCE", {"cpu": 3 * CONTEXT})
+    model, tokens = tiny(), some_tokens(100)  # twelve whole windows, and the rest
+    said: list[tuple[int, int]] = []
+    assert evaluate(model, tokens, between=lambda *far: said.append(far)) == evaluate(model, tokens)
+    assert said == [(0, 13), (3, 13), (6, 13), (9, 13), (12, 13), (13, 13)]
+    batches: list[int] = []
+    model.register_forward_pre_hook(lambda module, inputs: batches.append(len(inputs[0])))
+
+    def leave(done: int, total: int) -> None:
+        if done == 6:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        evaluate(model, tokens, between=leave)
+    assert batches == [3, 3]
+
+
+@pytest.mark.parametrize("count", [2, 9, 60, 77, 89, 200, 201])
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_several_processes_speak_between_their_batches_equally_often(
+    size: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate_module, "TOKENS_AT_ONCE", {"cpu": 2 * CONTEXT})
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda mine: mine.add_(1))
+    model, tokens = tiny(), some_tokens(count)
+    batches: list[int] = []
+    model.register_forward_pre_hook(lambda module, inputs: batches.append(len(inputs[0])))
+    said: list[list[int]] = []
+    for rank in range(size):
+        said.append([])
+        before = len(batches)
+        evaluate(model, tokens, share=(rank, size), between=lambda done, total: said[-1].append(done))
+        assert len(said[-1]) >= len(batches) - before
+    assert all(one == said[0] for one in said)

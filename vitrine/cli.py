@@ -81,16 +81,14 @@ def demo(
         from vitrine import demo as demonstration
         from vitrine.config import parse_seconds
 
-        reporter = make_reporter(page.open)
-        result = demonstration.demo(corpus, run, parse_seconds(for_time), reporter)
-        reporter.close()
-        if result.signal != signal.SIGTERM:
+        with make_reporter(page.open) as reporter:
+            result = demonstration.demo(corpus, run, parse_seconds(for_time), reporter)
+        if result.signal not in (signal.SIGTERM, signal.SIGHUP):
             page.keep()
-        if as_json:
-            print_json(dataclasses.asdict(result))
+        if result.stopped == "interrupted" or as_json:
+            _report(result, as_json)
         else:
             demonstration.show(result)
-        _exit_after(result)
 
 
 @app.command()
@@ -117,15 +115,13 @@ def train(
         request = _request(corpus, run, preset, config, settings, steps, for_time, target_loss, parent)
         from vitrine import launch
 
-        reporter = make_reporter(page.open)
         try:
-            result = launch.train(request, reporter, STARTED_S)
+            with make_reporter(page.open) as reporter:
+                result = launch.train(request, reporter, STARTED_S)
         except DivergedError:
             page.keep()  # what happened can be seen
             raise
-        finally:
-            reporter.close()
-        if result.signal != signal.SIGTERM:
+        if result.signal not in (signal.SIGTERM, signal.SIGHUP):
             page.keep()
         _report(result, as_json)
 
@@ -136,11 +132,8 @@ def resume(run: RunFolder, as_json: Json = False) -> None:
     with errors_as_sentences():
         from vitrine import launch
 
-        reporter = make_reporter()
-        try:
+        with make_reporter() as reporter:
             result = launch.resume(run, reporter, STARTED_S)
-        finally:
-            reporter.close()
         _report(result, as_json)
 
 
@@ -159,7 +152,8 @@ def plan(
         request = _request(corpus, "", preset, config, settings, steps, for_time, None, "")
         from vitrine import planning
 
-        planned = planning.plan(request, make_reporter())
+        with make_reporter() as reporter:
+            planned = planning.plan(request, reporter)
         if as_json:
             print_json(planned.to_json())
         else:
@@ -438,7 +432,9 @@ def doctor(as_json: Json = False) -> None:
 def main() -> None:
     """The entry point of the `vitrine` command."""
     # Until a trainer has something to save: leave as an error does, which takes half-written files away.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) != signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(ending, lambda number, frame: sys.exit(128 + number))
     gc.set_threshold(100_000)  # collecting while torch is imported finds nothing, and takes a sixth of the start
     try:
         app()

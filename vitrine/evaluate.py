@@ -1,6 +1,7 @@
 """How well a model predicts text that it never learned from."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,7 @@ def evaluate(
     size_bytes: int = 0,
     at_most: int = 0,
     share: tuple[int, int] = (0, 1),
+    between: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Mean loss over non-overlapping windows of the model's context, each target once.
 
@@ -63,6 +65,8 @@ def evaluate(
         size_bytes: UTF-8 bytes of the text that the tokens stand for; 0: no bits per byte.
         at_most: measure about so many tokens, in windows spread evenly; 0: all.
         share: (rank, world size): several processes each sum up a share of the windows.
+        between: called before each batch, in every process equally often, with the windows measured so far and in all.
+            An exception that it raises ends the evaluation.
     """
     if len(tokens) < 2:
         raise CorpusError(
@@ -72,7 +76,7 @@ def evaluate(
     starts = np.arange(0, len(tokens) - 1, context)
     if at_most and at_most < len(tokens) - 1:
         starts = starts[np.linspace(0, len(starts) - 1, max(1, at_most // context)).round().astype(np.int64)]
-    total, count = _sum(model, tokens, starts[share[0] :: share[1]])
+    total, count = _sum(model, tokens, starts, share, between)
     if share[1] > 1:
         sums = torch.tensor([total, float(count)], dtype=torch.float64)
         sums = sums.to(model.embedding.weight.device)
@@ -84,16 +88,28 @@ def evaluate(
 
 
 @torch.no_grad()
-def _sum(model: Decoder, tokens: NDArray[np.unsignedinteger], starts: NDArray[np.int64]) -> tuple[float, int]:
-    """Sum of the losses of these windows, in float64, and the number of targets."""
+def _sum(
+    model: Decoder,
+    tokens: NDArray[np.unsignedinteger],
+    starts: NDArray[np.int64],
+    share: tuple[int, int],
+    between: Callable[[int, int], None],
+) -> tuple[float, int]:
+    """Sum of the losses of this process's windows, in float64, and the number of targets."""
     context, device = model.config.context, model.embedding.weight.device
     total, count = 0.0, 0
-    whole = [int(s) for s in starts if s + context < len(tokens)]
-    rest = [int(s) for s in starts if s + context >= len(tokens)]
+    rank, size = share
+    whole = [int(s) for s in starts[rank::size] if s + context < len(tokens)]
+    rest = [int(s) for s in starts[rank::size] if s + context >= len(tokens)]
     at_once = min(TOKENS_AT_ONCE[device.type], LOGITS_AT_ONCE // model.config.vocab_size)
     rows = max(1, at_once // context)
     batches = [whole[i : i + rows] for i in range(0, len(whole), rows)] + [[s] for s in rest]
-    for batch in batches:
+    rounds = -(-len(starts) // (size * rows)) + 1  # no process has more batches than this, the last window included
+    for number in range(rounds):
+        between(min(number * size * rows, len(starts)), len(starts))
+        if number >= len(batches):
+            continue
+        batch = batches[number]
         windows = np.stack([tokens[s : s + context + 1].astype(np.int64) for s in batch])
         windows_on = torch.from_numpy(windows).to(device)
         logits = model(windows_on[:, :-1])

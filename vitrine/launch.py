@@ -1,5 +1,6 @@
 """From what a user asks for to a run that trains: settings, corpus, size, steps, run folder."""
 
+import errno
 import json
 import shutil
 import sqlite3
@@ -79,15 +80,12 @@ def train(request: Request, reporter: Reporter | None = None, started_s: float =
     reporter = reporter or Reporter()
     path = Path(request.run) if request.run else None
     if path and path.exists():
-        raise RunError(f"{path} exists already. Give --run another name, or go on with it: vitrine resume {path}.")
+        raise _exists_already(path)
     with _processes(request) as processes:
         reporter = reporter if processes.first else Reporter()
         prepared = prepare(request, processes, reporter)
         check_memory(prepared.config, sums(prepared.config), reporter.note)
-        path = path or _new_path(prepared, processes)
-        if processes.first:
-            _create(path, prepared, processes)
-        processes.barrier()
+        path = _make_run(path, prepared, processes)
         with _locked(path, processes), mirrored(reporter, prepared.config, processes) as reporter:
             reporter.started(prepared.config, path)
             trainer = Trainer(
@@ -369,37 +367,62 @@ def _absolute(spec: str) -> str:
     return spec if spec.startswith("hf:") else str(Path(spec).absolute())
 
 
-def _new_path(prepared: Prepared, processes: Processes) -> Path:
-    """runs/NAME-1, or the next number that is free; named after the corpus. All processes agree on it."""
+def _make_run(asked: Path | None, prepared: Prepared, processes: Processes) -> Path:
+    """Make the run folder: the one that was asked for, or runs/NAME-1, or the next number that is free.
+
+    It is made under another name, and gets its own when it is whole.
+    """
     stem = Path(prepared.config.data.corpus[0]).name.split(".")[0].split("*")[0] or "run"
-    number = 1
-    while (Path("runs") / f"{stem}-{number}").exists():
-        number += 1
-    return Path("runs") / f"{stem}-{int(processes.agree(number))}"
+    path, number = asked or Path("runs", f"{stem}-1"), 1
+    if processes.first:
+        try:
+            with partial(path) as temporary:
+                _write_run(temporary, prepared, processes)
+                while not _rename(temporary, path):
+                    if asked:
+                        raise _exists_already(asked)
+                    number += 1
+                    path = Path("runs", f"{stem}-{number}")
+                flush(path.parent)
+        except (OSError, sqlite3.Error) as error:
+            raise RunError(f"The run folder {path} cannot be made: {error}.") from None
+    processes.barrier()
+    return asked or Path("runs", f"{stem}-{int(processes.agree(number))}")
 
 
-def _create(path: Path, prepared: Prepared, processes: Processes) -> None:
-    """Make the run folder under another name, whole, with its birth; then give it its own."""
+def _write_run(folder: Path, prepared: Prepared, processes: Processes) -> None:
+    """All that a run folder holds before the first step: its birth, too."""
     config, tokens = prepared.config, prepared.tokens
+    (folder / CONFIG).write_text(config.to_toml(), encoding="utf-8")
+    save_tokenizer(tokens.tokenizer, folder / TOKENIZER)
+    template = Path(tokens.tokenizer_name).with_name(CHAT_TEMPLATE)  # of a tokenizer that came from a file
+    if tokens.tokenizer_name.endswith(".json") and template.is_file():
+        shutil.copyfile(template, folder / CHAT_TEMPLATE)
+    _keep_tokens(tokens, folder / TOKENS)
+    with Store(folder / HISTORY) as store:
+        _set_facts(store, config, tokens, processes)
+    _, state = build_state(config, Processes())
+    birth = take_snapshot(state)
+    if prepared.parent:
+        birth = replace(birth, parameters=_fitting(prepared.parent, birth))
+    save_keyframe(folder / KEYFRAMES, birth)
+
+
+def _rename(folder: Path, path: Path) -> bool:
+    """Give a folder another name; False if there is something of that name, perhaps since a moment ago."""
+    if path.exists():
+        return False
     try:
-        with partial(path) as temporary:
-            (temporary / CONFIG).write_text(config.to_toml(), encoding="utf-8")
-            save_tokenizer(tokens.tokenizer, temporary / TOKENIZER)
-            template = Path(tokens.tokenizer_name).with_name(CHAT_TEMPLATE)  # of a tokenizer that came from a file
-            if tokens.tokenizer_name.endswith(".json") and template.is_file():
-                shutil.copyfile(template, temporary / CHAT_TEMPLATE)
-            _keep_tokens(tokens, temporary / TOKENS)
-            with Store(temporary / HISTORY) as store:
-                _set_facts(store, config, tokens, processes)
-            _, state = build_state(config, Processes())
-            birth = take_snapshot(state)
-            if prepared.parent:
-                birth = replace(birth, parameters=_fitting(prepared.parent, birth))
-            save_keyframe(temporary / KEYFRAMES, birth)
-            temporary.rename(path)
-            flush(path.parent)
-    except (OSError, sqlite3.Error) as error:
-        raise RunError(f"The run folder {path} cannot be made: {error}.") from None
+        folder.rename(path)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        return False
+    return True
+
+
+def _exists_already(path: Path) -> RunError:
+    return RunError(f"{path} exists already. Give --run another name, or go on with it: vitrine resume {path}.")
 
 
 def _fitting(parent: Snapshot, birth: Snapshot) -> dict[str, torch.Tensor]:

@@ -83,6 +83,10 @@ class Mirrors(Reporter):
         }
         self._send({"step": record.step, "numbers": numbers})
 
+    def evaluating(self, done: int, total: int) -> None:
+        """To the other alone."""
+        self.reporter.evaluating(done, total)
+
     def evaluated(self, record: EvaluationRecord) -> None:
         """The validation loss; over the whole split, where the usual measure is a part of it, a curve of its own."""
         self.reporter.evaluated(record)

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -15,10 +17,11 @@ from vitrine.trainer import Reporter
 
 OnStart = Callable[[Path, Callable[[str], None]], None]
 LINE_EVERY_S = 10.0  # where there is no terminal, a line now and then
+LONG_S = 0.5  # an evaluation that takes longer has a bar of its own
 
 
 class TerminalReporter(Reporter):
-    """A progress bar on a terminal; elsewhere a line every ten seconds.
+    """A progress bar on a terminal; elsewhere a line every ten seconds. As a context manager, it takes its bar away.
 
     Args:
         on_start: is given the run's folder, once it is there, and how to say something about it.
@@ -31,6 +34,7 @@ class TerminalReporter(Reporter):
         self.progress: Progress | None = None
         self.task = TaskID(0)
         self.steps, self.val_loss, self.printed_s = 0, "", time.monotonic()
+        self.evaluating_since_s = 0.0
 
     def note(self, text: str) -> None:
         """A line of its own, above the bar."""
@@ -70,11 +74,15 @@ class TerminalReporter(Reporter):
             f"step {record.step + 1:,} of {self.steps:,}   loss {record.loss:.3f}{self.val_loss}   "
             f"{tokens_per_s:,.0f} tokens/s   {_duration(left_s)} left"
         )
-        if self.live:
-            self._bar(text, record.step + 1, self.steps)
-        elif time.monotonic() - self.printed_s > LINE_EVERY_S:
-            self.printed_s = time.monotonic()
-            self.note(text)
+        self._show(text, record.step + 1, self.steps)
+
+    def evaluating(self, done: int, total: int) -> None:
+        """A bar of its own for an evaluation that takes a while."""
+        now = time.monotonic()
+        if done == 0:
+            self.evaluating_since_s = now
+        if now - self.evaluating_since_s > LONG_S:
+            self._show(f"measuring the validation loss: {done / total:.0%}", done, total)
 
     def evaluated(self, record: EvaluationRecord) -> None:
         """Kept for the bar."""
@@ -87,6 +95,22 @@ class TerminalReporter(Reporter):
         if self.progress:
             self.progress.stop()
             self.progress = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _show(self, text: str, done: int, total: int) -> None:
+        """On a terminal the bar, elsewhere a line now and then."""
+        if self.live:
+            self._bar(text, done, total)
+        elif time.monotonic() - self.printed_s > LINE_EVERY_S:
+            self.printed_s = time.monotonic()
+            self.note(text)
 
     def _bar(self, text: str, done: int, total: int) -> None:
         if not self.progress:

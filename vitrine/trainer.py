@@ -70,8 +70,12 @@ class Result:
     signal: int = 0
 
 
+class StoppedError(Exception):
+    """A signal or a request asks to leave in the middle of something that can be left and made again."""
+
+
 class Reporter:
-    """Is told how the training goes. This one says nothing."""
+    """Receives the progress of a training. The base class does nothing."""
 
     def note(self, text: str) -> None:
         """Something worth a line."""
@@ -84,6 +88,9 @@ class Reporter:
 
     def stepped(self, record: StepRecord, tokens_per_s: float, left_s: float) -> None:
         """A step was made; left_s is the time that the rest will take at the pace of late."""
+
+    def evaluating(self, done: int, total: int) -> None:
+        """The validation loss is being measured: windows of text done of a total."""
 
     def evaluated(self, record: EvaluationRecord) -> None:
         """The validation loss was measured."""
@@ -158,6 +165,8 @@ class Trainer:
         self.enter()
         if self.history:
             self.history.resumed(self.state.step)
+            before = self.history.store.step_record(self.state.step - 1)
+            self.observer.last = before.loss if before else None
             for record in self.history.evaluations_before(self.state.step):
                 self._remember_evaluation(record)
         self.reporter.note(f"Resuming at step {self.state.step}.")
@@ -179,7 +188,10 @@ class Trainer:
 
     def _loop(self) -> str:
         while True:
-            stopped = self._between_steps()
+            try:
+                stopped = self._between_steps()
+            except StoppedError:
+                return "interrupted"
             if stopped or self.state.step == self.config.training.steps:
                 return stopped or "steps"
             number, start = self.state.step, time.perf_counter()
@@ -244,11 +256,11 @@ class Trainer:
     def _measure(self, at_most: int) -> EvaluationRecord:
         if self.history:
             self.history.store.commit()  # an evaluation may take longer than a commit may wait
-        start, tokens = time.perf_counter(), self.texts.validation
+        start, began_s, tokens = time.perf_counter(), self.began_s, self.texts.validation
         share = (self.processes.rank, self.processes.size)
-        result = evaluate(self.decoder, tokens, self.texts.validation_bytes, at_most, share)
+        result = evaluate(self.decoder, tokens, self.texts.validation_bytes, at_most, share, self._between_batches)
         whole = result.tokens == len(tokens) - 1
-        duration = time.perf_counter() - start
+        duration = time.perf_counter() - start - (self.began_s - began_s)  # a pause does not count
         record = EvaluationRecord(self.state.step, result.loss, result.tokens, whole, duration)
         if whole:
             self.whole = (self.state.step, result)
@@ -258,6 +270,12 @@ class Trainer:
         self.pace.evaluated(duration, result.tokens)
         self.reporter.evaluated(record)
         return record
+
+    def _between_batches(self, done: int, total: int) -> None:
+        """In the middle of an evaluation: show how far it is. Raises StoppedError if the training is to be left."""
+        self.reporter.evaluating(done, total)
+        if self._go_on() == LEAVE:
+            raise StoppedError
 
     def _remember_evaluation(self, record: EvaluationRecord) -> None:
         """What later decisions depend on; a resumed run remembers the same from its history."""
@@ -309,11 +327,18 @@ class Trainer:
         self.history.store.commit()
         sampling, seed = self.config.sampling, self.config.training.seed
         tokenizer = load_tokenizer(self.path / TOKENIZER)
-        written = generate(self.decoder, tokenizer, "", SAMPLE_TOKENS, sampling, seed)
+        try:
+            written = generate(self.decoder, tokenizer, "", SAMPLE_TOKENS, sampling, seed, self._between_words)
+        except StoppedError:
+            return  # only this process writes: what comes next lets all of them leave
         record = SampleRecord(self.state.step, "", written.text, sampling.temperature, seed)
         self.history.store.write(record)
         self.history.store.commit()
         self.reporter.sampled(record)
+
+    def _between_words(self, text: str) -> None:
+        if self.signal:
+            raise StoppedError
 
     def _keep(self, must: bool = False) -> None:
         """Save a keyframe of this step; the history up to it is made safe first."""
@@ -328,15 +353,14 @@ class Trainer:
             self._keep(must=True)
         if isinstance(self.observer, Recorder):
             self.observer.end(self.state)
-        if stopped != "interrupted" and self.sampled_at != self.state.step:
-            self._write_sample()
-        measured = None
-        if stopped != "interrupted" and len(self.texts.validation) >= 2:
-            if not self.whole or self.whole[0] != self.state.step:
-                self._measure(0)
-            measured = self.whole[1] if self.whole else None
         if self.keyframes:
             self.keyframes.flush()
+        measured = None
+        if stopped != "interrupted":
+            try:
+                measured = self._look_at_end()
+            except StoppedError:
+                stopped = "interrupted"
         result = Result(
             run=str(self.path),
             steps=self.state.step,
@@ -358,6 +382,18 @@ class Trainer:
             self.history.store.event(self.state.step, stopped, f"digest {result.digest}")
             self.history.store.close()
         return result
+
+    def _look_at_end(self) -> Evaluation | None:
+        """What the trained model writes, and its loss over the whole validation split."""
+        if self.sampled_at != self.state.step:
+            self._write_sample()
+        if self._go_on() == LEAVE:
+            raise StoppedError
+        if len(self.texts.validation) < 2:
+            return None
+        if not self.whole or self.whole[0] != self.state.step:
+            self._measure(0)
+        return self.whole[1] if self.whole else None
 
     def _diverged(self, error: DivergedError) -> DivergedError:
         loss = self.observer.take(Processes())
@@ -383,7 +419,7 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first SIGINT or SIGTERM ends the training after the step; a second ends the process at once."""
+        """The first SIGINT, SIGTERM or SIGHUP ends the training after the step; a second ends the process at once."""
 
         def handle(number: int, frame: FrameType | None) -> None:
             if self.signal:
@@ -391,8 +427,11 @@ class Trainer:
             self.signal = number
             self.reporter.note("Saving, then leaving. Once more to leave at once.")
 
+        ending = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
+            ending.append(signal.SIGHUP)
         try:
-            before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+            before = {number: signal.signal(number, handle) for number in ending}
         except ValueError:  # not the main thread: whoever runs it handles signals
             before = {}
         try:

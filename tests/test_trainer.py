@@ -1,0 +1,147 @@
+"""The loop around the step: it can be left in the middle of anything that takes long, and loses nothing."""
+
+import errno
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY
+
+from vitrine import evaluate, launch, trainer
+from vitrine.config import Config, parse_settings
+from vitrine.errors import RunError
+from vitrine.runs.reader import RunReader
+from vitrine.runs.requests import ask
+from vitrine.trainer import Reporter, Result
+
+STEPS = 20
+SETTINGS = [
+    *TINY[1::2],
+    "training.evaluation_tokens=1024",
+    "recording.text_samples=0",
+    "machine.threads=1",
+]
+
+
+class Leaver(Reporter):
+    """Asks a training to leave in the middle of an evaluation, and counts the batches that are measured after that.
+
+    windows: of the evaluation to leave, in all.
+    how: a signal, or what is put into the mailbox.
+    """
+
+    def __init__(self, windows: int, how: signal.Signals | str) -> None:
+        self.windows, self.how, self.path, self.after = windows, how, Path(), -1
+
+    def started(self, config: Config, path: Path) -> None:
+        self.path = path
+
+    def evaluating(self, done: int, total: int) -> None:
+        if self.after >= 0:
+            self.after += 1
+        elif total == self.windows and done > 0:
+            self.after = 0
+            if isinstance(self.how, str):
+                ask(self.path, self.how)
+            else:
+                signal.raise_signal(self.how)
+
+
+def request(folder: Path, run: str, settings: list[str] = SETTINGS, **more: Any) -> launch.Request:
+    return launch.Request(
+        (str(folder / "book.txt"),), str(folder / run), settings=parse_settings(settings), steps=STEPS, **more
+    )
+
+
+def same(result: Result, other: Result) -> bool:
+    """Whether two trainings came to the same, apart from the time that they took."""
+    return replace(result, run="", duration_s=0, training_s=0, tokens_per_s=0) == replace(
+        other, run="", duration_s=0, training_s=0, tokens_per_s=0
+    )
+
+
+def evaluations(run: Path) -> list[tuple[int, float, int, bool]]:
+    return [(e.step, e.loss, e.tokens, e.whole) for e in RunReader(run).evaluations()]
+
+
+ALL, SOME = 188, 32  # windows of 32 tokens: of the whole split, and of the usual measurement
+LAST, BETWEEN, TARGET = (ALL, {}, STEPS), (SOME, {}, 10), (ALL, {"target_loss": 4.0}, 10)
+
+
+@pytest.fixture(autouse=True)
+def short_batches(monkeypatch):
+    monkeypatch.setattr(evaluate, "TOKENS_AT_ONCE", {"cpu": 256})  # the whole split is 24 batches
+
+
+@pytest.mark.parametrize(
+    ("how", "moment"),
+    [(signal.SIGTERM, LAST), (signal.SIGINT, BETWEEN), (signal.SIGHUP, TARGET), ("stop", LAST)],
+    ids=["SIGTERM at the end", "SIGINT between steps", "SIGHUP before a target", "a request at the end"],
+)
+def test_any_evaluation_is_left_after_the_batch_and_made_again_without_losing_a_step(how, moment, book, tmp_path):
+    windows, more, step = moment
+    never = launch.train(request(tmp_path, "never", **more))
+    reporter = Leaver(windows, how)
+    left = launch.train(request(tmp_path, "r", **more), reporter)
+    assert (left.stopped, left.steps, left.val_loss) == ("interrupted", step, None)
+    assert left.signal == (0 if how == "stop" else how)
+    assert (
+        how == "stop" or reporter.after == 0
+    )  # no batch was measured after that; the mailbox is looked at now and then
+    assert not [e for e in RunReader(tmp_path / "r").evaluations() if e.whole]  # nothing of it is recorded
+    assert RunReader(tmp_path / "r").result() == {}
+    assert (tmp_path / f"r/keyframes/step-{step:08d}/manifest.json").is_file()
+    assert same(launch.resume(tmp_path / "r"), never)
+    assert evaluations(tmp_path / "r") == evaluations(tmp_path / "never")
+    assert "recomputed" not in {event.kind for event in RunReader(tmp_path / "r").events()}  # no step was lost
+
+
+def test_text_that_is_being_written_is_left_too(book, tmp_path, monkeypatch):
+    written: list[str] = []
+
+    def interrupted(*arguments: Any) -> Any:
+        on_text = arguments[-1]
+        signal.raise_signal(signal.SIGTERM)
+        on_text("a")
+        written.append("b")
+
+    monkeypatch.setattr(trainer, "generate", interrupted)
+    settings = [*SETTINGS, "recording.text_samples=3"]
+    result = launch.train(request(tmp_path, "r", settings))
+    assert (result.stopped, result.steps, written) == ("interrupted", 0, [])
+    monkeypatch.undo()
+    assert launch.resume(tmp_path / "r").steps == STEPS
+    assert len(RunReader(tmp_path / "r").samples()) == 3
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_name_that_another_training_takes_meanwhile_is_refused_or_if_we_chose_it_the_next_is_taken(
+    asked, book, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    really = launch.save_keyframe
+
+    def late(folder: Path, *arguments: Any) -> Any:
+        (tmp_path / "runs/book-1/keyframes").mkdir(parents=True)  # while this one was busy with its birth
+        return really(folder, *arguments)
+
+    monkeypatch.setattr(launch, "save_keyframe", late)
+    wanted = replace(request(tmp_path, "runs/book-1" if asked else ""), run="runs/book-1" if asked else "")
+    if asked:
+        with pytest.raises(RunError, match="runs/book-1 exists already"):
+            launch.train(wanted)
+    else:
+        assert launch.train(wanted).run == "runs/book-2"
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["book-1"] + ["book-2"] * (not asked)
+
+
+def test_a_name_that_is_taken_in_the_very_moment_of_the_rename_counts_as_taken(tmp_path, monkeypatch):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "taken/x").mkdir(parents=True)
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    assert launch._rename(tmp_path / "new", tmp_path / "taken") is False
+    assert launch._rename(tmp_path / "new", tmp_path / "free") is True
+    with pytest.raises(OSError, match=rf"Errno {errno.ENOENT}"):
+        launch._rename(tmp_path / "new", tmp_path / "other")
