@@ -57,16 +57,18 @@ def recording(config: Config) -> Recording:
     tensors = census(config.model)
     settings, steps = config.recording, config.training.steps
     shapes = {t.name: t.shape for t in tensors}
-    size, every = keyframe_bytes(config), settings.keyframe_every
-    room = max(2, settings.disk_budget // max(1, size))
+    size, every, evaluate_every = keyframe_bytes(config), settings.keyframe_every, config.training.evaluate_every
+    # The best stays beside birth and those of the cadence, unless it always falls on one of these.
+    best = int(config.data.validation != 0 and evaluate_every < steps and evaluate_every % every != 0)
+    room = max(2 + best, settings.disk_budget // max(1, size))
     on = int(settings.enabled)
     return Recording(
         statistics_bytes=on * -(-steps // settings.statistics_every) * row_bytes(config),
         histogram_bytes=on * 3 * len(tensors) * settings.histograms * HISTOGRAM_BYTES,
         film_bytes=on * film_bytes(shapes, settings.film_frames + 1),
         keyframe_bytes=size,
-        keyframes=min(room, -(-steps // every) + 1),
-        reentry_steps=longest_gap(steps, every, room),
+        keyframes=min(room, -(-steps // every) + 1 + best),
+        reentry_steps=longest_gap(steps, every, room - best),
     )
 
 

@@ -1,15 +1,16 @@
 """Keyframes: the parameters and optimizer state that a step starts from, on disk, safe against a kill.
 
 A keyframe is a folder. It is written under another name, flushed, its manifest last, and then renamed: it is
-there whole, or not at all. Nothing older is removed before the new one is safe.
+there whole, or not at all. One that goes is renamed first, too. Nothing older is removed before the new one is safe.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vitrine.config import RecordingConfig
 from vitrine.errors import RunError
 from vitrine.parameters import digest
 from vitrine.runs.keyframes import keyframe_path, keyframe_steps, victim
@@ -77,10 +79,10 @@ def save_keyframe(folder: Path, snapshot: Snapshot) -> Path:
     for name in (MODEL, OPTIMIZER, MANIFEST):
         flush(temporary / name)
     flush(temporary)
-    if destination.exists():  # the same step again, after a resume: the same bits
-        shutil.rmtree(destination)
+    before = _put_away(destination)  # the same step again, after a resume: the same bits
     temporary.rename(destination)
     flush(folder)
+    shutil.rmtree(before, ignore_errors=True)
     return destination
 
 
@@ -111,13 +113,26 @@ def load_newest(folder: Path, warn: Callable[[str], None]) -> Snapshot:
     raise RunError(f"{folder} holds no sound keyframe: the run cannot be resumed. Start it anew with vitrine train.")
 
 
-def thin(folder: Path, budget_bytes: int, keep: set[int]) -> None:
-    """Remove keyframes until they fit the budget; see `runs.keyframes.victim`."""
+def thin(folder: Path, budget_bytes: int, keep: Collection[int], superseded: Collection[int] = ()) -> None:
+    """Remove keyframes that were superseded, then others until they fit the budget; see `runs.keyframes.victim`."""
     steps = keyframe_steps(folder)
+    out = set(superseded) & set(steps[1:-1]) - set(keep)
+    steps = [step for step in steps if step not in out]
     sizes = {step: sum(f.stat().st_size for f in keyframe_path(folder, step).iterdir()) for step in steps}
-    while sum(sizes[step] for step in steps) > budget_bytes and (out := victim(steps, keep)) is not None:
-        shutil.rmtree(keyframe_path(folder, out))
-        steps.remove(out)
+    while sum(sizes[step] for step in steps) > budget_bytes and (next_out := victim(steps, keep)) is not None:
+        out.add(next_out)
+        steps.remove(next_out)
+    for step in sorted(out):
+        shutil.rmtree(_put_away(keyframe_path(folder, step)))
+
+
+def _put_away(path: Path) -> Path:
+    """Give a keyframe, if it is there, a name by which nobody takes it for one: it goes whole, or not at all."""
+    hidden = path.with_name(f".{path.name}.out")
+    shutil.rmtree(hidden, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(hidden)
+    return hidden
 
 
 class KeyframeWriter:
@@ -125,14 +140,22 @@ class KeyframeWriter:
 
     Args:
         folder: the run's keyframes folder.
-        budget_bytes: see `thin`.
+        recording: how often they are kept, and how much disk they may take.
     """
 
-    def __init__(self, folder: Path, budget_bytes: int) -> None:
-        self.folder, self.budget_bytes = folder, budget_bytes
+    def __init__(self, folder: Path, recording: RecordingConfig) -> None:
+        self.folder, self.recording = folder, recording
         self.best_step = 0
+        self.superseded: set[int] = set()  # were the best once
+        self.asked: set[int] = set()  # by someone: these stay
         self.thread: threading.Thread | None = None
         self.failure: OSError | None = None
+
+    def best(self, step: int) -> None:
+        """The parameters of this step are the best so far. The keyframe of those before goes once this one is safe."""
+        if self.best_step % self.recording.keyframe_every:
+            self.superseded.add(self.best_step)
+        self.best_step = step
 
     def save(self, state: State, must: bool = False) -> bool:
         """Copy the state now; write it soon.
@@ -144,7 +167,9 @@ class KeyframeWriter:
             return False
         self.flush()
         snapshot = take_snapshot(state)
-        self.thread = threading.Thread(target=self._write, args=(snapshot,), name="keyframe")
+        # As things stand now: a best step that comes while this one is being written is not safe yet.
+        rest = {self.best_step}, self.superseded - self.asked
+        self.thread = threading.Thread(target=self._write, args=(snapshot, *rest), name="keyframe")
         self.thread.start()
         return True
 
@@ -159,18 +184,18 @@ class KeyframeWriter:
                 "safe. Free some space, then: vitrine resume."
             )
 
-    def _write(self, snapshot: Snapshot) -> None:
+    def _write(self, snapshot: Snapshot, keep: set[int], superseded: set[int]) -> None:
         try:
             save_keyframe(self.folder, snapshot)
-            thin(self.folder, self.budget_bytes, {self.best_step})
+            thin(self.folder, self.recording.disk_budget, keep, superseded)
         except OSError as error:
             self.failure = error
             remove_partial(self.folder)
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what a killed writer left half-written."""
-    for path in folder.glob(".step-*.partial"):
+    """Remove what a killed writer left half-written, or half-removed."""
+    for path in folder.glob(".step-*"):
         shutil.rmtree(path, ignore_errors=True)
 
 

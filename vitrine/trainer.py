@@ -135,7 +135,7 @@ class Trainer:
         self.batches = make_batches(config, texts)
         self.observer: StepLoss | Recorder = StepLoss()
         self.history = History(path / HISTORY, config.recording.enabled) if processes.first else None
-        self.keyframes = KeyframeWriter(path / KEYFRAMES, config.recording.disk_budget) if processes.first else None
+        self.keyframes = KeyframeWriter(path / KEYFRAMES, config.recording) if processes.first else None
         self.pace = Pace(config)
         self.sample_steps = spaced(config.training.steps + 1, config.recording.text_samples)
         self.mailbox = Mailbox(path) if processes.first else None
@@ -169,6 +169,8 @@ class Trainer:
             self.observer.last = before.loss if before else None
             for record in self.history.evaluations_before(self.state.step):
                 self._remember_evaluation(record)
+            if self.keyframes:
+                self.keyframes.asked.update(self.history.snapshots())
         self.reporter.note(f"Resuming at step {self.state.step}.")
 
     def run(self) -> Result:
@@ -232,6 +234,9 @@ class Trainer:
             if wish.action == "snapshot" and self.state.step not in (self.entered_at, self.kept_at):
                 self._keep(must=True)
                 self.keyframes.flush()
+            if wish.action == "snapshot":
+                self.keyframes.asked.add(self.state.step)
+                self.history.store.event(self.state.step, "snapshot")
             elif wish.action == "stop":
                 self.stopping = True
             elif wish.action in ("pause", "resume") and self.paused != (wish.action == "pause"):
@@ -287,7 +292,7 @@ class Trainer:
         if record.loss < self.best_loss:
             self.best_loss, self.evaluations_without_best = record.loss, 0
             if self.keyframes:
-                self.keyframes.best_step = record.step
+                self.keyframes.best(record.step)
         else:
             self.evaluations_without_best += 1
 

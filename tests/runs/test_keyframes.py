@@ -1,14 +1,21 @@
-"""Which keyframes stay when the disk budget is full."""
+"""Which keyframes stay: birth, the newest, the best, those that were asked for, and others as there is room."""
 
 import itertools
+import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitrine.checkpoint import thin
+from vitrine import budget, checkpoint, train
+from vitrine.checkpoint import KeyframeWriter, Snapshot, remove_partial, save_keyframe, thin
+from vitrine.errors import RunError
 from vitrine.runs.keyframes import keyframe_path, keyframe_steps, longest_gap, victim
+from vitrine.runs.reader import KEYFRAMES, RunReader
 
 
 def kept_after(steps: int, every: int, room: int, keep: frozenset[int] = frozenset()) -> list[int]:
@@ -89,6 +96,130 @@ def test_steps_beyond_eight_digits_are_listed_in_their_order(tmp_path):
     for step in (123_456_789, 99_999_999, 7):
         _keyframe(tmp_path, step, size_bytes=1)
     assert keyframe_steps(tmp_path) == [7, 99_999_999, 123_456_789]
+
+
+def test_what_is_no_keyframe_is_not_listed(tmp_path):
+    _keyframe(tmp_path, 5, size_bytes=1)
+    for name in ("step-abc", "step-", "step-5", "step-00000007.old", ".step-00000009.out"):
+        (tmp_path / name).mkdir()
+    assert keyframe_steps(tmp_path) == [5]
+
+
+SETTINGS: dict[str, Any] = {
+    "model.n_layers": 1,
+    "model.d_model": 16,
+    "model.n_heads": 2,
+    "model.context": 16,
+    "training.batch_size": 2,
+    "training.evaluate_every": 7,
+    "training.evaluation_tokens": 256,
+    "data.tokenizer": "char",
+    "recording.keyframe_every": 10,
+    "recording.enabled": False,
+    "optimizer.name": "adamw",
+    "optimizer.learning_rate": 1e-4,  # so slow that it only falls
+}
+
+
+@pytest.mark.parametrize("room", [1000, 10], ids=["room for all", "room for ten"])
+def test_keyframes_take_what_was_announced_also_where_each_evaluation_is_the_best(room, book, tmp_path, monkeypatch):
+    save, size = KeyframeWriter.save, 70_000  # bytes of one, about
+    monkeypatch.setattr(KeyframeWriter, "save", lambda self, state, must=False: save(self, state, True))  # a fast disk
+    settings = SETTINGS | {"recording.disk_budget": room * size}
+    run = train(book, run=tmp_path / "run", steps=150, settings=settings)
+    folder, said = run.path / KEYFRAMES, budget.recording(run.config)
+    used = sum(file.stat().st_size for file in folder.glob("step-*/*"))
+    losses = [e.loss for e in run.sampled_evaluations()]
+    assert sum(loss < min(losses[:i], default=9) for i, loss in enumerate(losses)) > 15
+    assert said.keyframe_bytes == pytest.approx(size, rel=0.1)
+    assert used == pytest.approx(said.keyframes * said.keyframe_bytes, rel=0.2)
+    assert {0, run.best_step(), 150} <= {*keyframe_steps(folder)}
+    if room == 1000:
+        assert keyframe_steps(folder) == [*range(0, 150, 10), *{run.best_step(), 150}]
+
+
+@pytest.fixture
+def writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KeyframeWriter:
+    """Of keyframes of a single number, every ten steps; `save` is given a Snapshot."""
+    monkeypatch.setattr(checkpoint, "take_snapshot", lambda state: state)
+    writer = KeyframeWriter(tmp_path, SimpleNamespace(keyframe_every=10, disk_budget=10**9))
+    for step in (0, 10):
+        writer.save(_snapshot(step), must=True)
+    return writer
+
+
+def test_a_superseded_best_goes_once_the_new_one_is_safe(writer):
+    for step in (14, 17):
+        writer.best(step)
+        writer.save(_snapshot(step), must=True)
+        writer.flush()
+        assert keyframe_steps(writer.folder) == [0, 10, step]
+
+
+def test_a_superseded_best_that_someone_asked_for_or_that_is_of_the_cadence_stays(writer):
+    for step in (14, 20, 27):
+        writer.best(step)
+        writer.asked.add(14)
+        writer.save(_snapshot(step), must=True)
+    writer.flush()
+    assert keyframe_steps(writer.folder) == [0, 10, 14, 20, 27]
+
+
+def test_the_old_best_stays_while_the_new_one_cannot_be_written(writer, monkeypatch):
+    writer.best(14)
+    writer.save(_snapshot(14), must=True)
+    writer.flush()
+    monkeypatch.setattr(checkpoint, "save_file", _refuse)
+    writer.best(17)
+    writer.save(_snapshot(17), must=True)
+    with pytest.raises(RunError):
+        writer.flush()
+    assert keyframe_steps(writer.folder) == [0, 10, 14]
+
+
+def test_a_best_that_comes_while_another_keyframe_is_being_written_does_not_take_the_old_one_away(writer, monkeypatch):
+    writer.best(14)
+    writer.save(_snapshot(14), must=True)
+    writer.flush()
+    evaluated = threading.Event()
+    monkeypatch.setattr(checkpoint, "save_keyframe", lambda *args: (evaluated.wait(30), save_keyframe(*args)))
+    writer.recording.disk_budget = 1
+    writer.save(_snapshot(20))
+    writer.best(21)
+    evaluated.set()
+    writer.flush()
+    assert keyframe_steps(writer.folder) == [0, 14, 20]
+
+
+def test_a_keyframe_goes_whole_even_if_its_removal_breaks_off_and_the_next_start_clears_up(tmp_path, monkeypatch):
+    for step in (0, 5, 10):
+        save_keyframe(tmp_path, _snapshot(step))
+    with monkeypatch.context() as broken:
+        broken.setattr(checkpoint.shutil, "rmtree", lambda path, ignore_errors=False: ignore_errors or _refuse())
+        with pytest.raises(OSError, match="no more"):
+            thin(tmp_path, 1, set())
+    assert keyframe_steps(tmp_path) == [0, 10]
+    assert len([*tmp_path.iterdir()]) == 3
+    remove_partial(tmp_path)
+    assert len([*tmp_path.iterdir()]) == 2
+
+
+def test_a_snapshot_that_someone_asked_for_is_known_after_a_resume(copy):
+    from vitrine.recording.history import History
+
+    history = History(copy / "run.sqlite", enabled=True)
+    history.store.event(7, "snapshot")
+    assert history.snapshots() == {7}
+    history.store.close()
+    assert RunReader(copy).events()[-1].kind == "snapshot"
+
+
+def _snapshot(step: int) -> Snapshot:
+    return Snapshot(step, {"weight": torch.full((3,), float(step))}, {})
+
+
+def _refuse(*arguments: object, **named: object) -> None:
+    raise OSError("no more")
 
 
 def _keyframe(folder: Path, step: int, size_bytes: int) -> None:

@@ -43,6 +43,10 @@ class History:
         rows = self.store.connection.execute("SELECT * FROM evaluations WHERE step < ? ORDER BY step, whole", (number,))
         return [record_of(EvaluationRecord, row) for row in rows]
 
+    def snapshots(self) -> set[int]:
+        """The steps of which someone asked for a keyframe."""
+        return {step for (step,) in self.store.connection.execute("SELECT step FROM events WHERE kind = 'snapshot'")}
+
     def record(self, record: StepRecord, statistics: Numbers | None, note: Callable[[str], None]) -> None:
         """Write a step down; if it was written before, compare."""
         if not self.enabled:

@@ -1,6 +1,7 @@
 """Which keyframes a run has, and which of them stay when the disk budget is full. Needs no torch."""
 
 import math
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import numpy as np
 
 
 def keyframe_steps(folder: Path) -> list[int]:
-    """The steps that have keyframes, in order."""
-    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+    """The steps that have keyframes, in order. Whatever else lies there is none."""
+    names = (re.fullmatch(r"step-([0-9]{8,})", path.name) for path in folder.glob("step-*"))
+    return sorted(int(name[1]) for name in names if name)
 
 
 def keyframe_path(folder: Path, step: int) -> Path:
@@ -18,7 +20,7 @@ def keyframe_path(folder: Path, step: int) -> Path:
 
 
 def victim(steps: Sequence[int], keep: Collection[int]) -> int | None:
-    """The keyframe that goes first: so the newest stay dense, and the old become sparse.
+    """The keyframe that goes next: so the newest stay dense, and the old become sparse.
 
     Birth, the newest, and the steps in `keep` always stay. None if there is no other.
     """
