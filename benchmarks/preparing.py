@@ -86,9 +86,9 @@ def encode_by_library(text: Path, file: str) -> None:
     batch: list[str] = []
     held = 0
     for source in find_sources([str(text)]):
-        for piece, _ in pieces(source, ""):
-            batch.append(piece)
-            held += len(piece)
+        for piece in pieces(source):
+            batch.append(piece.text)
+            held += len(piece.text)
             if held >= shards.BATCH_CHARACTERS:
                 [encoding.ids for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False)]
                 batch, held = [], 0

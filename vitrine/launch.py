@@ -19,6 +19,7 @@ from vitrine.checkpoint import Snapshot, flush, load_keyframe, save_keyframe, ta
 from vitrine.config import Config, Settings, load_toml, merge
 from vitrine.data import shards
 from vitrine.data.cache import partial
+from vitrine.data.text import Reading
 from vitrine.errors import ConfigError, CorpusError, RunError
 from vitrine.mirrors import mirrored
 from vitrine.preflight import check_memory, check_mirrors, check_processes, check_tokens
@@ -241,7 +242,7 @@ def open_tokens(reader: RunReader) -> shards.Prepared:
         data.corpus,
         tokenizer=str(reader.path / TOKENIZER),
         validation=data.validation,
-        text_field=data.text_field,
+        reading=Reading(data.text_field),
     )
 
 
@@ -349,7 +350,7 @@ def _read_corpus(config: Config, parent: Snapshot | None, processes: Processes, 
                 data.corpus,
                 tokenizer=data.tokenizer,
                 validation=data.validation,
-                text_field=data.text_field,
+                reading=Reading(data.text_field),
                 progress=reporter.preparing,
             )
         processes.barrier()
@@ -463,7 +464,7 @@ def _check_corpus(reader: RunReader, reporter: Reporter) -> None:
     """Refuse to go on if the text is another than it was; without it, the run's own token ids serve."""
     data = reader.config.data
     try:
-        found = shards.source_digests(data.corpus, data.text_field)
+        found = shards.source_digests(data.corpus, Reading(data.text_field))
     except CorpusError as error:
         reporter.note(f"{error} Going on with the token ids that the run keeps.")
         return

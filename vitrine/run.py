@@ -13,6 +13,7 @@ import torch  # isort: skip
 
 from vitrine.config import SamplingConfig, merge, validate
 from vitrine.data import shards
+from vitrine.data.text import Reading
 from vitrine.errors import ConfigError, CorpusError, RunError
 from vitrine.evaluate import Evaluation, evaluate
 from vitrine.generate import Generation, generate
@@ -134,7 +135,7 @@ class Run(RunReader):
         """The loss over the whole validation split, or over other text."""
         model = self.model(step)
         if corpus:
-            tokens, size_bytes = shards.tokens_of(corpus, self.tokenizer, self.config.data.text_field)
+            tokens, size_bytes = shards.tokens_of(corpus, self.tokenizer, Reading(self.config.data.text_field))
             return evaluate(model, tokens, size_bytes)
         texts = open_tokens(self)
         if len(texts.validation) < 2:

@@ -2,6 +2,7 @@
 
 import codecs
 import gzip
+import hashlib
 import json
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitrine.data import text
-from vitrine.data.text import find_sources, pieces, scan
+from vitrine.data.text import Reading, find_sources, pieces, scan
 from vitrine.errors import CorpusError
 from vitrine.tokenizer import train_bpe
 
@@ -23,9 +24,9 @@ DOCUMENTS = ["First document, naïve.\n", 'Second:\ttwo "lines",\r\nand a comma.
 def read(spec: Path | str, field: str = "") -> list[str]:
     """The documents of a source."""
     documents, held = [], ""
-    for piece, ends in pieces(find_sources([str(spec)])[0], field):
-        held += piece
-        if ends:
+    for piece in pieces(find_sources([str(spec)])[0], Reading(field)):
+        held += piece.text
+        if piece.ends:
             documents.append(held)
             held = ""
     assert held == ""
@@ -164,16 +165,16 @@ def test_the_pieces_of_a_long_text_put_together_are_the_text(tmp_path_factory, c
     file.write_bytes(content.encode())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text, "PIECE_BYTES", size)
-        found = list(text._plain_pieces(file))
-    assert "".join(piece for piece, _ in found) == content
-    assert [ends for _, ends in found] == [False] * (len(found) - 1) + [True] * bool(found)
+        found = list(pieces(find_sources([str(file)])[0]))
+    assert "".join(piece.text for piece in found) == content
+    assert [piece.ends for piece in found] == [False] * (len(found) - 1) + [True] * bool(found)
 
 
 def test_pieces_end_where_words_part_so_that_bpe_ids_are_those_of_the_whole(tmp_path, prose, monkeypatch):
     (tmp_path / "b.txt").write_text(prose)
     monkeypatch.setattr(text, "PIECE_BYTES", 1000)
     tokenizer = train_bpe(iter([prose]), 600)
-    found = [piece for piece, _ in text._plain_pieces(tmp_path / "b.txt")]
+    found = [piece.text for piece in pieces(find_sources([str(tmp_path / "b.txt")])[0])]
     assert len(found) > 50
     assert max(map(len, found)) < 3000
     assert [i for piece in found for i in tokenizer.encode(piece).ids] == tokenizer.encode(prose).ids
@@ -184,9 +185,9 @@ def test_text_without_white_space_comes_in_bounded_pieces(tmp_path, monkeypatch)
     file = tmp_path / "genome.txt"
     file.write_text("ACGT" * 10_000)
     found = list(pieces(find_sources([str(file)])[0]))
-    assert "".join(text for text, _ in found) == "ACGT" * 10_000
-    assert max(len(text) for text, _ in found) <= 3 * 1024
-    assert [ends for _, ends in found] == [False] * (len(found) - 1) + [True]
+    assert "".join(piece.text for piece in found) == "ACGT" * 10_000
+    assert max(len(piece.text) for piece in found) <= 3 * 1024
+    assert [piece.ends for piece in found] == [False] * (len(found) - 1) + [True]
 
 
 def test_a_scan_counts_what_there_is(tmp_path):
@@ -202,3 +203,43 @@ def test_the_digest_depends_on_the_content_and_not_on_the_place(tmp_path):
     digests = [scan(find_sources([str(tmp_path / name)])[0]).digest for name in ("a.txt", "b.txt", "c.txt", "a.md")]
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3
+
+
+@pytest.mark.parametrize("packing", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet", ".txt"])
+def test_a_piece_says_where_its_document_starts(ending, packing, tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "PIECE_BYTES", 8)
+    documents = [*DOCUMENTS, "", "a fifth"]
+    write(tmp_path / f"a{ending}", ["other"])
+    write(tmp_path / f"b{ending}{packing}", documents)
+    found = [piece for piece in pieces(find_sources([str(tmp_path)])[0]) if piece.file == 1]
+    if ending == ".parquet":
+        assert sorted({piece.offset for piece in found}) == [0, 1, 2, 4]
+    elif ending == ".txt":
+        assert {piece.offset for piece in found} == {0}
+    else:
+        unpacked = write(tmp_path / f"c{ending}", documents).read_bytes()
+        starts = [unpacked.index(mark.encode()) for mark in ("First", "Second", "Dritte", "a fifth")]
+        lines = [unpacked.rindex(b"\n", 0, start) + 1 if b"\n" in unpacked[:start] else 0 for start in starts]
+        assert sorted({piece.offset for piece in found}) == lines
+
+
+def test_what_a_folder_holds_is_counted_by_ending_read_or_left_out(tmp_path):
+    for name, size in (("a.txt", 3), ("sub/b.txt.gz", 5), ("c.png", 7), ("LICENSE", 2), (".git/x/y", 4), (".env", 1)):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(b"x" * size)
+    source = find_sources([str(tmp_path)])[0]
+    assert source.sizes == (3, 5)
+    assert source.size_bytes == 8
+    assert source.read == {".txt": (2, 8)}
+    assert source.left_out == {".png": (1, 7), "without an ending": (1, 2), "hidden": (2, 5)}
+
+
+def test_the_digest_of_a_scan_is_that_of_the_files_in_every_kind(tmp_path):
+    for number, name in enumerate(("a.txt", "b.jsonl.gz", "c.csv.zst", "d.parquet", "e.parquet.gz", "f.md.gz")):
+        write(tmp_path / name, [*DOCUMENTS, str(number)])
+    source = find_sources([str(tmp_path)])[0]
+    expected = hashlib.sha256()
+    for file, ending in zip(source.files, (".txt", ".jsonl", ".csv", ".parquet", ".parquet", ".md"), strict=True):
+        expected.update(f"{ending} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    assert scan(source).digest == text.digest_of(source) == expected.hexdigest()

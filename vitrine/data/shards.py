@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from vitrine.data.cache import SCANS, TOKENS, cache_folder, partial, remove_leftovers
-from vitrine.data.text import Progress, Scan, Source, digest_of, find_sources, pieces, scan
+from vitrine.data.text import Progress, Reading, Scan, Source, digest_of, find_sources, pieces, scan
 from vitrine.errors import ConfigError, CorpusError
 from vitrine.tokenizer import (
     bulk_encoder,
@@ -65,7 +65,7 @@ def prepare(
     *,
     tokenizer: str = "auto",
     validation: float | Sequence[str] = 0.1,
-    text_field: str = "",
+    reading: Reading = Reading(),
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
@@ -75,17 +75,18 @@ def prepare(
         corpus: files, folders, globs, or hf:owner/name.
         tokenizer: auto, char, byte, bpe:N, or the path of a tokenizer.json.
         validation: the share of each source's characters, at its end, that is held back; or files of its own.
+        reading: how the files are read.
         cache: where token files are kept; see `cache_folder`.
     """
     cache = cache or cache_folder()
     sources = find_sources(corpus)
     held_back = [] if isinstance(validation, int | float) else find_sources(validation)
     before = _stamps([*sources, *held_back])
-    scans = [_scan(source, text_field, cache, progress) for source in sources]
-    held_scans = [_scan(source, text_field, cache, progress) for source in held_back]
+    scans = [_scan(source, reading, cache, progress) for source in sources]
+    held_scans = [_scan(source, reading, cache, progress) for source in held_back]
     fraction = float(validation) if isinstance(validation, int | float) else 0.0
     name = choose_tokenizer(scans) if tokenizer == "auto" else tokenizer
-    key = _digest_of_all(name, fraction, text_field, scans, held_scans)
+    key = _digest_of_all(name, fraction, reading, scans, held_scans)
     folder = cache / TOKENS / key
     found = _open_sound(folder)
     if found:
@@ -95,10 +96,10 @@ def prepare(
         with partial(folder) as temporary:
             splits = [Split(source, facts, fraction) for source, facts in zip(sources, scans, strict=True)]
             learned = max(fraction, USUAL_SHARE) if fraction else 0.0
-            sample = _sample([replace(split, fraction=learned) for split in splits], text_field)
+            sample = _sample([replace(split, fraction=learned) for split in splits], reading)
             made = make_tokenizer(name, [*scans, *held_scans], sample)
             held_splits = [Split(source, facts, 1.0) for source, facts in zip(held_back, held_scans, strict=True)]
-            facts = _write(temporary, splits + held_splits, len(sources), made, text_field, progress)
+            facts = _write(temporary, splits + held_splits, len(sources), made, reading, progress)
             save_tokenizer(made, temporary / TOKENIZER)
             facts |= {
                 "version": FORMAT_VERSION,
@@ -154,10 +155,12 @@ def copy_prepared(prepared: Prepared, destination: Path) -> None:
     _flush_all(destination)
 
 
-def tokens_of(corpus: Sequence[str], tokenizer: Tokenizer, text_field: str = "") -> tuple[Tokens, int]:
+def tokens_of(corpus: Sequence[str], tokenizer: Tokenizer, reading: Reading = Reading()) -> tuple[Tokens, int]:
     """The ids of a text that is measured once, and its UTF-8 bytes."""
     ids, size, encoder = [], 0, _Encoder(tokenizer)
-    for batch in _batches((*piece, False) for source in find_sources(corpus) for piece in pieces(source, text_field)):
+    for batch in _batches(
+        (piece.text, piece.ends, False) for source in find_sources(corpus) for piece in pieces(source, reading)
+    ):
         size += _size_bytes(batch)
         ids.append(encoder.encode(batch)[0])
     found = np.concatenate(ids) if ids else np.zeros(0, np.uint32)
@@ -166,9 +169,9 @@ def tokens_of(corpus: Sequence[str], tokenizer: Tokenizer, text_field: str = "")
     return found, size
 
 
-def source_digests(corpus: Sequence[str], text_field: str = "") -> list[str]:
+def source_digests(corpus: Sequence[str], reading: Reading = Reading()) -> list[str]:
     """The digest of each source as it is now, as `prepare` computes it."""
-    return [digest_of(s) if s.files else scan(s, text_field).digest for s in find_sources(corpus)]
+    return [digest_of(s) if s.files else scan(s, reading).digest for s in find_sources(corpus)]
 
 
 def choose_tokenizer(scans: Sequence[Scan]) -> str:
@@ -208,10 +211,10 @@ class Split:
         """Characters before the cut."""
         return math.floor(self.facts.characters * (1 - self.fraction) + 1e-9)
 
-    def pieces(self, text_field: str) -> Iterator[Piece]:
+    def pieces(self, reading: Reading) -> Iterator[Piece]:
         """All of its text, in order."""
         left = self.train_characters
-        for text, ends in pieces(self.source, text_field):
+        for text, ends, _, _ in pieces(self.source, reading):
             if left >= len(text):
                 yield text, ends, False
             elif left <= 0:
@@ -249,18 +252,18 @@ def _check_unchanged(before: Sequence[Stamp], after: Sequence[Stamp]) -> None:
             )
 
 
-def _scan(source: Source, text_field: str, cache: Path, progress: Progress | None) -> Scan:
+def _scan(source: Source, reading: Reading, cache: Path, progress: Progress | None) -> Scan:
     """A scan, remembered for as long as no file of the source changes."""
     if not source.files:
-        return scan(source, text_field, progress)
+        return scan(source, reading, progress)
     stamps = _stamps([source])
-    key = hashlib.sha256(json.dumps([FORMAT_VERSION, text_field, stamps]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([FORMAT_VERSION, reading.text_field, stamps]).encode()).hexdigest()
     remembered = cache / SCANS / f"{key}.json"
     try:
         return Scan(**json.loads(remembered.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         pass
-    facts = scan(source, text_field, progress)
+    facts = scan(source, reading, progress)
     _check_unchanged(stamps, _stamps([source]))
     try:
         remembered.parent.mkdir(parents=True, exist_ok=True)
@@ -274,7 +277,7 @@ def _scan(source: Source, text_field: str, cache: Path, progress: Progress | Non
 
 
 def _digest_of_all(
-    name: str, fraction: float, text_field: str, scans: Sequence[Scan], held_scans: Sequence[Scan]
+    name: str, fraction: float, reading: Reading, scans: Sequence[Scan], held_scans: Sequence[Scan]
 ) -> str:
     content = ""
     if name not in ("char", "byte") and not name.startswith("bpe:"):
@@ -284,7 +287,7 @@ def _digest_of_all(
         FORMAT_VERSION,
         content or name,
         fraction,
-        text_field,
+        reading.text_field,
         [facts.digest for facts in scans],
         [facts.digest for facts in held_scans],
     ]
@@ -293,12 +296,12 @@ def _digest_of_all(
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()
 
 
-def _sample(splits: Sequence[Split], text_field: str) -> Iterator[str]:
+def _sample(splits: Sequence[Split], reading: Reading) -> Iterator[str]:
     """Training text for BPE: all of it, or the same share of every piece."""
     total = sum(split.train_characters for split in splits)
     share = min(1.0, SAMPLE_CHARACTERS / max(1, total))
     for split in splits:
-        for text, _, held_back in split.pieces(text_field):
+        for text, _, held_back in split.pieces(reading):
             if not held_back:
                 yield text[: math.ceil(len(text) * share)]
 
@@ -308,7 +311,7 @@ def _write(
     splits: Sequence[Split],
     n_train: int,
     tokenizer: Tokenizer,
-    text_field: str,
+    reading: Reading,
     progress: Progress | None,
 ) -> dict[str, Any]:
     """Encode every source and write its token files; returns their part of the manifest."""
@@ -321,7 +324,7 @@ def _write(
         for number, split in enumerate(splits):
             with open(folder / f"train-{number}.bin", "wb") as handle:
                 train = _TokenFile(handle, dtype)
-                for batch in _batches(split.pieces(text_field)):
+                for batch in _batches(split.pieces(reading)):
                     first_held = next((n for n, (_, _, held) in enumerate(batch) if held), len(batch))
                     ids, ends = encoder.encode(batch)
                     cut = int(ends[first_held - 1]) if first_held else 0

@@ -6,12 +6,14 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 import zstandard
@@ -73,19 +75,57 @@ USUAL_FIELDS = ("text", "content")
 PIECE_BYTES = 2**18
 
 Progress = Callable[[str, int, int], None]  # what, bytes done, bytes in all
+Counts = Mapping[str, tuple[int, int]]  # ending -> files, bytes
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How text is read.
+
+    text_field: of .jsonl, .csv and .parquet; empty: the usual one. max_record_bytes: of one line or row of these.
+    """
+
+    text_field: str = ""
+    max_record_bytes: int = 64_000_000
+
+
+class Piece(NamedTuple):
+    """A part of a document that is small enough for memory.
+
+    ends: whether a document ends with this piece. file: index into the source's files; 0 for a data set of the Hub.
+    offset: where the document starts: unpacked bytes of the file before it, or its row number (parquet, data sets).
+    """
+
+    text: str
+    ends: bool
+    file: int
+    offset: int
 
 
 @dataclass(frozen=True)
 class Source:
-    """One argument of the command line, and the files that it stands for."""
+    """One argument of the command line, and the files that it stands for.
+
+    sizes: of the files, in bytes on disk. left_out: what a folder or a glob holds that is not read.
+    """
 
     spec: str
-    files: tuple[Path, ...]
+    files: tuple[Path, ...] = ()
+    sizes: tuple[int, ...] = ()
+    left_out: Counts = field(default_factory=dict)
 
-    @property
+    @cached_property
     def size_bytes(self) -> int:
         """Bytes on disk."""
-        return sum(file.stat().st_size for file in self.files)
+        return sum(self.sizes)
+
+    @property
+    def read(self) -> Counts:
+        """Files and bytes that are read, by ending."""
+        counts: dict[str, tuple[int, int]] = {}
+        for file, size in zip(self.files, self.sizes, strict=True):
+            _count(counts, _ending(file) or file.name, size)
+        return counts
 
 
 @dataclass(frozen=True)
@@ -101,89 +141,140 @@ class Scan:
 
 def find_sources(corpus: Sequence[str]) -> list[Source]:
     """The files that each argument stands for: a file, a folder, a glob, or hf:owner/name."""
-    return [Source(spec, _files(spec)) for spec in corpus]
+    return [_find(spec) for spec in corpus]
 
 
-def pieces(source: Source, text_field: str = "") -> Iterator[tuple[str, bool]]:
-    """The text of a source, a bounded piece at a time, and whether a document ends with the piece.
+def pieces(source: Source, reading: Reading = Reading()) -> Iterator[Piece]:
+    """The text of a source, a bounded piece at a time.
 
     A piece ends before white space wherever there is some: a place where GPT-2's pre-tokenization parts
     words anyway, so that the ids of the pieces are those of the whole.
     """
-    if source.spec.startswith("hf:"):
-        for row in _hub_rows(source.spec):
-            yield from _cut(_field(row, text_field, source.spec), source.spec)
-    for file in source.files:
-        ending = _ending(file)
-        if ending == ".parquet":
-            yield from _parquet_pieces(file, text_field)
-        elif ending == ".jsonl":
-            for number, line in enumerate(_lines(file), start=1):
-                yield from _cut(_field(_json_row(line, file, number), text_field, f"{file}, line {number}"), str(file))
-        elif ending == ".csv":
-            yield from _csv_pieces(file, text_field)
-        else:
-            yield from _plain_pieces(file)
+    return _pieces(source, reading, _Meter())
 
 
-def scan(source: Source, text_field: str = "", progress: Progress | None = None) -> Scan:
+def scan(source: Source, reading: Reading = Reading(), progress: Progress | None = None) -> Scan:
     """Read a source once: digest, counts, alphabet. Raises CorpusError if there is no text in it."""
     seen = np.zeros(sys.maxunicode + 1, bool)  # by code point: a set of characters takes three times as long
     documents = characters = size = 0
-    content = hashlib.sha256()
-    for text, ends in pieces(source, text_field):
-        seen[np.frombuffer(text.encode("utf-32-le"), np.uint32)] = True
-        raw = text.encode("utf-8")
-        documents, characters, size = documents + ends, characters + len(text), size + len(raw)
+    meter = _Meter()
+    for piece in _pieces(source, reading, meter):
+        seen[np.frombuffer(piece.text.encode("utf-32-le"), np.uint32)] = True
+        raw = piece.text.encode("utf-8")
+        documents, characters, size = documents + piece.ends, characters + len(piece.text), size + len(raw)
         if not source.files:
-            content.update(raw)
-        if progress:
-            progress("reading", size, max(size, source.size_bytes))
+            meter.total.update(raw)
+        if progress and source.files:
+            progress("reading", meter.size_bytes, source.size_bytes)
+        elif progress:
+            progress("reading", size, size)
     if not characters:
         raise CorpusError(f"{source.spec} holds no text. Give a file with text in it.")
-    digest = digest_of(source) if source.files else content.hexdigest()
-    return Scan(digest, documents, characters, size, "".join(map(chr, np.flatnonzero(seen))))
+    return Scan(meter.total.hexdigest(), documents, characters, size, "".join(map(chr, np.flatnonzero(seen))))
 
 
 def digest_of(source: Source) -> str:
     """SHA-256 over the bytes and endings of the files, wherever they lie."""
-    total = hashlib.sha256()
+    meter = _Meter()
     for file in source.files:
-        with open(file, "rb") as handle:
-            content = hashlib.file_digest(handle, "sha256").hexdigest()
-        total.update(f"{_ending(file)} {content}\n".encode())
-    return total.hexdigest()
+        meter.read_whole(file)
+        meter.end_file(file)
+    return meter.total.hexdigest()
 
 
-def _files(spec: str) -> tuple[Path, ...]:
+class _Meter:
+    """Counts and hashes the bytes of files as they lie on disk, while they are read."""
+
+    def __init__(self) -> None:
+        self.total, self.file, self.size_bytes = hashlib.sha256(), hashlib.sha256(), 0
+
+    def add(self, raw: bytes) -> None:
+        self.file.update(raw)
+        self.size_bytes += len(raw)
+
+    def read_whole(self, file: Path) -> None:
+        try:
+            with open(file, "rb", buffering=0) as handle:
+                while raw := handle.read(PIECE_BYTES):
+                    self.add(raw)
+        except OSError as error:
+            raise CorpusError(f"{file} cannot be read: {error.strerror or error}.") from None
+
+    def end_file(self, file: Path) -> None:
+        self.total.update(f"{_ending(file)} {self.file.hexdigest()}\n".encode())
+        self.file = hashlib.sha256()
+
+
+@dataclass(frozen=True)
+class _File:
+    """One file of a source, while it is read."""
+
+    path: Path
+    number: int
+    reading: Reading
+    meter: _Meter
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+def _find(spec: str) -> Source:
     if spec.startswith("hf:"):
-        return ()
+        return Source(spec)
     path = Path(spec).expanduser()
     if path.is_file():
-        return (path,)
+        return Source(spec, (path,), (path.stat().st_size,))
     if path.is_dir():
-        found = [file for file in sorted(path.rglob("*")) if _wanted(file, path)]
-        if not found:
-            raise CorpusError(
-                f"The folder {spec} holds no file that can be read as text. Known endings: "
-                f"{' '.join(sorted(PLAIN | ROWS))}, each also with .gz or .zst."
-            )
-        return tuple(found)
+        return _folder(spec, path)
     if any(mark in spec for mark in "*?["):
-        root = Path(path.anchor) if path.is_absolute() else Path()
-        pattern = str(path.relative_to(path.anchor)) if path.is_absolute() else str(path)
-        found = [file for file in sorted(root.glob(pattern)) if file.is_file()]
-        if found:
-            return tuple(found)
-        raise CorpusError(f"No file matches {spec}. Give a file, a folder, or a glob that matches files.")
+        return _matches(spec, path)
     beside = [str(file) for file in path.parent.iterdir()] if path.parent.is_dir() else []
     hint = nearest(str(path), beside) if beside else f"There is no folder {path.parent} either."
     raise CorpusError(f"There is no file or folder {spec}. {hint if 'Did you' in hint or not beside else ''}".rstrip())
 
 
-def _wanted(file: Path, root: Path) -> bool:
-    hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-    return file.is_file() and not hidden and _ending(file) in PLAIN | ROWS
+def _folder(spec: str, path: Path) -> Source:
+    found: list[tuple[Path, int]] = []
+    left_out: dict[str, tuple[int, int]] = {}
+    for file, size, hidden in _walk(path):
+        if hidden:
+            _count(left_out, "hidden", size)
+        elif (ending := _ending(file)) in PLAIN or ending in ROWS:
+            found.append((file, size))
+        else:
+            _count(left_out, ending or "without an ending", size)
+    if not found:
+        raise CorpusError(
+            f"The folder {spec} holds no file that can be read as text. Known endings: "
+            f"{' '.join(sorted(PLAIN | ROWS))}, each also with .gz or .zst."
+        )
+    return Source(spec, tuple(file for file, _ in found), tuple(size for _, size in found), left_out)
+
+
+def _walk(folder: Path, hidden: bool = False) -> Iterator[tuple[Path, int, bool]]:
+    """Every file below a folder in order, its size, and whether it or a folder above it is hidden."""
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        below = hidden or entry.name.startswith(".")
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(Path(entry.path), below)
+        elif entry.is_file():
+            yield Path(entry.path), entry.stat().st_size, below
+
+
+def _matches(spec: str, path: Path) -> Source:
+    root = Path(path.anchor) if path.is_absolute() else Path()
+    pattern = str(path.relative_to(path.anchor)) if path.is_absolute() else str(path)
+    found = tuple(file for file in sorted(root.glob(pattern)) if file.is_file())
+    if not found:
+        raise CorpusError(f"No file matches {spec}. Give a file, a folder, or a glob that matches files.")
+    return Source(spec, found, tuple(file.stat().st_size for file in found))
+
+
+def _count(counts: dict[str, tuple[int, int]], name: str, size: int) -> None:
+    files, size_bytes = counts.get(name, (0, 0))
+    counts[name] = files + 1, size_bytes + size
 
 
 def _ending(file: Path) -> str:
@@ -194,19 +285,41 @@ def _ending(file: Path) -> str:
     return suffixes[-1] if suffixes else ""
 
 
-def _open(file: Path) -> BinaryIO:
-    if file.suffix.lower() == ".gz":
-        return cast(BinaryIO, gzip.open(file, "rb"))
-    if file.suffix.lower() == ".zst":
-        return cast(BinaryIO, zstandard.open(file, "rb"))
-    return open(file, "rb")
+def _pieces(source: Source, reading: Reading, meter: _Meter) -> Iterator[Piece]:
+    if source.spec.startswith("hf:"):
+        yield from _hub_pieces(source.spec, reading)
+    for number, path in enumerate(source.files):
+        file = _File(path, number, reading, meter)
+        ending = _ending(path)
+        if ending == ".parquet":
+            yield from _parquet_pieces(file)
+        elif ending == ".jsonl":
+            yield from _jsonl_pieces(file)
+        elif ending == ".csv":
+            yield from _csv_pieces(file)
+        else:
+            yield from _plain_pieces(file)
+        meter.end_file(path)
 
 
-def _chunks(file: Path) -> Iterator[bytes]:
+class _Metered:
+    """A file on disk whose bytes are counted and hashed as they are read."""
+
+    def __init__(self, handle: BinaryIO, meter: _Meter) -> None:
+        self.handle, self.meter = handle, meter
+
+    def read(self, size: int = -1) -> bytes:
+        raw = self.handle.read(size)
+        self.meter.add(raw)
+        return raw
+
+
+def _chunks(file: _File) -> Iterator[bytes]:
     """The unpacked bytes of a file, piece by piece."""
     try:
-        with _open(file) as handle:
-            while chunk := handle.read(PIECE_BYTES):
+        with open(file.path, "rb", buffering=0) as handle:
+            unpacked = _unpacked(file, _Metered(cast(BinaryIO, handle), file.meter))
+            while chunk := unpacked.read(PIECE_BYTES):
                 yield chunk
     except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
         raise CorpusError(f"{file} is damaged: it cannot be unpacked ({error}).") from None
@@ -214,7 +327,16 @@ def _chunks(file: Path) -> Iterator[bytes]:
         raise CorpusError(f"{file} cannot be read: {error.strerror or error}.") from None
 
 
-def _text(file: Path) -> Iterator[str]:
+def _unpacked(file: _File, raw: _Metered) -> Any:
+    suffix = file.path.suffix.lower()
+    if suffix == ".gz":
+        return gzip.GzipFile(fileobj=cast(BinaryIO, raw))
+    if suffix == ".zst":
+        return zstandard.ZstdDecompressor().stream_reader(cast(BinaryIO, raw))
+    return raw
+
+
+def _text(file: _File) -> Iterator[str]:
     """The text of a file, piece by piece; line ends stay as they are, a byte-order mark goes."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset, first = 0, True
@@ -229,19 +351,22 @@ def _text(file: Path) -> Iterator[str]:
     _decode(decoder, b"", file, offset, final=True)
 
 
-def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, file: Path, offset: int, final: bool = False) -> str:
+def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, file: _File, offset: int, final: bool = False) -> str:
     pending = len(decoder.getstate()[0])
     try:
         return decoder.decode(chunk, final)
     except UnicodeDecodeError as error:
-        at = offset - pending + error.start
-        raise CorpusError(
-            f"{file} is not UTF-8: the byte at offset {at} is 0x{error.object[error.start]:02x}. If you "
-            f"know its encoding, convert it: iconv -f ENCODING -t UTF-8 '{file}' > new.txt."
-        ) from None
+        raise _not_utf8(file, offset - pending, error) from None
 
 
-def _check_encoding(file: Path, start: bytes) -> None:
+def _not_utf8(file: _File, offset: int, error: UnicodeDecodeError) -> CorpusError:
+    return CorpusError(
+        f"{file} is not UTF-8: the byte at offset {offset + error.start} is 0x{error.object[error.start]:02x}. If you "
+        f"know its encoding, convert it: iconv -f ENCODING -t UTF-8 '{file}' > new.txt."
+    )
+
+
+def _check_encoding(file: _File, start: bytes) -> None:
     """Recognise UTF-16 and UTF-32 by their marks, or by the zeros that they put into plain text."""
     name = ""
     if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
@@ -255,7 +380,7 @@ def _check_encoding(file: Path, start: bytes) -> None:
         raise CorpusError(f"{file} is {name}, not UTF-8. Convert it: iconv -f {name} -t UTF-8 '{file}' > new.txt.")
 
 
-def _plain_pieces(file: Path) -> Iterator[tuple[str, bool]]:
+def _plain_pieces(file: _File) -> Iterator[Piece]:
     """One document, in pieces that end before white space."""
     held = ""
     for text in _text(file):
@@ -264,10 +389,10 @@ def _plain_pieces(file: Path) -> Iterator[tuple[str, bool]]:
         if not cut and len(held) > 2 * PIECE_BYTES:  # text without white space: memory stays bounded all the same
             cut = PIECE_BYTES
         if cut:
-            yield held[:cut], False
+            yield Piece(held[:cut], False, file.number, 0)
             held = held[cut:]
     if held:
-        yield held, True
+        yield Piece(held, True, file.number, 0)
 
 
 def _last_cut(text: str) -> int:
@@ -278,7 +403,7 @@ def _last_cut(text: str) -> int:
     return 0
 
 
-def _cut(text: str, where: str) -> Iterator[tuple[str, bool]]:
+def _cut(text: str, where: str, number: int, offset: int) -> Iterator[Piece]:
     """One document that is in memory already."""
     try:
         text.encode("utf-8")
@@ -288,58 +413,105 @@ def _cut(text: str, where: str) -> Iterator[tuple[str, bool]]:
         ) from None
     while len(text) > 2 * PIECE_BYTES:
         place = _last_cut(text[:PIECE_BYTES]) or PIECE_BYTES
-        yield text[:place], False
+        yield Piece(text[:place], False, number, offset)
         text = text[place:]
     if text:
-        yield text, True
+        yield Piece(text, True, number, offset)
 
 
-def _lines(file: Path) -> Iterator[str]:
-    held = ""
-    for text in _text(file):
-        *lines, held = (held + text).split("\n")
-        yield from lines
-    if held:
-        yield held
+def _lines(file: _File) -> Iterator[tuple[str, int]]:
+    """The lines of a file without their ends, and the offset at which each starts."""
+    held: list[bytes] = []
+    offset = 0
+    for chunk in _chunks(file):
+        if not offset and not held:
+            _check_encoding(file, chunk)
+        first, *rest = chunk.split(b"\n")
+        held.append(first)
+        if not rest:
+            continue
+        *whole, last = b"".join(held), *rest
+        for line in whole:
+            yield _decoded(line, file, offset)
+            offset += len(line) + 1
+        held = [last]
+    if line := b"".join(held):
+        yield _decoded(line, file, offset)
 
 
-def _json_row(line: str, file: Path, number: int) -> Any:
+def _decoded(line: bytes, file: _File, offset: int) -> tuple[str, int]:
+    start = len(codecs.BOM_UTF8) if not offset and line.startswith(codecs.BOM_UTF8) else 0
+    try:
+        return line[start:].decode("utf-8"), offset + start
+    except UnicodeDecodeError as error:
+        raise _not_utf8(file, offset + start, error) from None
+
+
+def _jsonl_pieces(file: _File) -> Iterator[Piece]:
+    for number, (line, offset) in enumerate(_lines(file), start=1):
+        where = f"{file}, line {number}"
+        text = _field(_json_row(line, where), file.reading.text_field, where)
+        yield from _cut(text, where, file.number, offset)
+
+
+def _json_row(line: str, where: str) -> Any:
     if not line.strip():
         return ""
     try:
         return json.loads(line)
     except ValueError as error:
-        raise CorpusError(f"{file}, line {number} is not JSON: {error}.") from None
+        raise CorpusError(f"{where} is not JSON: {error}.") from None
 
 
-def _csv_pieces(file: Path, text_field: str) -> Iterator[tuple[str, bool]]:
+def _csv_pieces(file: _File) -> Iterator[Piece]:
     csv.field_size_limit(sys.maxsize)
-    # csv wants lines that keep their ends: a quoted field may hold some.
-    rows = csv.DictReader(line + "\n" for line in _lines(file))
+    taken: list[int] = []  # where the lines of a row start
+
+    def lines() -> Iterator[str]:
+        for line, offset in _lines(file):
+            taken.append(offset)
+            yield line + "\n"  # csv wants lines that keep their ends: a quoted field may hold some
+
+    rows = csv.reader(lines())
+    header: list[str] = []
     try:
-        for row in rows:
-            if None in row:
-                raise CorpusError(f"{file}, line {rows.line_num} has more fields than the header.")
-            text = _field(row, text_field, f"{file}, line {rows.line_num}")
-            yield from _cut(text, str(file))
+        for values in rows:
+            offset, where = taken[0], f"{file}, line {rows.line_num}"
+            taken.clear()
+            if not header or not values:  # an empty line is no row
+                header = header or values
+                continue
+            if len(values) > len(header):
+                raise CorpusError(f"{where} has more fields than the header.")
+            row = dict.fromkeys(header) | dict(zip(header, values, strict=False))
+            yield from _cut(_field(row, file.reading.text_field, where), where, file.number, offset)
     except csv.Error as error:
         raise CorpusError(f"{file}, line {rows.line_num} is not CSV: {error}.") from None
 
 
-def _parquet_pieces(file: Path, text_field: str) -> Iterator[tuple[str, bool]]:
+def _parquet_pieces(file: _File) -> Iterator[Piece]:
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise CorpusError(f"Reading {file} needs pyarrow: pip install 'vitrine[parquet]'.") from None
+    if file.path.suffix == ".parquet":
+        file.meter.read_whole(file.path)  # parquet is read at many places: its digest takes a pass of its own
+    handle = file.path if file.path.suffix == ".parquet" else io.BytesIO(b"".join(_chunks(file)))
     try:
-        handle = file if file.suffix == ".parquet" else io.BytesIO(b"".join(_chunks(file)))
         table = pyarrow.parquet.ParquetFile(handle)
-        for batch in table.iter_batches(batch_size=1024):
-            for row in batch.to_pylist():
-                yield from _cut(_field(row, text_field, str(file)), str(file))
+        rows = (row for batch in table.iter_batches(batch_size=1024) for row in batch.to_pylist())
+        for number, row in enumerate(rows):
+            where = f"{file}, row {number + 1}"
+            yield from _cut(_field(row, file.reading.text_field, where), where, file.number, number)
     except (pyarrow.ArrowException, OSError) as error:
         raise CorpusError(f"{file} cannot be read as parquet: {str(error).rstrip('.')}.") from None
+
+
+def _hub_pieces(spec: str, reading: Reading) -> Iterator[Piece]:
+    for number, row in enumerate(_hub_rows(spec)):
+        where = f"{spec}, row {number + 1}"
+        yield from _cut(_field(row, reading.text_field, where), where, 0, number)
 
 
 def _hub_rows(spec: str) -> Iterator[Any]:
