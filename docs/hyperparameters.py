@@ -29,6 +29,8 @@ DERIVED = {
     "training.batch_size": "of the preset",
     "training.precision": "bfloat16 where the hardware multiplies it, else float32",
     "training.evaluate_every": "a tenth of the steps (with a target a twentieth), from 10 to 500",
+    "training.evaluation_tokens": "`16384`; with --for, what fits",
+    "training.final_evaluation_tokens": "`2000000`; with --for, what fits",
     "machine.device": "cuda, mps, cpu: the first that is there",
     "machine.threads": "one for each core, or OMP_NUM_THREADS",
     "recording.keyframe_every": "so that a step is re-entered in about 2 s, or in what the disk budget allows",

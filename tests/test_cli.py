@@ -90,10 +90,19 @@ def test_the_demo_without_a_terminal_trains_shows_three_temperatures_and_ends_by
     assert "?token=" not in done.stderr
 
 
-def test_for_ends_in_about_that_time(vitrine, book):
-    result = json.loads(vitrine("train", book, "--preset", "nano", "--for", "6s", "--json").stdout)
+def test_with_for_the_steps_and_the_evaluations_are_chosen_for_that_time_before_the_first_step(vitrine, book, tmp_path):
+    (tmp_path / "long.txt").write_text(book.read_text() * 100)  # 6 MB, which would take far longer than the training
+    long = ["--set", "data.validation=long.txt", "--set", "data.tokenizer=byte"]
+    done = vitrine("train", book, "--preset", "nano", *long, "--for", "5s", "--run", "r", "--json")
+    assert done.returncode == 0, done.stderr
+    result, training = json.loads(done.stdout), tomllib.loads((tmp_path / "r/config.toml").read_text())["training"]
     assert result["stopped"] in ("steps", "time")
-    assert 2 < result["training_s"] < 9
+    assert 1 <= result["steps"] <= training["steps"]
+    assert result["val_tokens"] == training["final_evaluation_tokens"] < 2_000_000
+    assert result["val_whole"] is False
+    assert result["val_split_tokens"] == 100 * len(book.read_bytes())  # and the end of the text, less the first token
+    plain = vitrine("train", book, *TINY, "--steps", 1, "--set", "training.final_evaluation_tokens=640")
+    assert ", over 623 of 5,9" in plain.stdout
 
 
 @pytest.mark.parametrize("seconds", [-1.0, math.nan, math.inf])

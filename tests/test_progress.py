@@ -1,11 +1,14 @@
 """What the commands show while they work."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from vitrine import progress
+from vitrine.pace import Pace
+from vitrine.presets import Facts, resolve
 from vitrine.progress import TerminalReporter
 from vitrine.runs.records import EvaluationRecord, StepRecord
 
@@ -42,3 +45,46 @@ def test_an_evaluation_that_takes_a_while_has_a_bar_of_its_own(long_s, shown, mo
                 reporter.progress.refresh()
         reporter.evaluated(EvaluationRecord(5, 2.0, 100, True, 1.0))
     assert ("measuring the validation loss: 60%" in text.getvalue()) == shown
+
+
+def paced(durations: list[float]) -> Pace:
+    pace = Pace(resolve({}, Facts(vocab_size=65, train_tokens=10_000)))
+    for duration_s in durations:
+        pace.stepped(duration_s)
+    return pace
+
+
+WARM, STEADY = [5.0] * 5, [0.1, 0.1, 0.4, 0.1, 0.1] * 5
+
+
+@pytest.mark.parametrize(
+    ("late", "slowdown"),
+    [
+        ([], 1),
+        ([0.19] * 10, 1),
+        ([0.3] * 10, 3),
+        ([1.7] * 6 + [0.1] * 4, 17),
+        ([1.7] * 4 + [0.1] * 6, 1),  # a moment
+        ([1.7] * 10 + [0.1] * 6, 1),  # over again
+    ],
+)
+def test_steps_that_take_twice_as_long_as_the_first_or_more_are_noticed_by_their_medians(late, slowdown):
+    assert paced(WARM + STEADY + late).slowdown == pytest.approx(slowdown)
+
+
+def test_too_few_steps_say_nothing_of_the_pace():
+    assert [paced([0.1] * 10 + [1.0] * more).slowdown for more in range(20)] == [1] * 20
+
+
+def test_a_training_that_became_slow_says_so_in_its_progress_line_with_the_factor():
+    reporter, text = on_a_terminal()
+    with reporter:
+        for number, factor in enumerate((1.0, 17.2, 17.2, 1.0)):
+            reporter.slowed(factor)
+            reporter.stepped(replace(RECORD, step=number), 100.0, 60.0)
+            assert reporter.progress
+            reporter.progress.refresh()
+    said = text.getvalue()
+    assert "step 3 of 0   loss 2.500   100 tokens/s   17.2 times slower than at first   60 s left" in said
+    assert "step 4 of 0   loss 2.500   100 tokens/s   60 s left" in said
+    assert said.count("another program may be using the") == 1

@@ -12,6 +12,7 @@ from conftest import TINY
 from vitrine import evaluate, launch, trainer
 from vitrine.config import Config, parse_settings
 from vitrine.errors import RunError
+from vitrine.runs import requests
 from vitrine.runs.reader import RunReader
 from vitrine.runs.requests import ask
 from vitrine.trainer import Reporter, Result
@@ -73,6 +74,7 @@ LAST, BETWEEN, TARGET = (ALL, {}, STEPS), (SOME, {}, 10), (ALL, {"target_loss": 
 @pytest.fixture(autouse=True)
 def short_batches(monkeypatch):
     monkeypatch.setattr(evaluate, "TOKENS_AT_ONCE", {"cpu": 256})  # the whole split is 24 batches
+    monkeypatch.setattr(requests, "LOOK_EVERY_S", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -87,15 +89,38 @@ def test_any_evaluation_is_left_after_the_batch_and_made_again_without_losing_a_
     left = launch.train(request(tmp_path, "r", **more), reporter)
     assert (left.stopped, left.steps, left.val_loss) == ("interrupted", step, None)
     assert left.signal == (0 if how == "stop" else how)
-    assert (
-        how == "stop" or reporter.after == 0
-    )  # no batch was measured after that; the mailbox is looked at now and then
+    assert reporter.after == 0  # no batch was measured after that
     assert not [e for e in RunReader(tmp_path / "r").evaluations() if e.whole]  # nothing of it is recorded
     assert RunReader(tmp_path / "r").result() == {}
     assert (tmp_path / f"r/keyframes/step-{step:08d}/manifest.json").is_file()
     assert same(launch.resume(tmp_path / "r"), never)
     assert evaluations(tmp_path / "r") == evaluations(tmp_path / "never")
     assert "recomputed" not in {event.kind for event in RunReader(tmp_path / "r").events()}  # no step was lost
+
+
+def test_a_target_is_judged_by_as_much_text_as_the_last_evaluation_measures(book, tmp_path):
+    settings = [*SETTINGS, "training.final_evaluation_tokens=2048"]
+    result = launch.train(request(tmp_path, "r", settings, target_loss=4.0))
+    assert (result.stopped, result.steps) == ("target", 10)
+    assert (result.val_tokens, result.val_whole, result.val_split_tokens) == (
+        2031,
+        False,
+        5999,
+    )  # the last window is shorter
+    reader = RunReader(tmp_path / "r")
+    assert [(e.tokens, e.whole, e.final) for e in reader.evaluations()] == [(1007, False, False), (2031, False, True)]
+    assert reader.evaluations()[1].loss == result.val_loss <= 4.0
+    assert reader.sampled_evaluations() == reader.evaluations()[:1]
+
+
+def test_a_run_from_before_there_was_a_limit_measures_the_whole_split_at_its_end(book, tmp_path):
+    launch.train(
+        request(tmp_path, "r", [*SETTINGS, "training.final_evaluation_tokens=640"]), Leaver(20, signal.SIGTERM)
+    )
+    file = tmp_path / "r/config.toml"
+    file.write_text(file.read_text().replace("final_evaluation_tokens = 640\n", ""))
+    result = launch.resume(tmp_path / "r")
+    assert (result.val_tokens, result.val_whole) == (5999, True)
 
 
 def test_text_that_is_being_written_is_left_too(book, tmp_path, monkeypatch):

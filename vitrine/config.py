@@ -126,7 +126,11 @@ class TrainingConfig(Section):
     seed: Annotated[Whole, Field(ge=0, lt=2**63)] = Field(1, description="of every random draw")
     precision: Literal["float32", "bfloat16"] = Field(description="number format of the matrix products")
     evaluate_every: Count = Field(description="steps between measurements of the validation loss")
-    evaluation_tokens: Count = Field(16_384, description="validation tokens measured each time; the end: all")
+    evaluation_tokens: Count = Field(16_384, description="validation tokens measured each time")
+    # 0 where a config.toml does not say it: runs from before it was there measured all.
+    final_evaluation_tokens: CountOrOff = Field(
+        0, description="validation tokens measured at the end, and to judge a target; spread evenly; 0: all"
+    )
     patience: CountOrOff = Field(0, description="stop after so many evaluations without a new best; 0: never")
     target_loss: NotNegative = Field(0.0, description="stop when the validation loss is there; 0: no target")
     parent: str = Field("", description="RUN@STEP that the first parameters come from; empty: random birth")

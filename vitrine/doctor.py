@@ -1,5 +1,6 @@
 """`vitrine doctor`: what this machine is, how fast it multiplies, whether it repeats itself to the bit."""
 
+import os
 import platform
 import shutil
 import sys
@@ -30,6 +31,9 @@ def examine() -> dict[str, Any]:
         "device": str(device),
         "device_name": machine.device_name(device),
         "threads": threads,
+        "threads_hint": f"machine.threads = {threads} unless you set it; beside another busy program "
+        "--set machine.threads=1 is often faster",
+        "load": round(os.getloadavg()[0], 2),  # programs that run or wait for a core, over the last minute
         "memory_bytes": machine.memory_bytes(device),
         "disk_free_bytes": shutil.disk_usage(".").free,
         "cache": str(cache_folder()),

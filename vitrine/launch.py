@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from vitrine import machine  # before torch: it sets what torch's libraries read when they start
 
 import torch  # isort: skip
 
-from vitrine.census import Plan, flops_per_token, make_plan
+from vitrine import timing
+from vitrine.census import Plan, make_plan
 from vitrine.checkpoint import Snapshot, flush, load_keyframe, save_keyframe, take_snapshot
 from vitrine.config import Config, Settings, load_toml, merge
 from vitrine.data import shards
@@ -28,13 +30,11 @@ from vitrine.processes import Processes, join_processes, leave_processes
 from vitrine.runs.keyframes import keyframe_path, keyframe_steps
 from vitrine.runs.reader import CHAT_TEMPLATE, CONFIG, HISTORY, KEYFRAMES, TOKENIZER, TOKENS, RunReader
 from vitrine.runs.store import Store
-from vitrine.step import step
 from vitrine.tokenizer import save_tokenizer
-from vitrine.trainer import Reporter, Result, Texts, Trainer, build_state, lock, make_batches, micro_batches
+from vitrine.trainer import Reporter, Result, Texts, Trainer, build_state, lock
 
 KEPT_TOKENS_BYTES = 64 * 2**20  # a corpus up to this size is kept in the run; a larger one is pointed at
 POINTER = "pointer.json"
-SAMPLE_S = 0.5  # how long one timed step may take, by the machine's rate
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request, resolved: every hyperparameter, the token ids, and where the first parameters come from."""
+    """A request, resolved: every hyperparameter, the token ids, and where the first parameters come from.
+
+    ready_s: when the tokens were there (time.monotonic): a time that was asked for counts from then.
+    """
 
     config: Config
     tokens: shards.Prepared
     parent: Snapshot | None
+    ready_s: float = 0.0
 
     @property
     def texts(self) -> Texts:
@@ -97,6 +101,7 @@ def train(request: Request, reporter: Reporter | None = None, started_s: float =
                 reporter,
                 started_s,
                 request.for_s,
+                prepared.ready_s,
             )
             trainer.enter()
             return trainer.run()
@@ -135,7 +140,7 @@ def resume(run: str | Path, reporter: Reporter | None = None, started_s: float =
 
 def prepare(request: Request, processes: Processes | None = None, reporter: Reporter | None = None) -> Prepared:
     """Resolve a request: read the corpus, choose the size, and count the steps."""
-    processes, reporter = processes or Processes(), reporter or Reporter()
+    processes, reporter, began_s = processes or Processes(), reporter or Reporter(), time.monotonic()
     parent, layers = _parent(request)
     file = load_toml(Path(request.config_file)) if request.config_file else {}
     own = merge(file, request.settings or {})
@@ -164,6 +169,11 @@ def prepare(request: Request, processes: Processes | None = None, reporter: Repo
         raise ConfigError(f"--for must be positive: got {request.for_s} seconds. Try --for 2m.")
     tokens = _read_corpus(config, parent, processes, reporter)
     facts = replace(facts, vocab_size=tokens.tokenizer.get_vocab_size(), train_tokens=sum(map(len, tokens.train)))
+    ready_s = time.monotonic()
+    if ready_s - began_s > request.for_s / 2 > 0:
+        reporter.note(
+            f"Preparing took {ready_s - began_s:.0f} s; the {request.for_s:g} s that were asked for count from now."
+        )
     if preset == "auto":
         rate = _matrix_rate(facts, processes) if request.for_s else 0.0
         size = choose_size(facts.train_tokens, rate, request.for_s)
@@ -174,52 +184,29 @@ def prepare(request: Request, processes: Processes | None = None, reporter: Repo
     if preset == "auto":
         machine_too = f" and {request.for_s:g} s on this machine" if request.for_s else ""
         reporter.note(f"auto: the size {size}, for {facts.train_tokens:,} training tokens{machine_too}.")
-    prepared = Prepared(config, tokens, parent)
-    if request.for_s and not request.steps and "steps" not in merge(file, request.settings or {}).get("training", {}):
-        steps = steps_for(prepared, request.for_s, processes)
-        settings = merge(settings, {"training": {"steps": steps}})
-        reporter.note(f"{steps} steps fit into {request.for_s:g} s, by the time of a few.")
-        prepared = replace(prepared, config=resolve(settings, facts))
+    prepared = Prepared(config, tokens, parent, ready_s)
+    if request.for_s:
+        config = _fit(prepared, settings, facts, set(training), request.for_s, processes)
+        if "steps" not in training:
+            reporter.note(f"{config.training.steps:,} steps fit into {request.for_s:g} s, by the time of a few.")
+        prepared = replace(prepared, config=config)
     return prepared
 
 
-def steps_for(prepared: Prepared, duration_s: float, processes: Processes) -> int:
-    """How many steps fit into a time, evaluations included, by the time that a few take."""
+def _fit(
+    prepared: Prepared, settings: Settings, facts: Facts, given: set[str], for_s: float, all_of: Processes
+) -> Config:
+    """The hyperparameters for a time: what of [training] is not given follows from what things take here."""
     check_memory(prepared.config, sums(prepared.config), Reporter().note)
-    step_s = processes.agree(seconds_per_step(prepared, processes))
-    training, held_back = prepared.config.training, len(prepared.tokens.validation)
-    token_s = step_s / (3 * prepared.config.tokens_per_step)  # an evaluation is a forward pass alone
-    evaluations_s = 10 * min(training.evaluation_tokens, held_back) * token_s + held_back * token_s
-    return max(10, int((0.95 * duration_s - evaluations_s) / step_s))
+    probe = timing.Probe(prepared.config, prepared.texts, all_of, for_s / 300)
 
+    def with_training(values: dict[str, Any]) -> Config:
+        kept = {name: value for name, value in values.items() if name not in given}
+        return resolve(merge(settings, {"training": kept}), facts)
 
-def seconds_per_step(prepared: Prepared, processes: Processes | None = None) -> float:
-    """The time of one training step, measured on a state of its own that is thrown away.
-
-    Where a step is too long to wait for, it comes from two shorter ones: what a step costs once, and a token.
-    """
-    processes = processes or Processes()
-    config = prepared.config
-    decoder, state = build_state(config, processes)
-    rate = machine.matrix_rate(decoder.embedding.weight.device, getattr(torch, config.training.precision))
-    affordable = int(SAMPLE_S * rate / flops_per_token(config.model) / config.model.context)  # sequences
-    sequences = config.training.batch_size * config.training.accumulation
-
-    def duration_s(batch_size: int, accumulation: int) -> float:
-        training = {"batch_size": batch_size, "accumulation": accumulation}
-        sample = config.model_copy(update={"training": config.training.model_copy(update=training)})
-        batches, times = make_batches(sample, prepared.texts), []
-        for number in range(5):
-            start = time.perf_counter()
-            step(state, micro_batches(batches, number, decoder, processes))
-            times.append(time.perf_counter() - start)
-        return sorted(times[1:])[1]  # the first warms up; of the others, one that nothing disturbed
-
-    if processes.agree(affordable) >= sequences:
-        return duration_s(config.training.batch_size, config.training.accumulation)
-    few = max(1, min(config.training.batch_size, int(processes.agree(affordable))) // processes.size) * processes.size
-    once, twice = duration_s(few, 1), duration_s(few, 2)
-    return once + max(0.0, twice - once) * (sequences / few - 1)
+    measured = probe.measure(prepared.tokens.tokenizer)
+    left_s = for_s - all_of.agree(time.monotonic() - prepared.ready_s)
+    return timing.fit(measured, for_s, left_s, len(prepared.tokens.validation), given, with_training)
 
 
 def sums(config: Config) -> Plan:
@@ -301,7 +288,7 @@ def _parent(request: Request) -> tuple[Snapshot | None, Settings]:
     del settings["machine"], settings["recording"]
     # What was derived from the number of steps, or meant for that run alone.
     del settings["schedule"]["warmup_steps"], settings["training"]["evaluate_every"]
-    del settings["training"]["target_loss"]
+    del settings["training"]["target_loss"], settings["training"]["final_evaluation_tokens"]
     if reader.config.model.attention_width == reader.config.model.d_model:
         del settings["model"]["head_dim"]
     if request.corpus:

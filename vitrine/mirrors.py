@@ -83,15 +83,18 @@ class Mirrors(Reporter):
         }
         self._send({"step": record.step, "numbers": numbers})
 
+    def slowed(self, factor: float) -> None:
+        """To the other alone."""
+        self.reporter.slowed(factor)
+
     def evaluating(self, done: int, total: int) -> None:
         """To the other alone."""
         self.reporter.evaluating(done, total)
 
     def evaluated(self, record: EvaluationRecord) -> None:
-        """The validation loss; over the whole split, where the usual measure is a part of it, a curve of its own."""
+        """The validation loss; that of a larger part of the split than is usual is a curve of its own."""
         self.reporter.evaluated(record)
-        larger = record.whole and record.tokens > self.sample_tokens
-        name = "validation/loss_of_all" if larger else "validation/loss"
+        name = "validation/loss" if record.compares(self.sample_tokens) else "validation/loss_of_all"
         self._send({"step": record.step, "numbers": {name: record.loss}})
 
     def sampled(self, record: SampleRecord) -> None:

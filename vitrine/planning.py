@@ -7,6 +7,7 @@ from typing import Any
 from vitrine import budget, launch
 from vitrine.census import Plan
 from vitrine.config import Config
+from vitrine.timing import Probe
 from vitrine.trainer import Reporter
 
 
@@ -100,7 +101,7 @@ def plan(request: launch.Request, reporter: Reporter) -> TimedPlan:
     """Resolve a request, add it up, and time a few steps of it if it fits."""
     prepared = launch.prepare(request, reporter=reporter)
     sums = launch.sums(prepared.config)
-    step_s = launch.seconds_per_step(prepared) if sums.fits else None
+    step_s = Probe(prepared.config, prepared.texts).step_s()[0] if sums.fits else None
     return TimedPlan(prepared.config, sums, step_s)
 
 

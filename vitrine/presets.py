@@ -80,6 +80,7 @@ PRESETS: dict[str, Settings] = {
     },
 }
 DERIVED_RECORDING = ("keyframe_every", "statistics_every", "histograms", "film_frames", "text_samples")
+FINAL_TOKENS = 2_000_000  # of validation text, which the last evaluation measures at most
 SIZES = ("nano", "micro", "mini", "small", "medium")
 
 # Share of the matrix rate that a training step of each size was measured to reach; used by `auto` alone.
@@ -139,6 +140,7 @@ def resolve(settings: Settings, facts: Facts) -> Config:
     steps = _count(training["steps"], otherwise=1)
     times = 20 if training.get("target_loss") else 10
     _derive(given, "training", evaluate_every=max(10, min(500, steps // times)))
+    _derive(given, "training", final_evaluation_tokens=FINAL_TOKENS)
     adamw = given.get("optimizer", {}).get("name", "muon") == "adamw"
     _derive(given, "schedule", warmup_steps=min(100 if width < 512 else 700, steps // 20) if adamw else 0)
     _derive_optimizer(given, width)

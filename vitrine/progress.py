@@ -34,7 +34,7 @@ class TerminalReporter(Reporter):
         self.progress: Progress | None = None
         self.task = TaskID(0)
         self.steps, self.val_loss, self.printed_s = 0, "", time.monotonic()
-        self.evaluating_since_s = 0.0
+        self.evaluating_since_s, self.slower, self.warned = 0.0, "", False
 
     def note(self, text: str) -> None:
         """A line of its own, above the bar."""
@@ -72,9 +72,19 @@ class TerminalReporter(Reporter):
         """Step, loss, validation loss, speed, time left."""
         text = (
             f"step {record.step + 1:,} of {self.steps:,}   loss {record.loss:.3f}{self.val_loss}   "
-            f"{tokens_per_s:,.0f} tokens/s   {_duration(left_s)} left"
+            f"{tokens_per_s:,.0f} tokens/s{self.slower}   {_duration(left_s)} left"
         )
         self._show(text, record.step + 1, self.steps)
+
+    def slowed(self, factor: float) -> None:
+        """In the progress line; the first time with what may help."""
+        self.slower = f"   {factor:.1f} times slower than at first" if factor > 1 else ""
+        if self.slower and not self.warned:
+            self.warned = True
+            self.note(
+                f"A step takes {factor:.1f} times as long as at first: another program may be using the processor. "
+                "Beside one, a training with fewer threads is often faster (--set machine.threads=1)."
+            )
 
     def evaluating(self, done: int, total: int) -> None:
         """A bar of its own for an evaluation that takes a while."""
@@ -87,8 +97,9 @@ class TerminalReporter(Reporter):
     def evaluated(self, record: EvaluationRecord) -> None:
         """Kept for the bar."""
         self.val_loss = f"   validation {record.loss:.3f}"
-        if record.whole:
-            self.note(f"step {record.step:,}: validation loss {record.loss:.4f} over the whole split")
+        if record.whole or record.final:
+            over = "the whole split" if record.whole else f"{record.tokens:,} tokens"
+            self.note(f"step {record.step:,}: validation loss {record.loss:.4f} over {over}")
 
     def close(self) -> None:
         """Take the bar away."""

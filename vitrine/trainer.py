@@ -48,8 +48,9 @@ GO_ON, HOLD, TIME, LEAVE = range(4)  # what a process wants between two steps; t
 
 @dataclass(frozen=True)
 class Result:
-    """How a training ended. Losses in nats a token, over the whole validation split; None: not measured.
+    """How a training ended. Losses in nats a token; None: not measured.
 
+    val_tokens: that were measured, of val_split_tokens in the validation split; val_whole: whether that is all of them.
     stopped: "steps", "time", "target", "interrupted" or "early".
     digest: of the parameters; equal digests, equal bits.
     duration_s: of the whole command; training_s: of the steps alone.
@@ -68,6 +69,9 @@ class Result:
     digest: str
     stopped: str
     signal: int = 0
+    val_tokens: int = 0
+    val_split_tokens: int = 0
+    val_whole: bool = True
 
 
 class StoppedError(Exception):
@@ -88,6 +92,9 @@ class Reporter:
 
     def stepped(self, record: StepRecord, tokens_per_s: float, left_s: float) -> None:
         """A step was made; left_s is the time that the rest will take at the pace of late."""
+
+    def slowed(self, factor: float) -> None:
+        """How many times as long as at first the steps take of late; 1: as long, or not much longer."""
 
     def evaluating(self, done: int, total: int) -> None:
         """The validation loss is being measured: windows of text done of a total."""
@@ -114,7 +121,8 @@ class Trainer:
     Args:
         path: the run folder; it exists, and this process (of rank 0) holds its lock.
         started_s: when the command began (time.monotonic).
-        for_s: seconds that the training was asked to take; the clock ends it when it takes a fifth more. 0: never.
+        for_s: seconds that the training was asked to take; the clock ends it when it would take a tenth more. 0: never.
+        ready_s: from when they count (time.monotonic).
     """
 
     def __init__(
@@ -126,11 +134,12 @@ class Trainer:
         reporter: Reporter,
         started_s: float,
         for_s: float = 0.0,
+        ready_s: float = 0.0,
     ) -> None:
         self.path, self.config, self.texts = path, config, texts
         self.processes, self.reporter = processes, reporter
         self.started_s, self.for_s = started_s, for_s
-        self.began_s = time.monotonic()
+        self.began_s = ready_s or time.monotonic()
         self.decoder, self.state = build_state(config, processes)
         self.batches = make_batches(config, texts)
         self.observer: StepLoss | Recorder = StepLoss()
@@ -145,8 +154,8 @@ class Trainer:
         self.entered_at = self.kept_at = 0
         self.sampled_at = -1
         # Before it is known: a little optimism, so that a target is not missed for long.
-        self.whole_minus_sample = -0.01 * config.training.target_loss
-        self.whole: tuple[int, Evaluation] | None = None
+        self.final_minus_sample = -0.01 * config.training.target_loss
+        self.final: tuple[EvaluationRecord, Evaluation] | None = None  # the newest one like that at the end
 
     def enter(self) -> None:
         """Start from the newest keyframe that is sound: birth, for a new run."""
@@ -175,7 +184,6 @@ class Trainer:
 
     def run(self) -> Result:
         """Train to the end, and leave the run safe whatever happens."""
-        self.began_s = time.monotonic()
         with self._signals(), self._disk():
             try:
                 stopped = self._loop()
@@ -218,7 +226,8 @@ class Trainer:
         while True:
             self._heed()
             now = time.monotonic()
-            too_late = self.for_s and now - self.began_s > 1.2 * self.for_s
+            end_s = now - self.began_s + self.pace.step_s + self.pace.last_s(len(self.texts.validation))
+            too_late = self.for_s and end_s > 1.1 * self.for_s
             own = LEAVE if self.signal or self.stopping else TIME if too_late else HOLD if self.paused else GO_ON
             reason = self.processes.agree(own)
             if reason != HOLD:
@@ -245,20 +254,23 @@ class Trainer:
             self.mailbox.done(wish, self.state.step)
 
     def _evaluate(self) -> str:
-        """Measure a part of the validation split, and all of it when the target seems to be met."""
+        """Measure a part of the validation split, and as much as at the end when the target seems to be met."""
         if len(self.texts.validation) < 2:
             return ""
         sample = self._measure(self.config.training.evaluation_tokens)
         self._remember_evaluation(sample)
         target, patience = self.config.training.target_loss, self.config.training.patience
-        if target and not sample.whole and sample.loss + self.whole_minus_sample <= target:
-            sample = self._measure(0)
+        if target and not sample.whole and sample.loss + self.final_minus_sample <= target:
+            sample = self._measure_final()
             self._remember_evaluation(sample)
-        if target and sample.whole and sample.loss <= target:
+        if target and (sample.whole or sample.final) and sample.loss <= target:
             return "target"
         return "early" if patience and self.evaluations_without_best >= patience else ""
 
-    def _measure(self, at_most: int) -> EvaluationRecord:
+    def _measure_final(self) -> EvaluationRecord:
+        return self._measure(self.config.training.final_evaluation_tokens, final=True)
+
+    def _measure(self, at_most: int, final: bool = False) -> EvaluationRecord:
         if self.history:
             self.history.store.commit()  # an evaluation may take longer than a commit may wait
         start, began_s, tokens = time.perf_counter(), self.began_s, self.texts.validation
@@ -266,9 +278,9 @@ class Trainer:
         result = evaluate(self.decoder, tokens, self.texts.validation_bytes, at_most, share, self._between_batches)
         whole = result.tokens == len(tokens) - 1
         duration = time.perf_counter() - start - (self.began_s - began_s)  # a pause does not count
-        record = EvaluationRecord(self.state.step, result.loss, result.tokens, whole, duration)
-        if whole:
-            self.whole = (self.state.step, result)
+        record = EvaluationRecord(self.state.step, result.loss, result.tokens, whole, duration, final and not whole)
+        if final or whole:
+            self.final = record, result
         if self.history:
             self.history.store.write(record)
             self.history.store.commit()
@@ -284,9 +296,9 @@ class Trainer:
 
     def _remember_evaluation(self, record: EvaluationRecord) -> None:
         """What later decisions depend on; a resumed run remembers the same from its history."""
-        if record.whole and record.tokens > self.config.training.evaluation_tokens:
+        if not record.compares(self.config.training.evaluation_tokens):
             if math.isfinite(record.loss - self.last_sample_loss):
-                self.whole_minus_sample = record.loss - self.last_sample_loss
+                self.final_minus_sample = record.loss - self.last_sample_loss
             return
         self.last_sample_loss = record.loss
         if record.loss < self.best_loss:
@@ -308,6 +320,7 @@ class Trainer:
             memory_bytes=machine.memory_in_use(self.decoder.embedding.weight.device),
         )
         self.pace.stepped(duration_s)
+        self.reporter.slowed(self.pace.slowdown)
         if self.history:
             self.history.record(record, self.observer.take_statistics(), self.reporter.note)
         left = self.pace.left_s(number + 1, len(self.texts.validation))
@@ -353,7 +366,7 @@ class Trainer:
                 self.kept_at = self.state.step
 
     def _finish(self, stopped: str) -> Result:
-        """The last keyframe, the whole validation split, the result."""
+        """The last keyframe, the last evaluation, the result."""
         if self.state.step not in (self.entered_at, self.kept_at):
             self._keep(must=True)
         if isinstance(self.observer, Recorder):
@@ -371,14 +384,17 @@ class Trainer:
             steps=self.state.step,
             parameters=self.state.parameters.count,
             train_loss=self.observer.last,
-            val_loss=measured.loss if measured else None,
-            bits_per_byte=measured.bits_per_byte if measured else None,
+            val_loss=measured[1].loss if measured else None,
+            bits_per_byte=measured[1].bits_per_byte if measured else None,
             duration_s=round(time.monotonic() - self.started_s, 3),
             training_s=round(self.pace.training_s, 3),
             tokens_per_s=round(self.pace.tokens_per_s, 1),
             digest=digest(self.state.parameters.named(self.state.parameters.values)),
             stopped=stopped,
             signal=self.signal if stopped == "interrupted" else 0,
+            val_tokens=measured[1].tokens if measured else 0,
+            val_split_tokens=max(0, len(self.texts.validation) - 1),
+            val_whole=not measured or measured[0].whole,
         )
         if self.history:
             if stopped != "interrupted":
@@ -388,17 +404,17 @@ class Trainer:
             self.history.store.close()
         return result
 
-    def _look_at_end(self) -> Evaluation | None:
-        """What the trained model writes, and its loss over the whole validation split."""
+    def _look_at_end(self) -> tuple[EvaluationRecord, Evaluation] | None:
+        """What the trained model writes, and its loss over the validation split, or much of it."""
         if self.sampled_at != self.state.step:
             self._write_sample()
         if self._go_on() == LEAVE:
             raise StoppedError
         if len(self.texts.validation) < 2:
             return None
-        if not self.whole or self.whole[0] != self.state.step:
-            self._measure(0)
-        return self.whole[1] if self.whole else None
+        if not self.final or self.final[0].step != self.state.step:
+            self._measure_final()
+        return self.final
 
     def _diverged(self, error: DivergedError) -> DivergedError:
         loss = self.observer.take(Processes())

@@ -149,7 +149,7 @@ class RunReader:
     def sampled_evaluations(self) -> list[EvaluationRecord]:
         """The measurements that can be held against each other: all by the same sample of the split."""
         limit = self.config.training.evaluation_tokens
-        return [e for e in self.evaluations() if not (e.whole and e.tokens > limit)]
+        return [e for e in self.evaluations() if e.compares(limit)]
 
     def best_step(self) -> int | None:
         """The step of the best evaluation."""

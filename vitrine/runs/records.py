@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, TypeVar
 
 
@@ -24,13 +24,21 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class EvaluationRecord:
-    """The validation loss of the parameters that a step starts from; `whole`: over the whole split."""
+    """The validation loss of the parameters that a step starts from.
+
+    whole: over the whole split; final: over the part of it that the last evaluation measures, where that is not all.
+    """
 
     step: int
     loss: float
     tokens: int
     whole: bool
     duration_s: float
+    final: bool = False
+
+    def compares(self, sample_tokens: int) -> bool:
+        """Whether it is one of those by the usual sample of the split, of about so many tokens."""
+        return not (self.final or (self.whole and self.tokens > sample_tokens))
 
 
 @dataclass(frozen=True)
@@ -70,10 +78,21 @@ class EventRecord:
 
 Record = StepRecord | EvaluationRecord | SampleRecord | HistogramRecord | EventRecord
 R = TypeVar("R")
+FINAL = 2  # in the column `whole` of an evaluation, whose key it is part of
 EMPTY = {float: math.nan, int: 0, bool: False, str: "", bytes: b""}  # what NULL stands for
 
 
 def record_of(kind: type[R], row: Sequence[Any]) -> R:
     """A record of this kind from its row. SQLite keeps NaN as NULL: in a record it is NaN again."""
+    if kind is EvaluationRecord:
+        row = (*row[:3], row[3] == 1, row[4], row[3] == FINAL)
     types = kind.__annotations__.values()
     return kind(*[EMPTY[one] if value is None else one(value) for one, value in zip(types, row, strict=True)])
+
+
+def row_of(record: Record) -> tuple[Any, ...]:
+    """The row of a record; `record_of` reads it back."""
+    if isinstance(record, EvaluationRecord):
+        whole = FINAL if record.final else int(record.whole)
+        return record.step, record.loss, record.tokens, whole, record.duration_s
+    return astuple(record)

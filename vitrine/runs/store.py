@@ -1,6 +1,5 @@
 """Writing a run's history. There is one writer, the trainer; anyone may read while it grows."""
 
-import dataclasses
 import json
 import sqlite3
 import time
@@ -19,6 +18,7 @@ from vitrine.runs.records import (
     SampleRecord,
     StepRecord,
     record_of,
+    row_of,
 )
 from vitrine.runs.statistics import BLOCK, Layout, Numbers
 
@@ -81,7 +81,7 @@ class Store:
 
     def write(self, record: Record) -> None:
         """Add a record, or put it in the place of the one that was there."""
-        values = dataclasses.astuple(record)
+        values = row_of(record)
         marks = ", ".join("?" * len(values))
         self._begin()
         self.connection.execute(f"INSERT OR REPLACE INTO {TABLES[type(record)]} VALUES ({marks})", values)

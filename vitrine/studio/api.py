@@ -217,7 +217,14 @@ def _whole(name: str, reader: RunReader) -> models.RunInfo:
         "guessing_loss": math.log(config.model.vocab_size),
         "events": reader.events(),
         "evaluations": [
-            {"step": e.step, "loss": e.loss, "tokens": e.tokens, "whole": e.whole, "duration_s": e.duration_s}
+            {
+                "step": e.step,
+                "loss": e.loss,
+                "tokens": e.tokens,
+                "whole": e.whole,
+                "duration_s": e.duration_s,
+                "final": e.final,
+            }
             for e in reader.evaluations()
         ],
         "samples": reader.samples(),

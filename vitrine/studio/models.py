@@ -100,13 +100,17 @@ class RunMemory(TypedDict):
 
 
 class Evaluation(TypedDict):
-    """The validation loss of the parameters that a step starts from; `whole`: over the whole split."""
+    """The validation loss of the parameters that a step starts from.
+
+    whole: over the whole split; final: over the part of it that the last evaluation measures, where that is not all.
+    """
 
     step: int
     loss: Real
     tokens: int
     whole: bool
     duration_s: float
+    final: bool
 
 
 class RunInfo(TypedDict):

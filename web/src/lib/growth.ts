@@ -12,7 +12,7 @@ export function grown(old: RunInfo, state: StreamState): RunInfo {
   if (old.film) old.film.steps.splice(0, Infinity, ...added(old.film.steps, state.film_steps, (step) => step));
   return {
     ...old,
-    evaluations: added(old.evaluations, state.evaluations, (e) => `${e.step} ${e.whole}`),
+    evaluations: added(old.evaluations, state.evaluations, (e) => `${e.step} ${e.whole} ${e.final}`),
     samples: added(old.samples, state.samples, (sample) => sample.step),
     events: added(old.events, state.events, (e) => `${e.time_s} ${e.kind}`),
     steps_made: state.steps_made,
