@@ -83,10 +83,15 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """[data]: which text, how it becomes tokens, and how much of it is used."""
 
-    corpus: list[str] = Field([], description="files, folders, globs or hf:owner/name")
+    corpus: list[str] = Field([], description="files, folders, globs or hf:owner/name; .bin: token ids")
     tokenizer: str = Field("auto", description="auto, char, byte, bpe:N, or a path to a tokenizer.json")
     validation: Annotated[Fraction | list[str], BeforeValidator(_listed)] = Field(
-        0.1, description="share of the end held back, or files of its own"
+        0.1, description="share that is held back, or files of its own"
+    )
+    validation_split: Literal["end", "documents"] = Field(
+        "end",  # what a run without this key had
+        description="how a share is held back: the end of each source, or whole documents, chosen by their content; "
+        "left out: documents, if there are more than 20",
     )
     weights: list[Positive] = Field([], description="a mixture: how often each source is drawn; empty: by size")
     max_tokens: CountOrOff = Field(0, description="use at most this many training tokens; 0: all")

@@ -21,6 +21,7 @@ from vitrine.checkpoint import Snapshot, flush, load_keyframe, save_keyframe, ta
 from vitrine.config import Config, Settings, load_toml, merge
 from vitrine.data import shards
 from vitrine.data.cache import partial
+from vitrine.data.ids import validation_beside
 from vitrine.data.text import Reading
 from vitrine.errors import ConfigError, CorpusError, RunError
 from vitrine.mirrors import mirrored
@@ -89,6 +90,7 @@ def train(request: Request, reporter: Reporter | None = None, started_s: float =
     with _processes(request) as processes:
         reporter = reporter if processes.first else Reporter()
         prepared = prepare(request, processes, reporter)
+        _say_what_was_read(prepared.tokens, prepared.config, reporter)
         check_memory(prepared.config, sums(prepared.config), reporter.note)
         path = _make_run(path, prepared, processes)
         with _locked(path, processes), mirrored(reporter, prepared.config, processes) as reporter:
@@ -127,6 +129,7 @@ def resume(run: str | Path, reporter: Reporter | None = None, started_s: float =
         with _locked(reader.path, processes), mirrored(reporter, reader.config, processes) as reporter:
             _check_corpus(reader, reporter)
             tokens = open_tokens(reader)
+            _say_what_was_read(tokens, reader.config, reporter)
             if processes.first:
                 _compare_fingerprints(reader, processes, reporter)
             texts = Texts(tokens.train, tokens.validation, tokens.validation_bytes)
@@ -150,6 +153,8 @@ def prepare(request: Request, processes: Processes | None = None, reporter: Repo
     if isinstance(held_back, str | list):
         files = [held_back] if isinstance(held_back, str) else held_back
         own["data"]["validation"] = [_absolute(spec) if isinstance(spec, str) else spec for spec in files]
+    elif held_back is None and (beside := validation_beside(own.get("data", {}).get("corpus", []))):
+        own["data"]["validation"] = beside
     training = own.setdefault("training", {})
     if request.steps:
         training["steps"] = request.steps
@@ -167,7 +172,8 @@ def prepare(request: Request, processes: Processes | None = None, reporter: Repo
     check_mirrors(config)
     if not 0 <= request.for_s < float("inf"):
         raise ConfigError(f"--for must be positive: got {request.for_s} seconds. Try --for 2m.")
-    tokens = _read_corpus(config, parent, processes, reporter)
+    asked = settings.get("data", {})
+    tokens = _read_corpus(config, asked.get("validation_split", "auto"), processes, reporter)
     facts = replace(facts, vocab_size=tokens.tokenizer.get_vocab_size(), train_tokens=sum(map(len, tokens.train)))
     ready_s = time.monotonic()
     if ready_s - began_s > request.for_s / 2 > 0:
@@ -178,7 +184,10 @@ def prepare(request: Request, processes: Processes | None = None, reporter: Repo
         rate = _matrix_rate(facts, processes) if request.for_s else 0.0
         size = choose_size(facts.train_tokens, rate, request.for_s)
         settings = merge(_without_other_rule(preset_settings(size), own), settings)
-    settings = merge(settings, {"data": {"tokenizer": tokens.tokenizer_name}})
+    for warning in tokens.warnings:
+        reporter.note(warning)
+    split = asked.get("validation_split", tokens.validation_split)
+    settings = merge(settings, {"data": {"tokenizer": tokens.tokenizer_name, "validation_split": split}})
     config = resolve(settings, facts)
     check_tokens(config, tokens)
     if preset == "auto":
@@ -225,12 +234,15 @@ def open_tokens(reader: RunReader) -> shards.Prepared:
     if folder.is_dir() or folder == reader.path / TOKENS:
         return shards.open_prepared(folder)
     data = reader.config.data
-    return shards.prepare(
+    prepared = shards.prepare(
         data.corpus,
         tokenizer=str(reader.path / TOKENIZER),
         validation=data.validation,
+        validation_split=data.validation_split,
         reading=Reading(data.text_field),
     )
+    _compare_digests(reader, list(prepared.source_digests))
+    return prepared
 
 
 def tokens_folder(reader: RunReader) -> Path:
@@ -328,7 +340,7 @@ def _listed(steps: list[int]) -> str:
     return f"keyframes of the steps {', '.join(map(str, steps))}"
 
 
-def _read_corpus(config: Config, parent: Snapshot | None, processes: Processes, reporter: Reporter) -> shards.Prepared:
+def _read_corpus(config: Config, split: str, processes: Processes, reporter: Reporter) -> shards.Prepared:
     """The token ids; the first process makes them, the others find them in the cache."""
     data = config.data
     for rank_turn in (True, False):
@@ -337,11 +349,17 @@ def _read_corpus(config: Config, parent: Snapshot | None, processes: Processes, 
                 data.corpus,
                 tokenizer=data.tokenizer,
                 validation=data.validation,
+                validation_split=split,
                 reading=Reading(data.text_field),
                 progress=reporter.preparing,
             )
         processes.barrier()
     return tokens
+
+
+def _say_what_was_read(tokens: shards.Prepared, config: Config, reporter: Reporter) -> None:
+    for line in tokens.summary.lines(config) if tokens.summary else ():
+        reporter.note(line)
 
 
 def _matrix_rate(facts: Facts, processes: Processes) -> float:
@@ -440,6 +458,8 @@ def _set_facts(store: Store, config: Config, tokens: shards.Prepared, processes:
     fingerprint = machine.fingerprint(config.machine, config.training.precision, processes.size, tokens.corpus_digest)
     store.set_fact("fingerprint", json.dumps(fingerprint))
     store.set_fact("source_digests", json.dumps(tokens.source_digests))
+    if tokens.summary:
+        store.set_fact("reading", json.dumps(tokens.summary.to_json()))
     store.event(
         0,
         "born",
@@ -455,8 +475,12 @@ def _check_corpus(reader: RunReader, reporter: Reporter) -> None:
     except CorpusError as error:
         reporter.note(f"{error} Going on with the token ids that the run keeps.")
         return
+    _compare_digests(reader, found)
+
+
+def _compare_digests(reader: RunReader, found: list[str]) -> None:
     recorded = json.loads(reader.facts().get("source_digests", "[]"))
-    for spec, now, then in zip(data.corpus, found, recorded, strict=False):
+    for spec, now, then in zip(reader.config.data.corpus, found, recorded, strict=False):
         if now != then:
             raise CorpusError(
                 f"{spec} has changed since the run began (SHA-256 {then[:12]} then, {now[:12]} now), so "

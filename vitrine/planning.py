@@ -7,16 +7,18 @@ from typing import Any
 from vitrine import budget, launch
 from vitrine.census import Plan
 from vitrine.config import Config
+from vitrine.data.summary import Summary
 from vitrine.timing import Probe
 from vitrine.trainer import Reporter
 
 
 @dataclass(frozen=True)
 class TimedPlan:
-    """A plan, and what a few timed steps say about how long it takes. duration_s: None if it does not fit."""
+    """A plan, what was read, and what a few timed steps say about how long it takes. step_s: None if it does not fit."""
 
     config: Config
     plan: Plan
+    summary: Summary
     step_s: float | None
 
     @property
@@ -50,6 +52,7 @@ class TimedPlan:
             "tokens_per_step": plan.tokens_per_step,
             "step_s": self.step_s,
             "duration_s": self.duration_s,
+            "reading": self.summary.to_json(),
             "config": self.config.model_dump(mode="json"),
         }
 
@@ -66,6 +69,7 @@ class TimedPlan:
         memory = ", ".join(f"{part} {size_text(size)}" for part, size in plan.memory.items())
         lines += [
             "",
+            *self.summary.lines(config),
             f"steps       {config.training.steps:,} of {plan.tokens_per_step:,} tokens",
             f"compute     {plan.flops_per_token:,} floating-point operations a token",
             f"memory      {size_text(plan.memory_bytes)} ({memory}; activations are an estimate), of "
@@ -102,7 +106,8 @@ def plan(request: launch.Request, reporter: Reporter) -> TimedPlan:
     prepared = launch.prepare(request, reporter=reporter)
     sums = launch.sums(prepared.config)
     step_s = Probe(prepared.config, prepared.texts).step_s()[0] if sums.fits else None
-    return TimedPlan(prepared.config, sums, step_s)
+    assert prepared.tokens.summary  # of token files that were looked for in the cache, there is one
+    return TimedPlan(prepared.config, sums, prepared.tokens.summary, step_s)
 
 
 def size_text(size: float) -> str:

@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import TINY
 
+from vitrine import launch, train
 from vitrine.corpora import keep
 from vitrine.data.cache import contents, partial, remove_leftovers
 from vitrine.data.shards import copy_prepared, open_prepared, prepare
+from vitrine.errors import CorpusError
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +42,29 @@ def test_it_says_what_there_is_and_is_emptied(vitrine, book, cache, tmp_path):
     again = vitrine("cache")
     assert again.returncode == 0
     assert "0 token files of texts, 0.0 MB" in again.stdout
+
+
+def test_a_run_that_points_into_the_cache_makes_its_tokens_anew_from_the_same_text_alone(
+    book, prose, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(launch, "KEPT_TOKENS_BYTES", 0)
+    settings = dict(word.split("=") for word in TINY if "=" in word)
+    run = train(
+        book,
+        run=str(tmp_path / "run"),
+        steps=2,
+        settings={name: int(value) if value.isdigit() else value for name, value in settings.items()},
+    )
+    assert [file.name for file in (run.path / "tokens").iterdir()] == ["pointer.json"]
+    before = launch.open_tokens(run)
+    ids = [before.train[0].tolist(), before.validation.tolist()]
+    contents(clear=True)
+    after = launch.open_tokens(run)
+    assert [after.train[0].tolist(), after.validation.tolist()] == ids
+    contents(clear=True)
+    book.write_text(prose[::-1])
+    with pytest.raises(CorpusError, match=f"{book} has changed since the run began"):
+        launch.open_tokens(run)
 
 
 def test_texts_that_were_pasted_stay_when_it_is_emptied(cache):

@@ -290,6 +290,20 @@ def test_a_character_that_a_given_tokenizer_lacks_is_refused_and_nothing_is_left
     assert not list((cache / "tokens").iterdir())
 
 
+def test_special_tokens_that_the_text_spells_stay_text_and_one_line_says_so(tmp_path, cache):
+    """Also when the cache serves. A tokenizer that is learned from the text has none but the end of text."""
+    (tmp_path / "chat.txt").write_text("<|im_start|>user\nhello<|im_end|>\n" * 3 + "a < b, <|im and <s> too")
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>", "<|im|>", "<s>", "#"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    for _ in range(2):
+        prepared = prepare([str(tmp_path / "chat.txt")], tokenizer=str(tmp_path / "tokenizer.json"), cache=cache)
+        said = "<|im_start|> (3 times), <|im_end|> (3 times), <s> (1 times). They are learned as the characters"
+        assert [warning.count(said) for warning in prepared.warnings] == [1]
+        assert prepared.train[0].max() < 256
+    assert prepare([str(tmp_path / "chat.txt")], tokenizer="byte", cache=cache).warnings == []
+
+
 def test_pieces_of_a_long_text_give_the_ids_of_the_whole(tmp_path, prose, cache):
     """The text is read in pieces; where it is cut must not show in the ids."""
     long = prose * 12

@@ -209,6 +209,23 @@ def test_a_value_of_the_film_is_within_its_error_of_the_keyframe(run):
     assert errors[QUERY] > 0
 
 
+def test_the_index_of_the_token_ids_has_the_text_on_both_sides_of_the_cut(run):
+    manifest = json.loads((run / "tokens/manifest.json").read_text())
+    assert manifest["version"] == 2
+    rows = list(struct.iter_unpack("<QQIHBB", (run / "tokens/index.bin").read_bytes()))
+    assert len(rows) == manifest["index"]["documents"]
+    assert [(offset, first, file, source, held) for offset, first, file, source, held, _ in rows] == [
+        (0, 0, 0, 0, 0),
+        (0, 0, 0, 0, 1),
+    ]
+    text = Path(manifest["sources"][0]["files"][0]["path"]).read_text()
+    sizes = [manifest["files"][name]["tokens"] for name in ("train-0.bin", "validation.bin")]
+    assert sum(sizes) == len(text)  # by characters
+    reading = json.loads(query(run, "SELECT value FROM facts WHERE name = 'reading'")[0][0])
+    assert reading["sources"][0]["train_tokens"] == sizes[0]
+    assert (reading["sources"][0]["documents"], reading["validation_tokens"]) == (1, sizes[1])
+
+
 def test_at_birth_the_film_shows_what_is_exactly_zero(run):
     learned, errors = frames_of(run)[0]["learned"]
     assert not any(shown.any() for shown in learned.values())

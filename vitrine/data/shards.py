@@ -4,18 +4,24 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from vitrine.data.cache import SCANS, TOKENS, cache_folder, partial, remove_leftovers
-from vitrine.data.text import Progress, Reading, Scan, Source, digest_of, find_sources, pieces, scan
+from vitrine.data.cache import TOKENS, cache_folder, partial
+from vitrine.data.ids import byte_counter, check_tokenizer, holds_ids, id_parts
+from vitrine.data.scans import changed, check_unchanged, remembered_scan, stamps
+from vitrine.data.splits import Part, Split, choose_documents, choose_split
+from vitrine.data.summary import SourceSummary, Summary
+from vitrine.data.text import Meter, Progress, Reading, Scan, Source, digest_of, find_sources, scan
 from vitrine.errors import ConfigError, CorpusError
 from vitrine.tokenizer import (
     bulk_encoder,
@@ -27,16 +33,29 @@ from vitrine.tokenizer import (
     train_bpe,
 )
 
-FORMAT_VERSION = 1
-MANIFEST, TOKENIZER, VALIDATION = "manifest.json", "tokenizer.json", "validation.bin"
+FORMAT_VERSION = 2
+READ_VERSIONS = (1, 2)  # 1: without index and sources
+MANIFEST, TOKENIZER, VALIDATION, INDEX = "manifest.json", "tokenizer.json", "validation.bin", "index.bin"
 BATCH_CHARACTERS = 4 * 2**20  # text in flight at a time
 SAMPLE_CHARACTERS = 64 * 2**20  # text that BPE is learned from, at most
 CHECKED_BYTES = 64 * 2**20  # token files up to this size are hashed when they are opened
 FREE_BYTES = 64 * 2**20  # that stay free on the disk, or a hundredth of it, if that is less
 USUAL_SHARE = 0.1  # BPE does not learn from the last tenth, even where less is held back: one BPE for these shares
+SPELLED = 3  # characters of a special token that is looked for in the text, at least
+SEARCHED = 1_000  # special tokens that are looked for, at most
+
+DOCUMENT = np.dtype(
+    [
+        ("offset", "<u8"),
+        ("first_token", "<u8"),
+        ("file", "<u4"),
+        ("source", "<u2"),
+        ("validation", "?"),
+        ("unused", "u1"),
+    ]
+)
 
 Tokens = NDArray[np.unsignedinteger[Any]]
-Piece = tuple[str, bool, bool]  # text, whether a document ends with it, whether it is validation text
 
 
 @dataclass(frozen=True)
@@ -46,7 +65,7 @@ class Prepared:
     train: one memory-mapped array for each source; validation: one for all. uint16 or uint32.
     train_bytes, validation_bytes: UTF-8 bytes of the texts.
     corpus_digest: of everything that the ids depend on; source_digests: of each source's files.
-    tokenizer_name: char, byte, bpe:N, or the path it was read from.
+    tokenizer_name: char, byte, bpe:N, or the path it was read from. manifest: what docs/run-format.md says.
     """
 
     folder: Path
@@ -58,6 +77,43 @@ class Prepared:
     validation_bytes: int
     corpus_digest: str
     source_digests: tuple[str, ...]
+    manifest: dict[str, Any]
+
+    @property
+    def validation_split(self) -> str:
+        """How a share was held back: end or documents."""
+        return str(self.manifest.get("validation_split", "end"))
+
+    @property
+    def summary(self) -> Summary | None:
+        """What was read; None for token files that an earlier Vitrine wrote."""
+        sources = self.manifest.get("sources")
+        if sources is None:
+            return None
+        counts = [*map(len, self.train), *[0] * len(sources)]
+        names = ("spec", "read", "left_out", "documents", "held_back")
+        return Summary(
+            tuple(
+                SourceSummary(train_tokens=tokens, **{name: source[name] for name in names})
+                for source, tokens in zip(sources, counts, strict=False)
+            ),
+            len(self.validation),
+        )
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a user should know of this text."""
+        found = self.manifest.get("special_text", {})
+        if not found:
+            return []
+        most = sorted(found, key=lambda token: -found[token])
+        named = ", ".join(f"{token} ({found[token]:,} times)" for token in most[:3])
+        more = f" and {len(most) - 3} others" if len(most) > 3 else ""
+        return [
+            f"The text spells special tokens of its tokenizer: {named}{more}. They are learned as the characters that "
+            "they are spelled with, not as those tokens. A chat template that was rendered into the text does this: "
+            "leave its marks out."
+        ]
 
 
 def prepare(
@@ -65,6 +121,7 @@ def prepare(
     *,
     tokenizer: str = "auto",
     validation: float | Sequence[str] = 0.1,
+    validation_split: str = "auto",
     reading: Reading = Reading(),
     cache: Path | None = None,
     progress: Progress | None = None,
@@ -72,44 +129,53 @@ def prepare(
     """Turn a corpus into token ids, or find them in the cache.
 
     Args:
-        corpus: files, folders, globs, or hf:owner/name.
+        corpus: files, folders, globs, or hf:owner/name; or nanoGPT's .bin, with the tokenizer that it was made with.
         tokenizer: auto, char, byte, bpe:N, or the path of a tokenizer.json.
-        validation: the share of each source's characters, at its end, that is held back; or files of its own.
+        validation: the share of each source that is held back; or files of its own.
+        validation_split: of the share: "end", the last characters of each source; "documents", whole ones, chosen by
+            their content; "auto", documents if there are more than a few.
         reading: how the files are read.
         cache: where token files are kept; see `cache_folder`.
     """
     cache = cache or cache_folder()
     sources = find_sources(corpus)
+    share = float(validation) if isinstance(validation, int | float) else 0.0
     held_back = [] if isinstance(validation, int | float) else find_sources(validation)
-    before = _stamps([*sources, *held_back])
-    scans = [_scan(source, reading, cache, progress) for source in sources]
-    held_scans = [_scan(source, reading, cache, progress) for source in held_back]
-    fraction = float(validation) if isinstance(validation, int | float) else 0.0
-    name = choose_tokenizer(scans) if tokenizer == "auto" else tokenizer
-    key = _digest_of_all(name, fraction, reading, scans, held_scans)
+    every = [*sources, *held_back]
+    check_tokenizer(every, tokenizer)
+    before = stamps(every)
+    scans = [remembered_scan(source, reading, cache, progress) for source in every]
+    train_scans, held_scans = scans[: len(sources)], scans[len(sources) :]
+    name = choose_tokenizer(train_scans) if tokenizer == "auto" else tokenizer
+    if not share:
+        validation_split = "end"
+    elif validation_split == "auto":
+        validation_split = choose_split(train_scans)
+    key = _digest_of_all(name, share, validation_split, reading, train_scans, held_scans)
+    splits = _splits(sources, train_scans, share, validation_split)
+    splits += [Split(source, facts, 1.0) for source, facts in zip(held_back, held_scans, strict=True)]
+    about = [_about(split) for split in splits]
     folder = cache / TOKENS / key
     found = _open_sound(folder)
     if found:
-        return found
+        return _with_sources(found, about)
     try:
         shutil.rmtree(folder, ignore_errors=True)
         with partial(folder) as temporary:
-            splits = [Split(source, facts, fraction) for source, facts in zip(sources, scans, strict=True)]
-            learned = max(fraction, USUAL_SHARE) if fraction else 0.0
-            sample = _sample([replace(split, fraction=learned) for split in splits], reading)
-            made = make_tokenizer(name, [*scans, *held_scans], sample)
-            held_splits = [Split(source, facts, 1.0) for source, facts in zip(held_back, held_scans, strict=True)]
-            facts = _write(temporary, splits + held_splits, len(sources), made, reading, progress)
+            learned_from = _splits(sources, train_scans, max(share, USUAL_SHARE) if share else 0.0, validation_split)
+            made = make_tokenizer(name, scans, _sample(learned_from, reading))
             save_tokenizer(made, temporary / TOKENIZER)
+            facts = _write(temporary, splits, len(sources), made, _is_path(name), reading, progress)
             facts |= {
                 "version": FORMAT_VERSION,
                 "tokenizer_name": name,
+                "validation_split": validation_split,
                 "corpus_digest": key,
-                "source_digests": [facts.digest for facts in scans],
+                "source_digests": [facts.digest for facts in train_scans],
             }
             (temporary / MANIFEST).write_text(json.dumps(facts, indent=1), encoding="utf-8")
             _flush_all(temporary)
-            _check_unchanged(before, _stamps([*sources, *held_back]))
+            check_unchanged(before, stamps(every))
             try:
                 temporary.rename(folder)
             except OSError:
@@ -119,7 +185,7 @@ def prepare(
         raise CorpusError(
             f"The token files cannot be written to {folder}: {error}. Set VITRINE_CACHE to a folder with room."
         ) from None
-    return open_prepared(folder)
+    return _with_sources(open_prepared(folder), about)
 
 
 def open_prepared(folder: Path) -> Prepared:
@@ -128,10 +194,15 @@ def open_prepared(folder: Path) -> Prepared:
         facts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise CorpusError(f"{folder} holds no token files: {MANIFEST} is missing or unreadable.") from None
-    if facts["version"] != FORMAT_VERSION:
-        raise CorpusError(f"{folder} has format version {facts['version']}; this Vitrine reads {FORMAT_VERSION}.")
-    arrays = {name: _map(folder / name, facts["dtype"], about) for name, about in facts["files"].items()}
-    return Prepared(
+    if facts["version"] not in READ_VERSIONS:
+        raise CorpusError(
+            f"{folder} has format version {facts['version']}; this Vitrine reads {' and '.join(map(str, READ_VERSIONS))}."
+        )
+    arrays = {
+        name: _map(folder / name, np.dtype(facts["dtype"]), about["tokens"], about["sha256"])
+        for name, about in facts["files"].items()
+    }
+    prepared = Prepared(
         folder=folder,
         tokenizer=load_tokenizer(folder / TOKENIZER),
         tokenizer_name=facts["tokenizer_name"],
@@ -141,28 +212,49 @@ def open_prepared(folder: Path) -> Prepared:
         validation_bytes=facts["validation_bytes"],
         corpus_digest=facts["corpus_digest"],
         source_digests=tuple(facts["source_digests"]),
+        manifest=facts,
     )
+    if "index" in facts:
+        documents(prepared)
+    return prepared
+
+
+def documents(prepared: Prepared) -> NDArray[Any]:
+    """Where each document begins: a row for each, and two for one that was cut.
+
+    Fields: source and file, by their places in the manifest; offset: of the document in its unpacked file, or its row
+    number; first_token: its place in train-SOURCE.bin, or in validation.bin if `validation`.
+    """
+    about = prepared.manifest.get("index")
+    if about is None:
+        raise CorpusError(
+            f"{prepared.folder} has no index of documents: an earlier Vitrine wrote it. A new training of the text has one."
+        )
+    return _map(prepared.folder / INDEX, DOCUMENT, about["documents"], about["sha256"])
 
 
 def copy_prepared(prepared: Prepared, destination: Path) -> None:
     """Put the token files into another folder: by hard links where the file system has them."""
     destination.mkdir()
     for file in prepared.folder.iterdir():
+        if file.name == MANIFEST:  # in the cache, it says where the files lay when they were first read
+            continue
         try:
             os.link(file, destination / file.name)
         except OSError:
             shutil.copyfile(file, destination / file.name)
+    (destination / MANIFEST).write_text(json.dumps(prepared.manifest, indent=1), encoding="utf-8")
     _flush_all(destination)
 
 
 def tokens_of(corpus: Sequence[str], tokenizer: Tokenizer, reading: Reading = Reading()) -> tuple[Tokens, int]:
     """The ids of a text that is measured once, and its UTF-8 bytes."""
-    ids, size, encoder = [], 0, _Encoder(tokenizer)
-    for batch in _batches(
-        (piece.text, piece.ends, False) for source in find_sources(corpus) for piece in pieces(source, reading)
-    ):
-        size += _size_bytes(batch)
-        ids.append(encoder.encode(batch)[0])
+    ids: list[Tokens] = []
+    size, encoder = 0, _Encoder(tokenizer)
+    for source in find_sources(corpus):
+        for encoded in _encoded(Split(source, Scan("", 0, 0, 0, ""), 1.0), encoder, reading, Meter()):
+            ids.append(encoded.held)
+            size += encoded.held_bytes
     found = np.concatenate(ids) if ids else np.zeros(0, np.uint32)
     if len(found) < 2:
         raise CorpusError(f"{', '.join(corpus)} has {len(found)} tokens; measuring a loss needs at least 2.")
@@ -198,100 +290,67 @@ def make_tokenizer(name: str, scans: Sequence[Scan], sample: Iterator[str]) -> T
     return load_tokenizer(Path(name))
 
 
-@dataclass(frozen=True)
-class Split:
-    """A source, and the share of its characters, at its end, that is validation text."""
-
-    source: Source
-    facts: Scan
-    fraction: float
-
-    @property
-    def train_characters(self) -> int:
-        """Characters before the cut."""
-        return math.floor(self.facts.characters * (1 - self.fraction) + 1e-9)
-
-    def pieces(self, reading: Reading) -> Iterator[Piece]:
-        """All of its text, in order."""
-        left = self.train_characters
-        for text, ends, _, _ in pieces(self.source, reading):
-            if left >= len(text):
-                yield text, ends, False
-            elif left <= 0:
-                yield text, ends, True
-            else:
-                yield text[:left], False, False
-                yield text[left:], ends, True
-            left -= len(text)
+def _is_path(name: str) -> bool:
+    return name not in ("char", "byte") and not name.startswith("bpe:")
 
 
-Stamp = tuple[str, int, int, int, int]  # path, size, when it was changed (mtime, ctime, ns), inode
+def _splits(sources: Sequence[Source], scans: Sequence[Scan], share: float, kind: str) -> list[Split]:
+    """What of each source is held back."""
+    if kind == "end":
+        return [Split(source, facts, share) for source, facts in zip(sources, scans, strict=True)]
+    chosen = choose_documents(scans, share)
+    if all(held is None for held in chosen):
+        raise CorpusError(
+            f"data.validation_split = documents needs a source with two different documents: {sources[0].spec} has one. "
+            "Try data.validation_split = end."
+        )
+    return [Split(source, facts, share, held) for source, facts, held in zip(sources, scans, chosen, strict=True)]
 
 
-def _stamps(sources: Sequence[Source]) -> list[Stamp]:
-    """What tells whether a file changed, at no cost. ctime: a file's mtime can be set back, its ctime cannot."""
-    found = []
-    for file in (file for source in sources for file in source.files):
-        try:
-            stat = file.stat()
-        except OSError as error:
-            raise CorpusError(f"{file} cannot be read: {error.strerror or error}.") from None
-        found.append((str(file.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
-    return found
+def _about(split: Split) -> dict[str, Any]:
+    """What the manifest says of a source."""
+    source = split.source
+    kind = {0.0: "nothing", 1.0: "all"}.get(split.share, "end" if split.held is None else "documents")
+    files = zip(source.files, source.sizes, split.facts.file_digests, strict=True)
+    return {
+        "spec": source.spec,
+        "held_back": kind,
+        "read": source.read,
+        "left_out": source.left_out,
+        "files": [{"path": str(file.absolute()), "size_bytes": size, "sha256": digest} for file, size, digest in files],
+    }
 
 
-def _check_unchanged(before: Sequence[Stamp], after: Sequence[Stamp]) -> None:
-    """The text is read twice or more; token ids of another text must not come under its digest."""
-    for then, now in zip(before, after, strict=True):
-        if then != now:
-            size = (
-                f"from {then[1]:,} to {now[1]:,} bytes" if then[1] != now[1] else f"{now[1]:,} bytes before and after"
-            )
-            raise CorpusError(
-                f"{then[0]} changed while it was read ({size}). Wait until nothing writes to it, or give a copy."
-            )
-
-
-def _scan(source: Source, reading: Reading, cache: Path, progress: Progress | None) -> Scan:
-    """A scan, remembered for as long as no file of the source changes."""
-    if not source.files:
-        return scan(source, reading, progress)
-    stamps = _stamps([source])
-    key = hashlib.sha256(json.dumps([FORMAT_VERSION, reading.text_field, stamps]).encode()).hexdigest()
-    remembered = cache / SCANS / f"{key}.json"
-    try:
-        return Scan(**json.loads(remembered.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        pass
-    facts = scan(source, reading, progress)
-    _check_unchanged(stamps, _stamps([source]))
-    try:
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(remembered.parent)
-        temporary = remembered.with_name(f".{key}.partial-{os.getpid()}")
-        temporary.write_text(json.dumps(asdict(facts)), encoding="utf-8")
-        temporary.rename(remembered)
-    except OSError:
-        pass  # a cache that cannot be written costs time, not the run
-    return facts
+def _with_sources(prepared: Prepared, about: Sequence[dict[str, Any]]) -> Prepared:
+    """The same text may lie elsewhere than when its token files were written."""
+    sources = [{**then, **now} for then, now in zip(prepared.manifest["sources"], about, strict=True)]
+    return replace(prepared, manifest={**prepared.manifest, "sources": sources})
 
 
 def _digest_of_all(
-    name: str, fraction: float, reading: Reading, scans: Sequence[Scan], held_scans: Sequence[Scan]
+    name: str,
+    share: float,
+    kind: str,
+    reading: Reading,
+    scans: Sequence[Scan],
+    held_scans: Sequence[Scan],
 ) -> str:
+    """Of everything that the ids depend on. What is new is added where it matters, so that old digests still hold."""
     content = ""
-    if name not in ("char", "byte") and not name.startswith("bpe:"):
+    if _is_path(name):
         load_tokenizer(Path(name))
         content = hashlib.sha256(Path(name).read_bytes()).hexdigest()
     key = [
-        FORMAT_VERSION,
+        1,
         content or name,
-        fraction,
+        share,
         reading.text_field,
         [facts.digest for facts in scans],
         [facts.digest for facts in held_scans],
     ]
-    if name.startswith("bpe:") and 0 < fraction < USUAL_SHARE:
+    if kind != "end":
+        key.append(kind)
+    if name.startswith("bpe:") and 0 < share < USUAL_SHARE:
         key.append("bpe of the usual share")  # it was learned from more text before
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()
 
@@ -301,9 +360,9 @@ def _sample(splits: Sequence[Split], reading: Reading) -> Iterator[str]:
     total = sum(split.train_characters for split in splits)
     share = min(1.0, SAMPLE_CHARACTERS / max(1, total))
     for split in splits:
-        for text, _, held_back in split.pieces(reading):
-            if not held_back:
-                yield text[: math.ceil(len(text) * share)]
+        for part in split.parts(reading, Meter()):
+            if not part.held:
+                yield part.text[: math.ceil(len(part.text) * share)]
 
 
 def _write(
@@ -311,41 +370,67 @@ def _write(
     splits: Sequence[Split],
     n_train: int,
     tokenizer: Tokenizer,
+    look_for_special: bool,
     reading: Reading,
     progress: Progress | None,
 ) -> dict[str, Any]:
     """Encode every source and write its token files; returns their part of the manifest."""
     dtype = np.dtype("<u2" if tokenizer.get_vocab_size() <= 2**16 else "<u4")
     total = sum(split.facts.size_bytes for split in splits)
-    encoder, train_bytes, validation_bytes = _Encoder(tokenizer), 0, 0
-    files: dict[str, dict[str, Any]] = {}
-    with open(folder / VALIDATION, "wb") as held_back:
-        validation = _TokenFile(held_back, dtype)
+    encoder = _Encoder(tokenizer, look_for_special)
+    done = train_bytes = validation_bytes = 0
+    files, sources = {}, []
+    with open(folder / VALIDATION, "wb") as held_back, open(folder / INDEX, "wb") as rows:
+        validation, index = _Numbers(held_back, dtype), _Numbers(rows, DOCUMENT)
         for number, split in enumerate(splits):
+            meter, begun = Meter(), 0
             with open(folder / f"train-{number}.bin", "wb") as handle:
-                train = _TokenFile(handle, dtype)
-                for batch in _batches(split.pieces(reading)):
-                    first_held = next((n for n, (_, _, held) in enumerate(batch) if held), len(batch))
-                    ids, ends = encoder.encode(batch)
-                    cut = int(ends[first_held - 1]) if first_held else 0
-                    _check_room(folder, ids.nbytes, split.source.spec, train.tokens + validation.tokens)
-                    train.write(ids[:cut])
-                    validation.write(ids[cut:])
-                    train_bytes += _size_bytes(batch[:first_held])
-                    validation_bytes += _size_bytes(batch[first_held:])
+                train = _Numbers(handle, dtype)
+                for encoded in _encoded(split, encoder, reading, meter):
+                    _check_room(folder, encoded, split.source.spec, train.count + validation.count)
+                    found = encoded.documents
+                    found["source"] = number
+                    found["first_token"] += np.where(found["validation"], validation.count, train.count).astype("<u8")
+                    index.write(found)
+                    train.write(encoded.train)
+                    validation.write(encoded.held)
+                    begun += encoded.begun
+                    train_bytes += encoded.train_bytes
+                    validation_bytes += encoded.held_bytes
+                    done += encoded.read_bytes
                     if progress:
-                        progress("tokens", train_bytes + validation_bytes, total)
+                        progress("tokens", done, total)
+            _check_digest(split, meter)
+            sources.append({**_about(split), "documents": begun})
             if number < n_train:
-                files[f"train-{number}.bin"] = train.facts()
+                files[f"train-{number}.bin"] = {"tokens": train.count, "sha256": train.hash.hexdigest()}
             else:
                 (folder / f"train-{number}.bin").unlink()
-    files[VALIDATION] = validation.facts()
-    return {"dtype": dtype.str, "files": files, "train_bytes": train_bytes, "validation_bytes": validation_bytes}
+    files[VALIDATION] = {"tokens": validation.count, "sha256": validation.hash.hexdigest()}
+    return {
+        "dtype": dtype.str,
+        "files": files,
+        "index": {"documents": index.count, "sha256": index.hash.hexdigest()},
+        "sources": sources,
+        "special_text": dict(encoder.special_text),
+        "train_bytes": train_bytes,
+        "validation_bytes": validation_bytes,
+    }
 
 
-def _check_room(folder: Path, wanted_bytes: int, spec: str, tokens: int) -> None:
+def _check_digest(split: Split, meter: Meter) -> None:
+    """Refuse a text whose bytes, as they were encoded, are not those of its scan."""
+    if meter.total.hexdigest() == split.facts.digest:
+        return
+    for file, then, now in zip(split.source.files, split.facts.file_digests, meter.file_digests, strict=True):
+        if then != now:
+            raise changed(str(file))
+    raise changed(split.source.spec)
+
+
+def _check_room(folder: Path, encoded: "Encoded", spec: str, tokens: int) -> None:
     """Refuse before the disk is full: what else runs on this machine needs it, too."""
-    disk = shutil.disk_usage(folder)
+    disk, wanted_bytes = shutil.disk_usage(folder), encoded.train.nbytes + encoded.held.nbytes
     if disk.free - wanted_bytes < min(FREE_BYTES, disk.total // 100):
         raise CorpusError(
             f"The token files of {spec} do not fit on the disk of {folder.parent}: {tokens:,} tokens are written, "
@@ -353,29 +438,59 @@ def _check_room(folder: Path, wanted_bytes: int, spec: str, tokens: int) -> None
         )
 
 
-class _TokenFile:
-    """A file of ids that is being written."""
+class _Numbers:
+    """A file of numbers that is being written: of ids, or of rows of the index."""
 
     def __init__(self, handle: IO[bytes], dtype: np.dtype[Any]) -> None:
         self.handle, self.dtype = handle, dtype
-        self.tokens, self.hash = 0, hashlib.sha256()
+        self.count, self.hash = 0, hashlib.sha256()
 
-    def write(self, ids: Tokens) -> None:
-        raw = ids.astype(self.dtype).tobytes()
-        self.tokens += len(ids)
+    def write(self, numbers: NDArray[Any]) -> None:
+        raw = numbers.astype(self.dtype).tobytes()
+        self.count += len(numbers)
         self.hash.update(raw)
         self.handle.write(raw)
 
-    def facts(self) -> dict[str, Any]:
-        return {"tokens": self.tokens, "sha256": self.hash.hexdigest()}
+
+class Encoded(NamedTuple):
+    """A stretch of a source as ids, those to learn from and those that are held back.
+
+    documents: rows of the index, whose first_token counts from here. begun: documents that start here.
+    train_bytes, held_bytes: UTF-8 bytes of the text; read_bytes: of what was read.
+    """
+
+    train: Tokens
+    held: Tokens
+    documents: NDArray[Any]
+    begun: int
+    train_bytes: int
+    held_bytes: int
+    read_bytes: int
 
 
-def _batches(marked: Iterator[Piece]) -> Iterator[list[Piece]]:
-    """Pieces in lists of bounded size."""
+def _encoded(split: Split, encoder: "_Encoder", reading: Reading, meter: Meter) -> Iterator[Encoded]:
+    """A source as ids, a stretch of bounded size at a time. meter: hashes all that is read."""
+    if not holds_ids(split.source):
+        yield from map(encoder.encode, _batches(split.parts(reading, meter)))
+        return
+    count_bytes = byte_counter(encoder.tokenizer)
+    for part in id_parts(split.source, meter, encoder.tokenizer, split.train_characters):
+        documents = np.zeros(len(part.starts), DOCUMENT)
+        documents["file"], documents["validation"] = part.file, part.held
+        documents["offset"], documents["first_token"] = part.offset + 2 * part.starts, part.starts
+        begun, size, none = len(part.starts) - part.goes_on, count_bytes(part.ids), part.ids[:0]
+        if part.held:
+            yield Encoded(none, part.ids, documents, begun, 0, size, part.ids.nbytes)
+        else:
+            yield Encoded(part.ids, none, documents, begun, size, 0, part.ids.nbytes)
+
+
+def _batches(parts: Iterator[Part]) -> Iterator[list[Part]]:
+    """Parts in lists of bounded size."""
     batch, size = [], 0
-    for piece in marked:
-        batch.append(piece)
-        size += len(piece[0]) + 64
+    for part in parts:
+        batch.append(part)
+        size += len(part.text) + 64
         if size >= BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0
@@ -383,45 +498,66 @@ def _batches(marked: Iterator[Piece]) -> Iterator[list[Piece]]:
         yield batch
 
 
-def _size_bytes(batch: Sequence[Piece]) -> int:
-    return len("".join(text for text, _, _ in batch).encode("utf-8"))
-
-
 class _Encoder:
-    """Pieces to ids, with an end-of-text token after each document, where the tokenizer has one."""
+    """Text to ids, with an end-of-text token after each document, where the tokenizer has one.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.end_id = end_of_text_id(tokenizer)
+    look_for_special: count in `special_text` the special tokens that the text spells.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, look_for_special: bool = False) -> None:
+        self.tokenizer, self.end_id = tokenizer, end_of_text_id(tokenizer)
         self.encode_texts = bulk_encoder(tokenizer)
+        self.special_text: Counter[str] = Counter()
+        added = tokenizer.get_added_tokens_decoder().values() if look_for_special else ()
+        names = [token.content for token in added if token.special and len(token.content) >= SPELLED][:SEARCHED]
+        self.beginnings = {name[:2] for name in names}  # most text has none of them, which is seen at once
+        self.special = re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))
 
-    def encode(self, batch: Sequence[Piece]) -> tuple[Tokens, NDArray[np.int64]]:
-        """All ids, one piece after the other, and where those of each piece end."""
-        ids, ends = self.encode_texts([text for text, _, _ in batch])
-        if self.end_id is None:
-            return ids, ends
-        closed = np.array([closes for _, closes, _ in batch])
-        return np.insert(ids, ends[closed], self.end_id), ends + np.cumsum(closed)
+    def encode(self, batch: Sequence[Part]) -> Encoded:
+        """The ids of both sides, and where the documents start in them."""
+        ids, ends = self.encode_texts([part.text for part in batch])
+        closed = np.array([part.ends for part in batch])
+        if self.end_id is not None:
+            ids, ends = np.insert(ids, ends[closed], self.end_id), ends + np.cumsum(closed)
+        for part in batch:
+            if any(beginning in part.text for beginning in self.beginnings):
+                self.special_text.update(self.special.findall(part.text))
+        counts, held = np.diff(ends, prepend=0), np.array([part.held for part in batch])
+        mask = np.repeat(held, counts) if held.any() else None  # most text is all of one side
+        first = np.where(held, np.cumsum(counts * held), np.cumsum(counts * ~held)) - counts
+        starts = [place for place, part in enumerate(batch) if part.starts]
+        documents = np.zeros(len(starts), DOCUMENT)
+        documents["file"], documents["offset"] = [batch[n].file for n in starts], [batch[n].offset for n in starts]
+        documents["first_token"], documents["validation"] = first[starts], held[starts]
+        train_bytes, held_bytes = (_size_bytes(part.text for part in batch if part.held == side) for side in (0, 1))
+        train, held_ids = (ids, ids[:0]) if mask is None else (ids[~mask], ids[mask])
+        return Encoded(train, held_ids, documents, int(closed.sum()), train_bytes, held_bytes, train_bytes + held_bytes)
+
+
+def _size_bytes(texts: Iterable[str]) -> int:
+    return len("".join(texts).encode("utf-8"))
 
 
 def _open_sound(folder: Path) -> Prepared | None:
-    """What the cache holds, if it is whole."""
+    """What the cache holds, if it is whole, and has an index."""
     if not folder.is_dir():
         return None
     try:
-        return open_prepared(folder)
+        found = open_prepared(folder)
     except (CorpusError, ConfigError, KeyError, TypeError):
         return None
+    return found if found.manifest["version"] == FORMAT_VERSION else None
 
 
-def _map(file: Path, dtype: str, about: dict[str, Any]) -> Tokens:
+def _map(file: Path, dtype: np.dtype[Any], count: int, digest: str) -> NDArray[Any]:
     size = file.stat().st_size if file.is_file() else -1
-    expected = about["tokens"] * np.dtype(dtype).itemsize
+    expected = count * dtype.itemsize
     if size != expected:
         raise CorpusError(f"{file} has {max(size, 0)} bytes; {expected} were written. The token file is damaged.")
     if not size:
         return np.zeros(0, dtype)
     array = np.memmap(file, dtype, mode="r")
-    if size <= CHECKED_BYTES and hashlib.sha256(array.data).hexdigest() != about["sha256"]:
+    if size <= CHECKED_BYTES and hashlib.sha256(array.view(np.uint8).data).hexdigest() != digest:
         raise CorpusError(f"{file} is not as it was written: its SHA-256 differs. The token file is damaged.")
     return array
 

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import zlib
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 import zstandard
+from numpy.typing import NDArray
 
 from vitrine.errors import CorpusError, nearest
 
@@ -130,13 +132,20 @@ class Source:
 
 @dataclass(frozen=True)
 class Scan:
-    """What one pass over a source finds. digest: see `digest_of`."""
+    """What one pass over a source finds.
+
+    digest: see `digest_of`; file_digests: SHA-256 of each file. document_keys: of each document, by its text alone;
+    document_bytes: its UTF-8 bytes.
+    """
 
     digest: str
     documents: int
     characters: int
     size_bytes: int
     alphabet: str
+    file_digests: tuple[str, ...] = ()
+    document_keys: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+    document_bytes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 def find_sources(corpus: Sequence[str]) -> list[Source]:
@@ -144,55 +153,81 @@ def find_sources(corpus: Sequence[str]) -> list[Source]:
     return [_find(spec) for spec in corpus]
 
 
-def pieces(source: Source, reading: Reading = Reading()) -> Iterator[Piece]:
-    """The text of a source, a bounded piece at a time.
+def pieces(source: Source, reading: Reading = Reading(), meter: "Meter | None" = None) -> Iterator[Piece]:
+    """The text of a source, a bounded piece at a time. meter: hashes all that is read.
 
     A piece ends before white space wherever there is some: a place where GPT-2's pre-tokenization parts
     words anyway, so that the ids of the pieces are those of the whole.
     """
-    return _pieces(source, reading, _Meter())
+    return _pieces(source, reading, meter or Meter())
 
 
 def scan(source: Source, reading: Reading = Reading(), progress: Progress | None = None) -> Scan:
     """Read a source once: digest, counts, alphabet. Raises CorpusError if there is no text in it."""
     seen = np.zeros(sys.maxunicode + 1, bool)  # by code point: a set of characters takes three times as long
-    documents = characters = size = 0
-    meter = _Meter()
+    characters = size = document_bytes = 0
+    meter, keys, sizes = Meter(), array("Q"), array("q")
+    one = len(source.files) == 1 and _ending(source.files[0]) not in ROWS  # document: nothing to tell it from
+    document = _document_key()
     for piece in _pieces(source, reading, meter):
         seen[np.frombuffer(piece.text.encode("utf-32-le"), np.uint32)] = True
         raw = piece.text.encode("utf-8")
-        documents, characters, size = documents + piece.ends, characters + len(piece.text), size + len(raw)
-        if not source.files:
-            meter.total.update(raw)
+        characters, size, document_bytes = characters + len(piece.text), size + len(raw), document_bytes + len(raw)
+        if not one:
+            document.update(raw)
+        if piece.ends:
+            keys.append(int.from_bytes(document.digest(), "little"))
+            sizes.append(document_bytes)
+            document, document_bytes = _document_key(), 0
         if progress and source.files:
             progress("reading", meter.size_bytes, source.size_bytes)
         elif progress:
             progress("reading", size, size)
     if not characters:
         raise CorpusError(f"{source.spec} holds no text. Give a file with text in it.")
-    return Scan(meter.total.hexdigest(), documents, characters, size, "".join(map(chr, np.flatnonzero(seen))))
+    return Scan(
+        meter.total.hexdigest(),
+        len(keys),
+        characters,
+        size,
+        "".join(map(chr, np.flatnonzero(seen))),
+        tuple(meter.file_digests),
+        np.frombuffer(keys, np.uint64),
+        np.frombuffer(sizes, np.int64),
+    )
 
 
 def digest_of(source: Source) -> str:
     """SHA-256 over the bytes and endings of the files, wherever they lie."""
-    meter = _Meter()
+    meter = Meter()
     for file in source.files:
         meter.read_whole(file)
         meter.end_file(file)
     return meter.total.hexdigest()
 
 
-class _Meter:
-    """Counts and hashes the bytes of files as they lie on disk, while they are read."""
+def _document_key() -> "hashlib.blake2b":
+    """The hash whose first 8 bytes are the key of a document: of its UTF-8 text, with a fixed key, never a run's seed."""
+    return hashlib.blake2b(key=b"vitrine: documents", digest_size=8)
+
+
+class Meter:
+    """Counts and hashes the bytes of files as they lie on disk, while they are read; of a data set of the Hub, the text.
+
+    total: gives the digest of the source. file_digests: of the files that were read to their ends.
+    """
 
     def __init__(self) -> None:
         self.total, self.file, self.size_bytes = hashlib.sha256(), hashlib.sha256(), 0
+        self.file_digests: list[str] = []
 
     def add(self, raw: bytes) -> None:
+        """Bytes of the file that is being read."""
         self.file.update(raw)
         self.size_bytes += len(raw)
 
     def read_whole(self, file: Path) -> None:
+        """All bytes of a file."""
         try:
             with open(file, "rb", buffering=0) as handle:
                 while raw := handle.read(PIECE_BYTES):
@@ -201,7 +236,9 @@ class _Meter:
             raise CorpusError(f"{file} cannot be read: {error.strerror or error}.") from None
 
     def end_file(self, file: Path) -> None:
-        self.total.update(f"{_ending(file)} {self.file.hexdigest()}\n".encode())
+        """The file that is being read has ended."""
+        self.file_digests.append(self.file.hexdigest())
+        self.total.update(f"{_ending(file)} {self.file_digests[-1]}\n".encode())
         self.file = hashlib.sha256()
 
 
@@ -212,7 +249,7 @@ class _File:
     path: Path
     number: int
     reading: Reading
-    meter: _Meter
+    meter: Meter
 
     def __str__(self) -> str:
         return str(self.path)
@@ -285,9 +322,11 @@ def _ending(file: Path) -> str:
     return suffixes[-1] if suffixes else ""
 
 
-def _pieces(source: Source, reading: Reading, meter: _Meter) -> Iterator[Piece]:
+def _pieces(source: Source, reading: Reading, meter: Meter) -> Iterator[Piece]:
     if source.spec.startswith("hf:"):
-        yield from _hub_pieces(source.spec, reading)
+        for piece in _hub_pieces(source.spec, reading):
+            meter.total.update(piece.text.encode("utf-8"))
+            yield piece
     for number, path in enumerate(source.files):
         file = _File(path, number, reading, meter)
         ending = _ending(path)
@@ -305,7 +344,7 @@ def _pieces(source: Source, reading: Reading, meter: _Meter) -> Iterator[Piece]:
 class _Metered:
     """A file on disk whose bytes are counted and hashed as they are read."""
 
-    def __init__(self, handle: BinaryIO, meter: _Meter) -> None:
+    def __init__(self, handle: BinaryIO, meter: Meter) -> None:
         self.handle, self.meter = handle, meter
 
     def read(self, size: int = -1) -> bytes:

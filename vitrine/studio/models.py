@@ -316,6 +316,24 @@ class Recording(TypedDict):
     reentry_steps: int
 
 
+class SourceReading(TypedDict):
+    """What was read of a source. read, left_out: files and bytes, by ending."""
+
+    spec: str
+    read: dict[str, tuple[int, int]]
+    left_out: dict[str, tuple[int, int]]
+    documents: int
+    train_tokens: int
+    held_back: Literal["end", "documents", "all", "nothing"]
+
+
+class Reading(TypedDict):
+    """What was read of a corpus."""
+
+    sources: list[SourceReading]
+    validation_tokens: int
+
+
 class Plan(TypedDict):
     """What a choice of hyperparameters comes to: what `plan --json` prints."""
 
@@ -331,6 +349,7 @@ class Plan(TypedDict):
     tokens_per_step: int
     step_s: Real
     duration_s: Real
+    reading: Reading
     config: Settings
 
 

@@ -1,0 +1,95 @@
+"""What was read: files and bytes by ending, and what was left out; documents, tokens, and the epochs that steps come to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vitrine.config import Config
+
+Counts = Mapping[str, Sequence[int]]  # ending -> files, bytes
+SHOWN = 4  # endings that are named
+
+
+@dataclass(frozen=True)
+class SourceSummary:
+    """One source. held_back: "end", "documents", "all" (validation files) or "nothing"."""
+
+    spec: str
+    read: Counts
+    left_out: Counts
+    documents: int
+    train_tokens: int
+    held_back: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All that a corpus is made of."""
+
+    sources: tuple[SourceSummary, ...]
+    validation_tokens: int
+
+    @classmethod
+    def of(cls, facts: dict[str, Any]) -> "Summary":
+        """From what `to_json` gave."""
+        return cls(tuple(SourceSummary(**source) for source in facts["sources"]), facts["validation_tokens"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Names, numbers and nothing else: the fact `reading` of a run."""
+        return asdict(self)
+
+    @property
+    def train_tokens(self) -> int:
+        """Of all sources."""
+        return sum(source.train_tokens for source in self.sources)
+
+    def lines(self, config: Config) -> list[str]:
+        """For people, in one to four lines."""
+        documents = sum(source.documents for source in self.sources)
+        left_out = _sum([source.left_out for source in self.sources])
+        read = _sum([source.read for source in self.sources])
+        files = f"{_counted(read)}, " if read else ""
+        lines = [f"text        {files}{documents:,} document{'s' * (documents != 1)}"]
+        if left_out:
+            lines.append(f"left out    {_counted(left_out)}")
+        kinds = {source.held_back for source in self.sources} - {"nothing"}
+        how = {"end": "the end of each source", "documents": "whole documents", "all": "files of their own"}
+        held = ", ".join(how[kind] for kind in sorted(kinds))
+        lines.append(
+            f"tokens      {self.train_tokens:,} for training, {self.validation_tokens:,} for validation"
+            f"{f' ({held})' if held else ''}"
+        )
+        lines.append(f"epochs      {self._epochs(config)}")
+        return lines
+
+    def _epochs(self, config: Config) -> str:
+        """How often the steps read the training text."""
+        drawn, data = config.training.steps * config.tokens_per_step, config.data
+        kept = min(1.0, data.max_tokens / self.train_tokens) if data.max_tokens else 1.0
+        if not data.weights:
+            return f"{drawn / (kept * self.train_tokens):.3g} in {config.training.steps:,} steps"
+        sources = [source for source in self.sources if source.held_back != "all"]
+        each = [
+            f"{drawn * weight / sum(data.weights) / (kept * source.train_tokens):.3g} of {source.spec}"
+            for weight, source in zip(data.weights, sources, strict=True)
+        ]
+        return f"{', '.join(each)} in {config.training.steps:,} steps"
+
+
+def _sum(all_counts: Sequence[Counts]) -> dict[str, tuple[int, int]]:
+    total: dict[str, tuple[int, int]] = {}
+    for counts in all_counts:
+        for ending, (files, size) in counts.items():
+            before = total.get(ending, (0, 0))
+            total[ending] = before[0] + files, before[1] + size
+    return total
+
+
+def _counted(counts: dict[str, tuple[int, int]]) -> str:
+    """1,284 files, 12.3 MB (.py 1,200, .md 84)."""
+    files, size = (sum(number[place] for number in counts.values()) for place in (0, 1))
+    most = sorted(counts, key=lambda ending: -counts[ending][0])
+    named = [f"{ending} {counts[ending][0]:,}" for ending in most[:SHOWN]]
+    named += [f"{len(most) - SHOWN} more endings"] if len(most) > SHOWN else []
+    size_text = f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB"
+    return f"{files:,} file{'s' * (files != 1)}, {size_text} ({', '.join(named)})"
