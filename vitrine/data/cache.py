@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -108,14 +108,15 @@ def partial(path: Path) -> Iterator[Path]:
     remove_leftovers(path.parent)
     temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    handle = os.open(temporary, os.O_RDONLY)
-    try:
+    with ExitStack() as stack:
+        stack.callback(
+            shutil.rmtree, temporary, ignore_errors=True
+        )  # before it is there: a signal may come at any time
+        temporary.mkdir()
+        handle = os.open(temporary, os.O_RDONLY)
+        stack.callback(os.close, handle)
         _lock(handle)  # tells other machines and containers, which do not see this process, that it is there
         yield temporary
-    finally:
-        os.close(handle)
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -91,5 +91,5 @@ def _counted(counts: dict[str, tuple[int, int]]) -> str:
     most = sorted(counts, key=lambda ending: -counts[ending][0])
     named = [f"{ending} {counts[ending][0]:,}" for ending in most[:SHOWN]]
     named += [f"{len(most) - SHOWN} more endings"] if len(most) > SHOWN else []
-    size_text = f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB"
+    size_text = f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB" if size >= 1e3 else f"{size} B"
     return f"{files:,} file{'s' * (files != 1)}, {size_text} ({', '.join(named)})"
