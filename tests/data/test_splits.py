@@ -79,9 +79,10 @@ def test_a_larger_share_holds_back_more_of_the_same(texts, tmp_path, cache):
     assert held[0] < held[1] < held[2]
 
 
-def test_equal_documents_are_on_one_side_in_all_sources(texts, tmp_path, cache):
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7])
+def test_equal_documents_are_on_one_side_in_all_sources(share, texts, tmp_path, cache):
     files = [jsonl(tmp_path / "a.jsonl", texts * 2), jsonl(tmp_path / "b.jsonl", [*texts[::3], "another"])]
-    prepared = prepare([str(file) for file in files], tokenizer="byte", validation=0.3, cache=cache)
+    prepared = prepare([str(file) for file in files], tokenizer="byte", validation=share, cache=cache)
     (train_a, held_a), (train_b, held_b) = sides(prepared, 0), sides(prepared, 1)
     assert all([train_a, held_a, train_b, held_b])
     assert not (train_a | train_b) & (held_a | held_b)

@@ -19,12 +19,12 @@ def config_of(**data: object):
 
 
 def source(name: str, tokens: int, held_back: str = "end") -> SourceSummary:
-    return SourceSummary(name, {".txt": (2, 1_500_000)}, {".png": (1, 3_000)}, 2, tokens, held_back)
+    return SourceSummary(name, {".txt": (2, 1_500_000)}, {".png": (1, 3_000)}, 2, tokens, held_back, {})
 
 
 def test_files_and_endings_are_added_up():
     many = {f".{letter}": (number, 10) for number, letter in enumerate("abcdef", start=1)}
-    sources = (source("one", 1000), SourceSummary("two", many, {}, 21, 2000, "documents"))
+    sources = (source("one", 1000), SourceSummary("two", many, {}, 21, 2000, "documents", {}))
     text, left_out, tokens, epochs = Summary(sources, 300).lines(config_of(corpus=["one", "two"]))
     assert text == "text        23 files, 1.5 MB (.f 6, .e 5, .d 4, .c 3, 3 more endings), 23 documents"
     assert left_out == "left out    1 file, 3.0 kB (.png 1)"

@@ -47,12 +47,12 @@ def check_unchanged(before: Sequence[Stamp], after: Sequence[Stamp]) -> None:
     for then, now in zip(before, after, strict=True):
         if then != now:
             sizes = f" ({then.size_bytes:,} bytes before, {now.size_bytes:,} now)"
-            raise changed(then.path + sizes * (then.size_bytes != now.size_bytes))
+            raise changed(then.path, sizes if then.size_bytes != now.size_bytes else "")
 
 
-def changed(what: str) -> CorpusError:
+def changed(what: str, how: str = "") -> CorpusError:
     """A text is read twice or more; token ids of another text must not come under its digest."""
-    return CorpusError(f"{what} changed while it was read. Wait until nothing writes to it, or give a copy.")
+    return CorpusError(f"{what} changed while it was read{how}. Wait until nothing writes to it, or give a copy.")
 
 
 def remembered_scan(source: Source, reading: Reading, cache: Path, progress: Progress | None) -> Scan:

@@ -91,10 +91,10 @@ class Prepared:
         if sources is None:
             return None
         counts = [*map(len, self.train), *[0] * len(sources)]
-        names = ("spec", "read", "left_out", "documents", "held_back")
+        names = ("spec", "read", "left_out", "documents", "held_back", "invalid")
         return Summary(
             tuple(
-                SourceSummary(train_tokens=tokens, **{name: source[name] for name in names})
+                SourceSummary(train_tokens=tokens, **{name: source.get(name, {}) for name in names})
                 for source, tokens in zip(sources, counts, strict=False)
             ),
             len(self.validation),

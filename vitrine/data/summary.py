@@ -12,7 +12,11 @@ SHOWN = 4  # endings that are named
 
 @dataclass(frozen=True)
 class SourceSummary:
-    """One source. held_back: "end", "documents", "all" (validation files) or "nothing"."""
+    """One source.
+
+    held_back: "end", "documents", "all" (validation files) or "nothing". invalid: what was not valid text, if anything:
+    count, was (`data.invalid`) and first.
+    """
 
     spec: str
     read: Counts
@@ -20,6 +24,7 @@ class SourceSummary:
     documents: int
     train_tokens: int
     held_back: str
+    invalid: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -317,7 +317,7 @@ class Recording(TypedDict):
 
 
 class SourceReading(TypedDict):
-    """What was read of a source. read, left_out: files and bytes, by ending."""
+    """What was read of a source. read, left_out: files and bytes, by ending. invalid: what was not valid text."""
 
     spec: str
     read: dict[str, tuple[int, int]]
@@ -325,6 +325,7 @@ class SourceReading(TypedDict):
     documents: int
     train_tokens: int
     held_back: Literal["end", "documents", "all", "nothing"]
+    invalid: dict[str, int | str | list[str]]
 
 
 class Reading(TypedDict):
