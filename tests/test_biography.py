@@ -5,10 +5,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from apple import NAME, Gpu
 from conftest import TINY
 from safetensors.numpy import load_file
 
@@ -17,7 +19,7 @@ from vitrine.census import census
 from vitrine.errors import RunError
 from vitrine.inspection import inspect
 from vitrine.neuron import open_neuron
-from vitrine.nudge import nudge
+from vitrine.nudge import Float64, nudge
 from vitrine.replay import Replayer
 from vitrine.runs.film import Film
 from vitrine.runs.reader import RunReader
@@ -74,6 +76,22 @@ def test_muons_direction_says_that_it_depends_on_the_whole_matrix(opened):
         assert "whole matrix" in rule.note
     else:
         assert "orthogonalised_direction" not in rule.terms
+
+
+def test_where_the_device_has_no_float64_a_nudge_is_computed_on_the_processor(run, monkeypatch):
+    opened = Replayer(RunReader(run)).open(7)
+    expected = Float64(opened).loss()
+    with Gpu():
+        there = SimpleNamespace(
+            config=opened.config,
+            parameters=opened.parameters,
+            witness=SimpleNamespace(values=opened.witness.values.to(NAME)),
+            micro_batches=[SimpleNamespace(micro=batch.micro.to(NAME)) for batch in opened.micro_batches],
+        )
+        with pytest.raises(TypeError, match="no float64"):
+            Float64(there)
+        monkeypatch.setattr("vitrine.loss.WITHOUT_FLOAT64", (NAME,))
+        assert torch.equal(Float64(there).loss(), expected)
 
 
 def test_a_nudge_changes_the_loss_as_the_gradient_promised(run):
@@ -201,8 +219,6 @@ def train(folder: Path, prose: str, settings: list[str]) -> Path:
 
 def test_the_model_in_float64_is_the_same_model(run):
     opened = Replayer(RunReader(run)).open(3)
-    from vitrine.nudge import Float64
-
     exact = Float64(opened)
     batch = opened.micro_batches[0]
     with torch.no_grad():

@@ -212,7 +212,7 @@ def test_auto_means_derived(name: str) -> None:
         ("model.n_layers", "6", "model.n_layers must be a whole number: got '6'."),
         ("model.n_layers", True, "model.n_layers must be a whole number: got True."),
         ("model.context", 1, "model.context must be at least 2: got 1."),
-        ("model.dropout", 1.0, "model.dropout must be less than 1: got 1.0."),
+        ("model.dropout", 1.0, "model.dropout must be at most 0.9999847412: got 1.0."),
         ("model.bias", "maybe", "model.bias must be true or false: got 'maybe'."),
         ("model.architecture", "gtp2", "model.architecture must be 'gpt2', 'llama' or 'qwen3': got 'gtp2'."),
         ("optimizer.learning_rate", -0.1, "optimizer.learning_rate must be greater than 0: got -0.1."),

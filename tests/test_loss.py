@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from apple import NAME, Gpu
 from torch import Tensor
 
 from vitrine import loss as losses
@@ -117,6 +118,26 @@ def test_by_parts_the_loss_and_its_gradient_are_those_of_the_whole(
     assert torch.equal(given.detach(), logits), "the logits are looked at afterwards, and must stay"
     rounding = 2.0**-8 if dtype == torch.bfloat16 else 2.0**-20
     torch.testing.assert_close(given.grad.double(), expected.grad, rtol=rounding, atol=1e-9)
+
+
+def test_where_the_device_has_no_float64_the_loss_by_parts_is_added_up_on_the_processor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(losses, "AT_ONCE", 200)
+    logits = torch.randn(3, 7, 50, generator=torch.Generator().manual_seed(3))
+    targets = torch.randint(50, (3, 7), generator=torch.Generator().manual_seed(4))
+    here = logits.clone().requires_grad_()
+    expected = losses.next_token_loss(here, targets)
+    expected.backward()
+    with Gpu():
+        there = logits.to(NAME).requires_grad_()
+        with pytest.raises(TypeError, match="no float64"):
+            losses.next_token_loss(there, targets.to(NAME))
+        monkeypatch.setattr(losses, "WITHOUT_FLOAT64", (NAME,))
+        found = losses.next_token_loss(there, targets.to(NAME))
+        found.backward()
+    assert torch.equal(found.detach().held, expected.detach())
+    assert torch.equal(there.grad.held, here.grad)
 
 
 def test_by_parts_or_at_once_are_chosen_by_size_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,10 @@ class ModelConfig(Section):
     vocab_size: Size = Field(description="rows of the embedding: a row per token, or more (padding)")
     bias: bool = Field(description="whether the linear layers of the blocks add a learned number per output")
     tie_embeddings: bool = Field(description="whether the output head reuses the embedding's weights")
-    dropout: Fraction = Field(0.0, description="share of activations set to zero while training")
+    # In steps of 1 / 65,536, as model.dropout draws it: of one, nothing would be left.
+    dropout: Annotated[Real, Field(ge=0, le=1 - 2**-16)] = Field(
+        0.0, description="share of activations set to zero while training"
+    )
     rope_base: Positive = Field(10_000.0, description="base of the rotary position angles (llama, qwen3)")
     norm_epsilon: Positive = Field(1e-5, description="added inside the norms' square root")
     init_scale: NotNegative = Field(1.0, description="factor on the spread of the random initial weights")

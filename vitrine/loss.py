@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+WITHOUT_FLOAT64 = ("mps",)  # Apple's GPUs
 AT_ONCE = 2**24  # logits that are widened to float32 at a time: 64 MiB
 
 
@@ -26,6 +27,11 @@ def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return loss
 
 
+def float64_device(device: torch.device) -> torch.device:
+    """Where numbers that lie on a device are computed in float64: there, or on the processor."""
+    return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
+
+
 def wide(logits: Tensor) -> Tensor:
     """The same numbers in at least float32."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -41,15 +47,17 @@ class CrossEntropyByParts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
         """logits: (rows, vocab_size); targets: (rows,)."""
-        total = torch.zeros((), dtype=torch.float64, device=logits.device)
+        device = float64_device(logits.device)
+        total = torch.zeros((), dtype=torch.float64, device=device)
         normalisers = []
         for part, following in parts(logits, targets):
             numbers = wide(part)
             normaliser = numbers.logsumexp(-1)
-            total += (normaliser - numbers.gather(1, following[:, None])[:, 0]).sum(dtype=torch.float64)
+            losses = normaliser - numbers.gather(1, following[:, None])[:, 0]
+            total += losses.to(device).sum(dtype=torch.float64)
             normalisers.append(normaliser)
         ctx.save_for_backward(logits, targets, torch.cat(normalisers))
-        return (total / len(logits)).to(normalisers[0].dtype)
+        return (total / len(logits)).to(normalisers[0].dtype).to(logits.device)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

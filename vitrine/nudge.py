@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitrine.biography import Address
+from vitrine.loss import float64_device
 from vitrine.model import Decoder
 from vitrine.replay import OpenedStep
 
@@ -59,11 +60,12 @@ class Float64:
     """The model of an opened step in float64, with the parameters that the step starts from, and the step's batch."""
 
     def __init__(self, opened: OpenedStep) -> None:
+        values = opened.witness.values
+        device = float64_device(values.device)
         self.model = Decoder(opened.config.model, torch.float64)
-        named = opened.parameters.named(opened.witness.values)
-        self.model.load_state_dict(named)
-        self.model.double().to(opened.witness.values.device)
-        self.batch = [batch.micro for batch in opened.micro_batches]
+        self.model.load_state_dict(opened.parameters.named(values))
+        self.model.double().to(device)
+        self.batch = [batch.micro.to(device) for batch in opened.micro_batches]
 
     def loss(self) -> Tensor:
         """The mean loss of the batch, with the dropout that the step had."""

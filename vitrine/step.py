@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from vitrine.loss import next_token_loss
@@ -26,6 +27,11 @@ class MicroBatch:
     draws: Tensor | None
     share: float
     last: bool
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """The same on another device."""
+        draws = None if self.draws is None else self.draws.to(device)
+        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device), draws=draws)
 
 
 @dataclass
