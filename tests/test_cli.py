@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import resource
 import shutil
 import signal
@@ -14,8 +15,10 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY
+from typer.testing import CliRunner
 
 from vitrine import api
+from vitrine.cli import app
 from vitrine.errors import ConfigError
 
 
@@ -23,6 +26,44 @@ def test_help_answers_at_once():
     best = min(_seconds([sys.executable, "-m", "vitrine", "--help"]) for _ in range(5))
     bare = min(_seconds([sys.executable, "-c", "import typer"]) for _ in range(3))
     assert best < bare + 0.2  # nothing heavier than the parser itself is imported
+
+
+EMPTY = [
+    ["train", ""],
+    ["train", "book.txt", "--run", ""],
+    ["train", "book.txt", "--run-dir="],
+    ["train", "book.txt", "--config", ""],
+    ["train", "book.txt", "--from", ""],
+    ["train", "book.txt", "--for", ""],
+    ["demo", "--run", ""],
+    ["import", "folder", "--run", ""],
+    ["evaluate", "run", ""],
+    ["inspect", "run", ""],
+    ["compare", "run", ""],
+    ["studio", ""],
+    ["report", "run", "--out", ""],
+    ["export", "run", ""],
+    ["replay", "run", "--save", ""],
+    *(
+        [command, ""]
+        for command in ("resume", "generate", "evaluate", "replay", "inspect", "health", "verify", "serve")
+    ),
+]
+
+
+@pytest.mark.parametrize("arguments", EMPTY, ids=" ".join)
+def test_an_empty_argument_is_a_mistake_and_never_the_current_folder(arguments, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert re.fullmatch(r"\S.* must not be empty: got ''\. Give it a value \(.+\)\.\n", done.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("count", [0, 10**22])
+def test_verify_takes_a_number_of_steps_that_can_be_replayed(count):
+    done = CliRunner().invoke(app, ["verify", "run", "--count", str(count)])
+    assert (done.exit_code, done.stderr) == (2, f"--count must be from 1 to 10,000: got {count}. Try --count 3.\n")
 
 
 def test_help_names_every_command(vitrine):

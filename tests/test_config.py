@@ -1,5 +1,6 @@
 """The hyperparameters: names, values, layers, and the sentence that each mistake gets."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,12 @@ def test_a_missing_file_is_named() -> None:
 def test_a_folder_is_no_file_of_hyperparameters(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         load_toml(tmp_path)
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "marked.toml"
+    path.write_bytes(b"\xef\xbb\xbf[model]\nn_layers = 2\n")
+    assert load_toml(path) == {"model": {"n_layers": 2}}
 
 
 @pytest.mark.parametrize("content", [b"[model\nn_layers = 2", b"\xff\xfe"])
@@ -213,6 +220,12 @@ def test_auto_means_derived(name: str) -> None:
         ("model.n_layers", True, "model.n_layers must be a whole number: got True."),
         ("model.context", 1, "model.context must be at least 2: got 1."),
         ("model.dropout", 1.0, "model.dropout must be at most 0.9999847412: got 1.0."),
+        ("training.steps", 10**22, f"training.steps must be at most 1e+15: got {10**22}."),
+        ("training.batch_size", 2**62, f"training.batch_size must be at most 16,777,216: got {2**62}."),
+        ("model.d_model", 1e308, f"model.d_model must be at most 16,777,216: got {1e308}."),
+        ("optimizer.weight_decay", 1e308, "optimizer.weight_decay must be at most 1e+15: got 1e+308."),
+        ("optimizer.learning_rate", 1e308, "optimizer.learning_rate must be at most 1e+15: got 1e+308."),
+        ("recording.histograms", 10**9, "recording.histograms must be at most 1,000,000: got 1000000000."),
         ("model.bias", "maybe", "model.bias must be true or false: got 'maybe'."),
         ("model.architecture", "gtp2", "model.architecture must be 'gpt2', 'llama' or 'qwen3': got 'gtp2'."),
         ("optimizer.learning_rate", -0.1, "optimizer.learning_rate must be greater than 0: got -0.1."),
@@ -238,6 +251,12 @@ def test_auto_means_derived(name: str) -> None:
 def test_a_wrong_value_is_told_in_one_sentence(name: str, value: Any, sentence: str) -> None:
     section, key = name.split(".")
     assert refusal(**{section: {key: value}}) == sentence
+
+
+def test_more_threads_than_any_machine_has_are_refused_with_the_cores_that_are_here() -> None:
+    assert refusal(machine={"threads": 10**6}) == (
+        f"machine.threads must be at most 1,024: got 1,000,000. This machine has {os.cpu_count()} cores."
+    )
 
 
 @pytest.mark.parametrize(("value", "count"), [(1e3, 1000), (20.0, 20)])

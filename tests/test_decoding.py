@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
@@ -145,6 +146,17 @@ def test_a_text_has_the_same_bits_drafted_or_not(family: str, dtype: torch.dtype
     if engine.drafting:  # this processor gives several rows the bits of one
         assert drafts.drafted > 50
         assert passes < 1.8 * count
+
+
+@pytest.mark.parametrize("vocab_size", [1, 2, 3])
+def test_a_vocabulary_smaller_than_a_draft_settles(vocab_size: int) -> None:
+    model = newborn(config_of(vocab_size=vocab_size), 1)
+    engine = Engine(model, drafts=Ngrams(np.zeros(20, np.uint16)))
+    engine.settle()
+    engine.add([0] * 5)
+    with torch.no_grad():
+        expected = model(torch.zeros(1, 5, dtype=torch.int64))[:, -1]
+    torch.testing.assert_close(engine.step([0]), expected)
 
 
 def test_what_was_drafted_for_a_text_is_gone_with_it() -> None:

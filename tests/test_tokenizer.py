@@ -68,6 +68,11 @@ def test_bpe_is_the_same_each_time_and_keeps_within_its_size():
     assert train_bpe(iter(["ab"]), 300).get_vocab_size() == 258  # a small text has few pairs: the bytes, ab, the end
 
 
+def test_bpe_beyond_what_a_model_can_have_is_refused_before_the_library_aborts():
+    with pytest.raises(ConfigError, match=r"bpe:99999999999 is too large: a model has at most 16,777,216"):
+        train_bpe(iter(SAMPLE), 99_999_999_999)
+
+
 def test_bpe_below_the_bytes_is_refused_with_a_size_to_try():
     with pytest.raises(ConfigError, match=r"bpe:256 is too small.*257.*bpe:512"):
         train_bpe(iter(SAMPLE), 256)

@@ -13,6 +13,7 @@ import typer
 from vitrine import STARTED_S
 from vitrine.errors import ConfigError, DivergedError
 from vitrine.terminal import (
+    Command,
     complain,
     errors_as_sentences,
     give_way,
@@ -301,8 +302,8 @@ def verify(
 ) -> None:
     """Is this run what it says it is? Keyframes, random steps bit for bit, gradients against finite differences."""
     with errors_as_sentences():
-        if count < 1:
-            raise ConfigError(f"--count must be at least 1: got {count}. Try --count 3.")
+        if not 1 <= count <= 10_000:
+            raise ConfigError(f"--count must be from 1 to 10,000: got {count}. Try --count 3.")
         give_way(run)
         from vitrine.runs.reader import RunReader
         from vitrine.verify import verify as check
@@ -427,6 +428,10 @@ def doctor(as_json: Json = False) -> None:
                 print_text(f"{name:<24}{value}")
         if not findings["repeats_to_the_bit"]:
             raise typer.Exit(1)
+
+
+for registered in app.registered_commands:
+    registered.cls = Command
 
 
 def main() -> None:

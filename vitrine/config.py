@@ -5,6 +5,7 @@ A `Config` holds concrete values only. What the user leaves out (or writes as "a
 """
 
 import math
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from pydantic_core import ErrorDetails
 
 from vitrine.errors import ConfigError, nearest
 
+MOST_THREADS = 1024  # many more, and the library that starts them ends the process
 Architecture = Literal["gpt2", "llama", "qwen3"]
 Settings = dict[str, dict[str, Any]]  # section -> key -> value: a part of a Config, not yet validated
 
@@ -30,11 +32,13 @@ def _whole(value: Any) -> Any:
 # Strict: the text "6" and the truth value true are not numbers.
 Whole = Annotated[int, BeforeValidator(_whole), Field(strict=True)]
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Count = Annotated[Whole, Field(ge=1)]
+Count = Annotated[Whole, Field(ge=1, le=10**15)]  # a float64 holds each of them, and so does SQLite
 Size = Annotated[Whole, Field(ge=1, le=2**24)]  # of a tensor: far above any model, far below what overflows
-CountOrOff = Annotated[Whole, Field(ge=0)]
-Positive = Annotated[Real, Field(gt=0)]
-NotNegative = Annotated[Real, Field(ge=0)]
+CountOrOff = Annotated[Whole, Field(ge=0, le=10**15)]
+Spaced = Annotated[Whole, Field(ge=0, le=10**6)]  # steps, spread over a training
+# Bounded: the product of two of them is still a float32.
+Positive = Annotated[Real, Field(gt=0, le=1e15)]
+NotNegative = Annotated[Real, Field(ge=0, le=1e15)]
 Fraction = Annotated[Real, Field(ge=0, lt=1)]
 Share = Annotated[Real, Field(ge=0, le=1)]
 
@@ -68,7 +72,9 @@ class ModelConfig(Section):
     dropout: Annotated[Real, Field(ge=0, le=1 - 2**-16)] = Field(
         0.0, description="share of activations set to zero while training"
     )
-    rope_base: Positive = Field(10_000.0, description="base of the rotary position angles (llama, qwen3)")
+    rope_base: Annotated[Real, Field(ge=1e-15, le=1e15)] = Field(
+        10_000.0, description="base of the rotary position angles (llama, qwen3)"
+    )
     norm_epsilon: Positive = Field(1e-5, description="added inside the norms' square root")
     init_scale: NotNegative = Field(1.0, description="factor on the spread of the random initial weights")
 
@@ -129,7 +135,7 @@ class TrainingConfig(Section):
     """[training]: how many steps, on how much text at a time."""
 
     steps: Count = Field(description="updates in all; fixed before the first")
-    batch_size: Count = Field(description="windows of text in one micro-batch")
+    batch_size: Size = Field(description="windows of text in one micro-batch")
     accumulation: Count = Field(1, description="micro-batches whose gradients add up to one update")
     seed: Annotated[Whole, Field(ge=0, lt=2**63)] = Field(1, description="of every random draw")
     precision: Literal["float32", "bfloat16"] = Field(description="number format of the matrix products")
@@ -175,9 +181,9 @@ class RecordingConfig(Section):
     disk_budget: Count = Field(2_000_000_000, description="bytes that keyframes may take")
     keyframe_every: Count = Field(description="steps between keyframes")
     statistics_every: Count = Field(description="steps between two looks at every tensor: norms, sampled parameters")
-    histograms: CountOrOff = Field(description="steps with histograms of every tensor; dense at the start")
-    film_frames: CountOrOff = Field(description="frames of the film; dense at the start")
-    text_samples: CountOrOff = Field(description="times that the model writes a little: at birth, spaced, at the end")
+    histograms: Spaced = Field(description="steps with histograms of every tensor; dense at the start")
+    film_frames: Spaced = Field(description="frames of the film; dense at the start")
+    text_samples: Spaced = Field(description="times that the model writes a little: at birth, spaced, at the end")
     mirror: Annotated[list[Literal["tensorboard", "wandb", "trackio"]], BeforeValidator(_listed)] = Field(
         [], description="where the curves are sent, too: tensorboard, wandb, trackio"
     )
@@ -226,13 +232,18 @@ def validate(settings: Settings) -> Config:
         raise ConfigError(_sentence(error)) from None
     _check_model(config.model)
     _check_training(config)
+    if config.machine.threads > MOST_THREADS:
+        raise ConfigError(
+            f"machine.threads must be at most {MOST_THREADS:,}: got {config.machine.threads:,}. "
+            f"This machine has {os.cpu_count()} cores."
+        )
     return config
 
 
 def load_toml(path: Path) -> Settings:
     """Read a TOML file of hyperparameters; names are checked, values only when resolved."""
     try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        settings = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin with a byte-order mark
     except FileNotFoundError:
         raise ConfigError(f"There is no file {path}. Give --config a TOML file of hyperparameters.") from None
     except OSError as error:

@@ -173,7 +173,8 @@ class Engine:
     def _drafts_agree(self) -> bool:
         """Whether tokens that one pass reads have the bits that they have one by one."""
         first = max(0, self.config.context // 2 - DRAFTED)
-        tokens, positions = range(1 + min(DRAFTED, self.config.context - 1)), range(first, self.config.context)
+        count, positions = 1 + min(DRAFTED, self.config.context - 1), range(first, self.config.context)
+        tokens = [number % self.config.vocab_size for number in range(count)]
 
         def begin() -> None:
             self.cache.lay(self._span(self.config.context), 0)
@@ -182,7 +183,7 @@ class Engine:
         begin()
         singly = [self._decode(0, [token], [at]) for token, at in zip(tokens, positions, strict=False)]
         begin()
-        return torch.equal(torch.cat(singly), self._decode(0, tokens, positions[: len(tokens)], ahead=True))
+        return torch.equal(torch.cat(singly), self._decode(0, tokens, positions[:count], ahead=True))
 
     def _span(self, length: int) -> int:
         return -(-length // self.span) * self.span

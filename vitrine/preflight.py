@@ -28,11 +28,13 @@ def check_tokens(config: Config, tokens: Prepared) -> None:
 def check_memory(config: Config, plan: Plan, note: Callable[[str], None]) -> None:
     """Refuse what certainly does not fit; say so where it hangs on the activations, which are an estimate."""
     memory, has = plan.memory, plan.available_bytes / 1e9
-    certain = memory["parameters"] + memory["gradients"] + memory["optimizer"]
+    tokens = 16 * config.training.batch_size * (config.model.context + 1)  # inputs and targets, of int64
+    certain = memory["parameters"] + memory["gradients"] + memory["optimizer"] + tokens
     if certain > plan.available_bytes:
         raise ConfigError(
-            f"{plan.parameters:,} parameters with their gradients and optimizer state need {certain / 1e9:,.1f} GB "
-            f"of memory; {config.machine.device} has {has:,.1f} GB. Try a smaller preset, or fewer layers."
+            f"{plan.parameters:,} parameters with their gradients and optimizer state, and the tokens of a micro-batch, "
+            f"need {certain / 1e9:,.1f} GB of memory; {config.machine.device} has {has:,.1f} GB. Try a smaller preset, "
+            "fewer layers, or a smaller training.batch_size."
         )
     if not plan.fits:
         note(

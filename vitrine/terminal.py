@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
+from typer.core import TyperCommand
 
-from vitrine.errors import DivergedError, VitrineError
+from vitrine.errors import ConfigError, DivergedError, VitrineError
 
 if TYPE_CHECKING:
     from vitrine.progress import OnStart, TerminalReporter
@@ -41,6 +42,21 @@ def errors_as_sentences() -> Iterator[None]:
         # Whoever read our output has gone; nothing more can be said to them.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(141) from None
+
+
+class Command(TyperCommand):
+    """A command that takes '' for a mistake, such as a variable that is not set; but a prompt may be empty."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it, if no argument is empty."""
+        with errors_as_sentences():
+            for parameter in self.params:
+                value, source = ctx.params.get(parameter.name), ctx.get_parameter_source(parameter.name)
+                empty = value == "" or (isinstance(value, list | tuple) and "" in value)
+                if empty and source.name == "COMMANDLINE" and parameter.name != "prompt":
+                    name = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.metavar
+                    raise ConfigError(f"{name} must not be empty: got ''. Give it a value ({vars(parameter)['help']}).")
+        return super().invoke(ctx)
 
 
 class Showable(Protocol):

@@ -22,6 +22,7 @@ Ids = NDArray[np.uint32]
 BulkEncoder = Callable[[Sequence[str]], tuple[Ids, NDArray[np.int64]]]
 
 _ANY_CHARACTER = r"[\s\S]"
+LARGEST_BPE = 2**24  # as model.vocab_size; the tokenizers library aborts where it cannot hold so many
 
 
 def char_tokenizer(alphabet: str) -> Tokenizer:
@@ -51,6 +52,10 @@ def train_bpe(texts: Iterator[str], vocab_size: int) -> Tokenizer:
         raise ConfigError(
             f"data.tokenizer = bpe:{vocab_size} is too small: the 256 bytes and the end of text need "
             "257. Try bpe:512, or data.tokenizer = byte."
+        )
+    if vocab_size > LARGEST_BPE:
+        raise ConfigError(
+            f"data.tokenizer = bpe:{vocab_size} is too large: a model has at most {LARGEST_BPE:,} tokens. Try bpe:50257."
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

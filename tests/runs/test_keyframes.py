@@ -83,6 +83,14 @@ def test_the_longest_gap_is_that_between_the_keyframes_that_stay(steps, every, r
     assert longest_gap(steps, every, room) == max(b - a for a, b in itertools.pairwise(kept))
 
 
+@pytest.mark.parametrize(("every", "room"), [(399, 300), (399, 1_900), (399, 9_000)])
+def test_of_a_very_long_run_the_longest_gap_is_found_in_a_part_of_it(every, room, monkeypatch):
+    exact = longest_gap(1_500_000, every, room)
+    monkeypatch.setattr("vitrine.runs.keyframes.MANY", 1_000)
+    assert exact / 1.5 <= longest_gap(1_500_000, every, room) <= 1.5 * exact
+    assert longest_gap(2**53, 1, room) >= 2**53 // room  # and at once
+
+
 def test_folders_are_removed_until_they_fit_the_budget(tmp_path):
     for step in range(0, 100, 10):
         _keyframe(tmp_path, step, size_bytes=1_000)

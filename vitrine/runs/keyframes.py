@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+MANY = 5_000  # keyframes whose thinning is still followed one by one
+
 
 def keyframe_steps(folder: Path) -> list[int]:
     """The steps that have keyframes, in order. Whatever else lies there is none."""
@@ -33,6 +35,8 @@ def victim(steps: Sequence[int], keep: Collection[int]) -> int | None:
 
 def longest_gap(steps: int, every: int, room: int) -> int:
     """Steps between two keyframes at most, once a run of so many steps has ended with room for so many keyframes."""
+    if (parts := -(-steps // every // MANY)) > 1:  # about as long in a part of the steps, with that part of the room
+        return max(longest_gap(steps // parts, every, room // parts), -(-steps // max(room, 2)))
     made, room = [*range(0, steps, every), steps], max(room, 2)
     kept = np.array(made[:room])
     for step in made[room:]:  # as `victim` chooses, on arrays: there may be thousands

@@ -40,6 +40,8 @@ class RunReader:
     """
 
     def __init__(self, path: str | Path) -> None:
+        if path == "":
+            raise RunError("The name of a run must not be empty: got ''. Give a run folder.")
         self.path = Path(path)
         if not (self.path / CONFIG).is_file():
             what = "is not a run: it has no config.toml" if self.path.is_dir() else "does not exist"
