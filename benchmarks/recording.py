@@ -1,16 +1,18 @@
 """What recording costs: steps with it and without it, in turn; and the same through TensorBoard.
 
-    python -m benchmarks.recording [--preset micro] [--steps 400] [--tensorboard]
+    python -m benchmarks.recording [--preset micro] [--pairs 15] [--tensorboard]
 
-Three trainings of the same model take turns, ten steps each, in one process: without recording, with the default
-recording (statistics, histograms, film; keyframes and generated text apart), and with TensorBoard writing the same:
-per-tensor norms and largest magnitudes at the same steps, `add_histogram` at the same steps. Beside the difference of
-the whole, which carries the machine's noise, stands the time spent inside the watching itself. Prints a table on
+Trainings of the same model take turns in one process: without recording, with the default recording (statistics,
+histograms, film; keyframes and generated text apart), and with TensorBoard writing the same: per-tensor norms and largest
+magnitudes at the same steps, `add_histogram` at the same steps. First each makes steps until the recorder has measured how
+often it can afford to look; then come the pairs, in alternating order, 40 steps each. Prints the median over the pairs with its 95% interval, beside it the time spent inside the watching itself, on
 standard error, and one JSON object on standard output. TensorBoard comes with `pip install -e '.[tensorboard]'`.
 """
 
 import argparse
 import json
+import math
+import statistics
 import sys
 import tempfile
 import time
@@ -23,24 +25,23 @@ from vitrine.processes import Processes
 from vitrine.recording.history import History
 from vitrine.recording.recorder import Recorder, StepLoss
 from vitrine.runs.records import StepRecord
-from vitrine.runs.statistics import spaced
 from vitrine.step import State, step
 from vitrine.trainer import build_state, make_batches, micro_batches
 
 from benchmarks.corpora import tinyshakespeare  # isort: skip
 
-TURN = 10  # steps
+FIRST = 30  # steps, in which the recorder decides
+TURN = 40  # steps
 
 
 class TensorBoard(StepLoss):
     """An observer as it is usually written."""
 
-    def __init__(self, folder: Path, steps: int, every: int, histograms: int) -> None:
+    def __init__(self, folder: Path, recorder: Recorder) -> None:
         super().__init__()
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer, self.every = SummaryWriter(str(folder)), every
-        self.histogram_steps = spaced(steps, histograms)
+        self.writer, self.recorder = SummaryWriter(str(folder)), recorder
 
     def gradients(self, state: State) -> None:
         self.before = state.parameters.values.clone()
@@ -52,30 +53,34 @@ class TensorBoard(StepLoss):
 
     def write(self, state: State, kind: str, flat: Any) -> None:
         for name, tensor in state.parameters.named(flat).items():
-            if state.step % self.every == 0:
+            if self.recorder.layout.has(state.step):
                 self.writer.add_scalar(f"{kind}_norm/{name}", tensor.norm().item(), state.step)
                 self.writer.add_scalar(f"{kind}_max/{name}", tensor.abs().max().item(), state.step)
-            if state.step in self.histogram_steps:
+            if state.step in self.recorder.histogram_steps:
                 self.writer.add_histogram(f"{kind}/{name}", tensor, state.step)
 
 
 class Contestant:
-    """One training, and what watches it."""
+    """One training, and what watches it: nothing ("plain"), a recorder ("recorded"), or TensorBoard, like another one.
 
-    def __init__(self, name: str, prepared: launch.Prepared, folder: Path) -> None:
+    Args:
+        like: what TensorBoard is to write the same as.
+    """
+
+    def __init__(self, name: str, prepared: launch.Prepared, folder: Path, like: "Contestant | None" = None) -> None:
         self.name, self.config, self.duration_s = name, prepared.config, 0.0
         self.decoder, self.state = build_state(self.config, Processes())
         self.batches = make_batches(self.config, prepared.texts)
         self.history: History | None = None
         self.observer: StepLoss = StepLoss()
         self.watching_s = 0.0  # spent inside the observer and the history
-        parameters, recording = self.state.parameters, self.config.recording
+        parameters = self.state.parameters
         if name == "recorded":
             self.history = History(folder / "run.sqlite", True)
             self.observer = Recorder(folder, self.config, parameters, parameters.values, self.history, 0)
-        if name == "tensorboard":
-            every, histograms = recording.statistics_every, recording.histograms
-            self.observer = TensorBoard(folder, self.config.training.steps, every, histograms)
+        if like:
+            assert isinstance(like.observer, Recorder)
+            self.observer = TensorBoard(folder, like.observer)
         self.observer.gradients = self.timed(self.observer.gradients)  # type: ignore[method-assign]
         self.observer.update = self.timed(self.observer.update)  # type: ignore[method-assign]
         self.record = self.timed(self.history.record) if self.history else lambda *_: None
@@ -100,50 +105,77 @@ class Contestant:
             optimizer, loss = self.state.optimizer, self.observer.take(Processes())
             memory = machine.memory_in_use(self.state.parameters.values.device)
             record = StepRecord(number, loss, optimizer.gradient_norm, optimizer.learning_rate, 0, duration, memory)
+            start_s = time.perf_counter()
             self.record(record, self.observer.take_statistics(), print)
+            self.observer.recorded(number, duration, time.perf_counter() - start_s)
         self.duration_s += time.perf_counter() - start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="micro")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--tensorboard", action="store_true")
     arguments = parser.parse_args()
     settings = {"data": {"tokenizer": "char"}}
     corpus = str(tinyshakespeare())
-    request = launch.Request((corpus,), preset=arguments.preset, settings=settings, steps=arguments.steps)
+    request = launch.Request(
+        (corpus,), preset=arguments.preset, settings=settings, steps=FIRST + TURN * arguments.pairs
+    )
     prepared = launch.prepare(request)
-    names = ["plain", "recorded"] + (["tensorboard"] if arguments.tensorboard else [])
     with tempfile.TemporaryDirectory() as folder:
-        contestants = [Contestant(name, prepared, Path(folder)) for name in names]
-        turns = []
-        for turn in range(arguments.steps // TURN):
-            before = [c.duration_s for c in contestants]
-            for contestant in contestants if turn % 2 else reversed(contestants):
-                contestant.turn(TURN)
-            turns.append([c.duration_s - b for c, b in zip(contestants, before, strict=True)])
+        contestants = [Contestant(name, prepared, Path(folder)) for name in ("plain", "recorded")]
+        if arguments.tensorboard:
+            contestants.append(Contestant("tensorboard", prepared, Path(folder), like=contestants[1]))
+        for contestant in contestants:
+            contestant.turn(FIRST)
+            contestant.watching_s = 0.0
+        recorder = contestants[1].observer
+        assert isinstance(recorder, Recorder)
+        every = recorder.layout.every_of_late
+        turns = [take_turns(contestants, pair) for pair in range(arguments.pairs)]
         for contestant in contestants:
             if isinstance(contestant.observer, TensorBoard):
                 contestant.observer.writer.close()
         size = sum(file.stat().st_size for file in Path(folder).rglob("*") if "events" not in file.name)
-    plain = contestants[0].duration_s
+    plain_s = [durations[0] for durations in turns]
     result: dict[str, Any] = {
         "preset": arguments.preset,
-        "steps": arguments.steps,
         "parameters": contestants[0].state.parameters.count,
+        "every_at_first": recorder.layout.every,
+        "every": every,
         "recorded_bytes": size,
-        "step_s": {c.name: c.duration_s / arguments.steps for c in contestants},
-        "cost": {c.name: c.duration_s / plain - 1 for c in contestants[1:]},
-        "watching": {c.name: c.watching_s / plain for c in contestants[1:]},
+        "step_s": statistics.median(plain_s) / TURN,
         "turns_s": turns,
     }
-    for c in contestants:
-        step_ms, cost, watching = 1e3 * c.duration_s / arguments.steps, c.duration_s / plain - 1, c.watching_s / plain
+    print(f"statistics every {recorder.layout.every} steps at first, then every {every}", file=sys.stderr)
+    print(f"{'plain':<12}{1e3 * result['step_s']:10.2f} ms a step", file=sys.stderr)
+    for place, c in enumerate(contestants[1:], 1):
+        costs = sorted(durations[place] / durations[0] - 1 for durations in turns)
+        low, high = interval(len(costs))
+        cost = {"median": statistics.median(costs), "low": costs[low], "high": costs[high]}
+        result[c.name] = cost | {"watching": c.watching_s / sum(plain_s)}
         print(
-            f"{c.name:<12}{step_ms:10.2f} ms a step{cost:+9.2%}   inside the watching {watching:7.2%}", file=sys.stderr
+            f"{c.name:<12}{cost['median']:+8.2%} (95%: {cost['low']:+.2%} to {cost['high']:+.2%})   inside the watching "
+            f"{result[c.name]['watching']:.2%}",
+            file=sys.stderr,
         )
     print(json.dumps(result))
+
+
+def take_turns(contestants: list[Contestant], number: int) -> list[float]:
+    """Some steps of each, in alternating order; their durations."""
+    before = [c.duration_s for c in contestants]
+    for contestant in contestants if number % 2 else reversed(contestants):
+        contestant.turn(TURN)
+    return [c.duration_s - b for c, b in zip(contestants, before, strict=True)]
+
+
+def interval(count: int) -> tuple[int, int]:
+    """Places, in ascending order, between which the median lies with a probability of 95%: 3 and 11 of 15."""
+    chances = [math.comb(count, i) / 2**count for i in range(count + 1)]
+    low = max((i for i in range((count + 1) // 2) if sum(chances[: i + 1]) <= 0.025), default=0)
+    return low, count - 1 - low
 
 
 if __name__ == "__main__":

@@ -133,11 +133,11 @@ def lengthen(run: Path) -> None:
     config.write_text(re.sub(r"(?m)^steps = \d+", f"steps = {LONG}", config.read_text(encoding="utf-8")), "utf-8")
     with Store(run / "run.sqlite") as store:
         layout = store.layout()
-        numbers = store.statistics_row((made - 1) // layout.every * layout.every) if layout else None
+        numbers = store.statistics_row(layout.step(layout.row(made - 1))) if layout else None
         for step in range(made, LONG):
             loss = float(np.float32(1.5 + 0.4 * math.exp(-step / 2e4) + draws.normal(0, 0.03)))
             store.write(StepRecord(step, loss, 0.5, 1e-3, last.tokens + step, last.duration_s, last.memory_bytes))
-            if layout and numbers is not None and step % layout.every == 0:
+            if layout and numbers is not None and layout.has(step):
                 store.write_statistics(step, numbers, layout)
 
 

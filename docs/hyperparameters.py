@@ -35,7 +35,8 @@ DERIVED = {
     "machine.threads": "one for each core, or OMP_NUM_THREADS",
     "recording.keyframe_every": "so that a step is re-entered in about 2 s, or in what the disk budget allows",
     "recording.statistics_every": "1, or what keeps a look below one step in a hundred and all of them in 250 MB",
-    "recording.histograms": "one in 32 steps, from 8 to 64",
+    "recording.statistics_cost": "0.005; 0 where statistics_every is given, and below 200,000 parameters",
+    "recording.histograms": "one in 64 steps (below 200,000 parameters in 32), from 8 to 64",
     "recording.film_frames": "a tenth of the steps, from 20 to 200",
     "recording.text_samples": "5",
 }

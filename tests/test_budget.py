@@ -10,7 +10,7 @@ import pytest
 
 from vitrine import budget
 from vitrine.census import census
-from vitrine.config import Config
+from vitrine.config import Config, validate
 from vitrine.presets import PRESETS, Facts, resolve
 from vitrine.runs.reader import RunReader
 
@@ -44,6 +44,27 @@ def test_statistics_are_taken_more_seldom_when_the_disk_demands_it():
 def test_statistics_are_taken_more_seldom_when_a_step_is_short():
     short = {"model": PRESETS["micro"]["model"], "training": {"batch_size": 1, "steps": 500}}
     assert resolve(short, FACTS).recording.statistics_every == 63  # 64 tokens a step, where 4,000 are wanted for a look
+
+
+@pytest.mark.parametrize(
+    ("preset", "given", "cost"),
+    [
+        ("micro", {}, 0.005),
+        ("nano", {}, 0.0),  # the smallest models are for looking at
+        ("micro", {"statistics_every": 7}, 0.0),  # what is asked for is obeyed
+        ("micro", {"statistics_every": 7, "statistics_cost": 0.1}, 0.1),
+    ],
+)
+def test_what_statistics_may_cost_is_measured_unless_it_was_said_how_often_they_are_taken(preset, given, cost):
+    recording = resolve({**PRESETS[preset], "recording": given}, FACTS).recording
+    assert recording.statistics_cost == cost
+    assert recording.statistics_every == given.get("statistics_every", recording.statistics_every)
+
+
+def test_a_configuration_from_before_keeps_to_its_cadence():
+    settings = config_of(100).model_dump(mode="json")
+    del settings["recording"]["statistics_cost"]
+    assert validate(settings).recording.statistics_cost == 0
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])

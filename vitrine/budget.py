@@ -12,6 +12,7 @@ from vitrine.runs.statistics import SAMPLE, STATISTICS
 
 STATISTICS_BYTES = 250_000_000  # of all rows of statistics, at most
 FAST_S, SLOW_S = 2.0, 60.0  # between two keyframes: as long as a re-entry should take, and at most
+LOOKS = 0.005  # of the time of a training goes into statistics; with histograms and film it stays below 2%
 WRITE_BYTES_PER_S = 5_000_000  # of keyframes, so that writing them is hardly felt
 TINY, IN_CACHE = 200_000, 2_000_000  # parameters: smaller models lie in a processor's inner caches, or its outer one
 FLOPS_PER_S = {"cpu": 1e11, "cuda": 1e14, "mps": 1e12}  # a guess of a device's speed; no bit depends on it
@@ -31,7 +32,10 @@ class Recording:
 
 
 def recording_settings(config: Config) -> dict[str, Any]:
-    """The cadences of [recording] that suit a model, its steps and the disk."""
+    """The cadences of [recording] that suit a model, its steps and the disk.
+
+    How often statistics are taken is a guess for the first steps. Then it is measured, but for the smallest models.
+    """
     steps, tokens = config.training.steps, config.tokens_per_step
     tensors = census(config.model)
     # A look moves all parameters through memory, as the work on a few tokens does: with these, it is about one step in
@@ -45,8 +49,9 @@ def recording_settings(config: Config) -> dict[str, Any]:
     fair_s = min(steps, 10_000) * step_s * size / config.recording.disk_budget  # evenly over the first steps
     return {
         "statistics_every": every,
+        "statistics_cost": 0.0 if count < TINY else LOOKS,
         "film_frames": min(MAX_FRAMES, max(20, steps // 10)),
-        "histograms": min(64, max(8, steps // 32)),
+        "histograms": min(64, max(8, steps // (32 if count < TINY else 64))),
         "text_samples": 5,
         "keyframe_every": max(1, round(min(max(fair_s, least_s), max(SLOW_S, least_s)) / step_s)),
     }

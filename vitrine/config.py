@@ -181,6 +181,10 @@ class RecordingConfig(Section):
     disk_budget: Count = Field(2_000_000_000, description="bytes that keyframes may take")
     keyframe_every: Count = Field(description="steps between keyframes")
     statistics_every: Count = Field(description="steps between two looks at every tensor: norms, sampled parameters")
+    # 0 where a config.toml does not say it: runs from before it was there kept to statistics_every.
+    statistics_cost: Share = Field(
+        0.0, description="share of the time that these looks may take, measured in the first steps; 0: any"
+    )
     histograms: Spaced = Field(description="steps with histograms of every tensor; dense at the start")
     film_frames: Spaced = Field(description="frames of the film; dense at the start")
     text_samples: Spaced = Field(description="times that the model writes a little: at birth, spaced, at the end")

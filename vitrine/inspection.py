@@ -211,7 +211,7 @@ def inspect(
 def take_census(reader: RunReader, step: int) -> Census:
     """Every tensor, with the statistics of the last recorded step up to this one."""
     layout = reader.layout()
-    at = step - step % layout.every if layout else step
+    at = layout.step(layout.row(step)) if layout else step
     row = reader.statistics_at(at)
     statistics = None
     if layout and row is not None:

@@ -91,12 +91,13 @@ class TimedPlan:
     def _recording_lines(self) -> list[str]:
         """What the run will leave on disk, by the formulas of `budget`, and how long a re-entry takes."""
         kept, config = budget.recording(self.config), self.config.recording
+        rarer = f" (or fewer, so that they cost {100 * config.statistics_cost:g}%)" if config.statistics_cost else ""
         seconds = "" if self.step_s is None else f", about {_time_text(kept.reentry_steps * self.step_s)}"
         return [
             f"keyframes   {kept.keyframes} of {size_text(kept.keyframe_bytes)}, every {config.keyframe_every} steps, "
             f"within {size_text(config.disk_budget)}",
             f"re-entry    of any step: {kept.reentry_steps} steps at most{seconds}",
-            f"history     {size_text(kept.statistics_bytes)} of statistics every {config.statistics_every} steps, "
+            f"history     {size_text(kept.statistics_bytes)} of statistics every {config.statistics_every} steps{rarer}, "
             f"{size_text(kept.histogram_bytes)} of histograms; {size_text(kept.film_bytes)} of film, at most",
         ]
 

@@ -148,6 +148,8 @@ def resolve(settings: Settings, facts: Facts) -> Config:
     _derive(given, "sampling")
     _derive(given, "machine", device=facts.device, threads=facts.threads)
     own = set(given.get("recording", {}))
+    if "statistics_every" in own:  # that is obeyed
+        own.add("statistics_cost")
     _derive(given, "recording", **dict.fromkeys(DERIVED_RECORDING, 1))
     config = validate(given)
     derived = {name: value for name, value in recording_settings(config).items() if name not in own}

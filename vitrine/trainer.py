@@ -322,7 +322,9 @@ class Trainer:
         self.pace.stepped(duration_s)
         self.reporter.slowed(self.pace.slowdown)
         if self.history:
+            start = time.perf_counter()
             self.history.record(record, self.observer.take_statistics(), self.reporter.note)
+            self.observer.recorded(number, duration_s, time.perf_counter() - start)
         left = self.pace.left_s(number + 1, len(self.texts.validation))
         self.reporter.stepped(record, self.pace.tokens_per_s, left)
 

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,9 @@ from vitrine.runs.statistics import BLOCK, Layout, Numbers
 from vitrine.runs.store import SCHEMA_VERSION, Store
 
 LAYOUT = Layout(every=3, tensors=("a", "b"), sample={"a": (0, 5), "b": (1,)})
+
+
+RARER = replace(LAYOUT, since=(36, 9))
 
 
 @pytest.fixture
@@ -86,6 +90,27 @@ def test_a_table_of_a_tensor_has_its_six_statistics_by_step(two_blocks_and_some)
     table = RunReader(two_blocks_and_some).statistics("b")
     assert len(table) == 2_300
     assert table[2_100].tolist() == (6_300, *row_of(2_100)[6:12].tolist())
+
+
+def test_a_history_whose_rows_became_rarer_reads_back_by_step(run):
+    steps = [*range(0, 36, 3), *range(36, 36 + 9 * (2_300 - 12), 9)]
+    with Store(run / HISTORY) as store:
+        store.set_fact("statistics", json.dumps(RARER.facts()))
+        assert store.layout() == RARER
+        for number, step in enumerate(steps):
+            store.write_statistics(step, row_of(number), RARER)
+    assert counts(run) == (2_300 - 2 * BLOCK, 2 * RARER.width)
+    reader = RunReader(run)
+    assert reader.series(7)[0].tolist() == steps
+    assert reader.series(7)[1].tolist() == [row_of(number)[7] for number in range(2_300)]
+    for number in (0, 11, 12, BLOCK - 1, BLOCK, 2_299):
+        assert reader.statistics_at(steps[number]).tolist() == row_of(number).tolist()
+    assert [step for step in range(50) if reader.statistics_at(step) is not None] == [*range(0, 36, 3), 36, 45]
+    with Store(run / HISTORY) as store:
+        store.open_blocks(steps[1_500], RARER)
+        assert store.statistics_row(steps[1_500]).tolist() == row_of(1_500).tolist()
+    assert counts(run) == (2_300 - BLOCK, RARER.width)
+    assert reader.series(7)[0].tolist() == steps
 
 
 def test_not_a_number_and_infinities_come_back_from_a_column_as_they_were(run):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,15 @@ class History:
         if self.layout is None:
             self.layout = layout
             self.store.set_fact("statistics", json.dumps(layout.facts()))
+
+    def look_every(self, number: int, every: int) -> Layout:
+        """From about this step on, statistics will be taken so rarely: a multiple of what it was."""
+        assert self.layout is not None
+        # Neither a step that has been made, nor one that was recorded before a resume.
+        start = -(-max(number, self.overlap_end + 1) // every) * every
+        self.layout = replace(self.layout, since=(start, every))
+        self.store.set_fact("statistics", json.dumps(self.layout.facts()))
+        return self.layout
 
     def resumed(self, number: int) -> None:
         """Training goes on from this step; what lies beyond it was recorded before."""

@@ -1,5 +1,7 @@
 """When to look, and where to write what was seen: the observer of a training."""
 
+import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from vitrine.runs.reader import FILM, LIVE
 from vitrine.runs.records import HistogramRecord
 from vitrine.runs.statistics import HISTOGRAM_KINDS, Numbers, spaced
 from vitrine.step import MicroBatch, Observer, State
+
+FIRST_STEPS, FIRST_LOOKS = 20, 3  # that are timed at least, before it is decided how often to look
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,14 @@ class StepLoss(Observer):
         """The row of statistics of the step that was just made, if there is one."""
         return None
 
+    def recorded(self, number: int, duration_s: float, recording_s: float) -> None:
+        """A step was made in the one time, and written down in the other."""
+
 
 class Recorder(StepLoss):
     """Statistics at every `recording.statistics_every` steps; histograms and frames of the film at spaced ones.
+
+    The first steps are timed. From then on statistics are taken so rarely that they cost `recording.statistics_cost`.
 
     Args:
         path: the run folder.
@@ -83,6 +92,10 @@ class Recorder(StepLoss):
         assert history.layout is not None
         self.layout = history.layout
         self.sampled = statistics.sample_places(parameters, self.layout)
+        self.cost = recording.statistics_cost if self.layout.since is None else 0.0  # that is still to be kept to
+        self.looking_s = 0.0  # in the step that is being made
+        self.steps_s: list[float] = []  # of the first steps, without looking
+        self.looks_s: list[float] = []
         self.histogram_steps = spaced(steps, recording.histograms)
         self.frame_steps = spaced(steps, recording.film_frames)
         shapes = {place.name: place.shape for place in parameters.places}
@@ -102,9 +115,33 @@ class Recorder(StepLoss):
 
     def gradients(self, state: State) -> None:
         """Before clipping: values and gradients as the step has them."""
+        start = time.perf_counter()
+        self._look_at_gradients(state)
+        self.looking_s = time.perf_counter() - start
+
+    def update(self, state: State) -> None:
+        """After the update: how far each parameter moved."""
+        start = time.perf_counter()
+        self._look_at_update(state)
+        self.looking_s += time.perf_counter() - start
+
+    def recorded(self, number: int, duration_s: float, recording_s: float) -> None:
+        """Time the first steps, and the looks in them; then decide how often to look."""
+        if not self.cost:
+            return
+        self.steps_s.append(duration_s - self.looking_s)
+        if self.due == Due(statistics=True):
+            self.looks_s.append(self.looking_s + recording_s)
+        if len(self.steps_s) >= FIRST_STEPS and len(self.looks_s) >= FIRST_LOOKS:
+            every = self.layout.every
+            enough = float(np.median(self.looks_s) / (self.cost * np.median(self.steps_s)))
+            self.layout = self.history.look_every(number + 1, max(1, math.ceil(enough / every)) * every)
+            self.cost = 0.0
+
+    def _look_at_gradients(self, state: State) -> None:
         step, values, gradients = state.step, self.parameters.values, self.parameters.gradients
         self.due = Due(
-            statistics=step % self.layout.every == 0,
+            statistics=self.layout.has(step),
             histograms=step in self.histogram_steps,
             frame=step in self.frame_steps,
             live=self.live.due(),
@@ -121,8 +158,7 @@ class Recorder(StepLoss):
             self._write_histograms(step, HISTOGRAM_KINDS[0], values)
             self._write_histograms(step, HISTOGRAM_KINDS[1], gradients)
 
-    def update(self, state: State) -> None:
-        """After the update: how far each parameter moved."""
+    def _look_at_update(self, state: State) -> None:
         if not self.due.anything:
             return
         step, update = state.step, torch.sub(self.parameters.values, self.before, out=self.before)

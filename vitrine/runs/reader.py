@@ -103,10 +103,10 @@ class RunReader:
         blocks = {block: np.empty((BLOCK, len(numbers)), np.float32) for block, _, _ in columns}
         for block, number, column in columns:
             blocks[block][:, places[number]] = np.frombuffer(column, "<f4")
-        steps = [np.arange(block * BLOCK, (block + 1) * BLOCK) * layout.every for block in blocks]
-        steps.append(np.array([step for step, _ in rows], np.int64))
+        steps = [layout.step(block * BLOCK + place) for block in blocks for place in range(BLOCK)]
+        steps += [step for step, _ in rows]
         whole = np.frombuffer(b"".join(row for _, row in rows), "<f4").reshape(-1, layout.width)
-        every_step = np.concatenate(steps)
+        every_step = np.array(steps, np.int64)
         order = np.argsort(every_step, kind="stable")
         return every_step[order], np.concatenate([*blocks.values(), whole[:, list(numbers)]])[order]
 
@@ -127,12 +127,12 @@ class RunReader:
     def statistics_at(self, step: int) -> Numbers | None:
         """The whole row of one step, as the layout says; None if it was not recorded."""
         layout = self.layout()
-        if layout is None or step % layout.every:
+        if layout is None or not layout.has(step):
             return None
         rows = self._rows("SELECT numbers FROM statistics WHERE step = ?", step)
         if rows:
             return np.frombuffer(rows[0][0], "<f4")
-        block, place = divmod(step // layout.every, BLOCK)
+        block, place = divmod(layout.row(step), BLOCK)
         query = "SELECT substr(numbers, ?, 4) FROM columns WHERE block = ? ORDER BY series"
         numbers = b"".join(number for (number,) in self._rows(query, 4 * place + 1, block))
         return np.frombuffer(numbers, "<f4") if numbers else None

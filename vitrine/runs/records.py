@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 
@@ -95,4 +95,4 @@ def row_of(record: Record) -> tuple[Any, ...]:
     if isinstance(record, EvaluationRecord):
         whole = FINAL if record.final else int(record.whole)
         return record.step, record.loss, record.tokens, whole, record.duration_s
-    return astuple(record)
+    return tuple(vars(record).values())  # in the order of the fields; dataclasses.astuple takes ten times as long

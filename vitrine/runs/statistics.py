@@ -27,21 +27,45 @@ class Layout:
 
     every: steps from one row to the next; tensors: names, in the order of the row.
     sample: for each tensor, the places of its sampled parameters in the flattened tensor.
+    since: (step, every), if the steps from one row to the next are others from that step on, which has a row.
     """
 
     every: int
     tensors: tuple[str, ...]
     sample: dict[str, tuple[int, ...]]
+    since: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, facts: dict[str, Any]) -> "Layout":
         """From what the history says of itself."""
         sample = {name: tuple(places) for name, places in facts["sample"].items()}
-        return cls(facts["every"], tuple(facts["tensors"]), sample)
+        since = tuple(facts["since"]) if facts.get("since") else None
+        return cls(facts["every"], tuple(facts["tensors"]), sample, since)
 
     def facts(self) -> dict[str, Any]:
         """For the history; `of` reads it back."""
-        return {"every": self.every, "tensors": self.tensors, "statistics": STATISTICS, "sample": self.sample}
+        facts = {"every": self.every, "tensors": self.tensors, "statistics": STATISTICS, "sample": self.sample}
+        return facts | {"since": self.since} if self.since else facts
+
+    @property
+    def every_of_late(self) -> int:
+        """Steps from one row to the next, at the end of the run."""
+        return self.since[1] if self.since else self.every
+
+    def step(self, row: int) -> int:
+        """The step that a row belongs to; rows are counted from 0."""
+        start, every = self.since or (0, self.every)
+        before = start // self.every
+        return row * self.every if row < before else start + (row - before) * every
+
+    def row(self, step: int) -> int:
+        """The last row up to a step."""
+        start, every = self.since or (0, self.every)
+        return step // self.every if step < start else start // self.every + (step - start) // every
+
+    def has(self, step: int) -> bool:
+        """Whether a step has a row."""
+        return self.step(self.row(step)) == step
 
     @property
     def sampled(self) -> int:

@@ -94,13 +94,13 @@ class Store:
         self.connection.execute(
             "INSERT OR REPLACE INTO statistics VALUES (?, ?)", (step, numbers.astype("<f4").tobytes())
         )
-        row = step // layout.every
+        row = layout.row(step)
         if (row + 1) % BLOCK == 0:
             self._compact(row // BLOCK, layout)
 
     def open_blocks(self, step: int, layout: Layout) -> None:
         """Turn the blocks that hold this step or later ones back into rows: they will be written again."""
-        first = step // layout.every // BLOCK
+        first = layout.row(step) // BLOCK
         blocks = self.connection.execute("SELECT DISTINCT block FROM columns WHERE block >= ?", (first,)).fetchall()
         for (block,) in blocks:
             query = "SELECT numbers FROM columns WHERE block = ? ORDER BY series"
@@ -109,7 +109,7 @@ class Store:
             self._begin()
             self.connection.executemany(
                 "INSERT OR REPLACE INTO statistics VALUES (?, ?)",
-                [((block * BLOCK + i) * layout.every, row.tobytes()) for i, row in enumerate(rows)],
+                [(layout.step(block * BLOCK + i), row.tobytes()) for i, row in enumerate(rows)],
             )
             self.connection.execute("DELETE FROM columns WHERE block = ?", (block,))
         self.commit()
@@ -165,7 +165,7 @@ class Store:
 
     def _compact(self, block: int, layout: Layout) -> None:
         """The rows of a block as one column for each series: a series is then read without the others."""
-        steps = (block * BLOCK * layout.every, (block + 1) * BLOCK * layout.every)
+        steps = (layout.step(block * BLOCK), layout.step((block + 1) * BLOCK))
         query = "SELECT numbers FROM statistics WHERE step >= ? AND step < ? ORDER BY step"
         rows = [numbers for (numbers,) in self.connection.execute(query, steps)]
         if len(rows) < BLOCK:

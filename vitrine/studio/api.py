@@ -229,7 +229,7 @@ def _whole(name: str, reader: RunReader) -> models.RunInfo:
         ],
         "samples": reader.samples(),
         "film": _film(reader),
-        "statistics_every": layout.every if (layout := reader.layout()) else None,
+        "statistics_every": layout.every_of_late if (layout := reader.layout()) else None,
         "tied": config.model.tie_embeddings,
         "memory": {"computed": _memory(config), "measured_peak_bytes": reader.peak_memory_bytes()},
         "series": list(curves.NAMES),
