@@ -1,12 +1,15 @@
 """Text to token files: megabytes a second, beside the tokenizers library's own batch rate.
 
     python -m benchmarks.preparing [--megabytes 200] [--rounds 3] [--vocab 4096]
+    python -m benchmarks.preparing --files 20000 [--rounds 3]
 
 A text of the wanted size is made from the benchmarks' text (its lines in another order each time). BPE: the library's
 `encode_batch_fast` on the same pieces, ids read out, against the whole way to token files (reading, hashing, encoding,
 writing, flushing; the tokenizer is made before), by turns, each in a process of its own: in one that encoded before, the
 library is slower. Characters and bytes: the whole way, and the NumPy table
-alone. Peak memory is that of the whole process. Prints a table on standard error, and one JSON object on standard output.
+alone. Peak memory is that of the whole process. With --files, a folder of so many files of 400 bytes against the same text
+as one file: the whole way, with the tokenizer that «auto» stands for, and with characters. Prints a table on standard
+error, and one JSON object on standard output.
 """
 
 import argparse
@@ -30,6 +33,7 @@ from vitrine.tokenizer import bulk_encoder, byte_tokenizer, char_tokenizer, load
 from benchmarks.corpora import tinyshakespeare  # isort: skip
 
 MEGABYTE = 10**6
+FILE_BYTES = 400  # of each of many files
 
 
 def main() -> None:
@@ -37,10 +41,12 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--vocab", type=int, default=4096)
+    parser.add_argument("--files", type=int, default=0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        text = write_text(Path(folder) / "text.txt", given.megabytes * MEGABYTE)
-        result = measure(text, given.rounds, given.vocab)
+        size = given.files * FILE_BYTES if given.files else given.megabytes * MEGABYTE
+        text = write_text(Path(folder) / "text.txt", size)
+        result = measure_files(text, given.rounds) if given.files else measure(text, given.rounds, given.vocab)
     result["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     for name, value in result.items():
         print(f"{name:<36}{value:12,.2f}", file=sys.stderr)
@@ -76,6 +82,25 @@ def measure(text: Path, rounds: int, vocab: int) -> dict[str, Any]:
         table = min(seconds(lambda: encode(some)) for _ in range(rounds))  # noqa: B023
         result[f"{name} table, one core, MB/s"] = 20 * len(sample) / MEGABYTE / table
         result[f"vitrine, {name}, MB/s"] = size / min(seconds(lambda: prepare(text, name)) for _ in range(rounds))  # noqa: B023
+    return result
+
+
+def measure_files(text: Path, rounds: int) -> dict[str, Any]:
+    """One file against many with the same text, by turns."""
+    content, folder = text.read_bytes(), text.parent / "many"
+    for number in range(0, len(content), FILE_BYTES):
+        file = folder / f"{number // FILE_BYTES // 100}" / f"{number}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content[number : number + FILE_BYTES])
+    result: dict[str, Any] = {}
+    for tokenizer in ("auto", "char"):
+        one, many = [], []
+        for _ in range(rounds):
+            one.append(seconds_apart(prepare, text, tokenizer))
+            many.append(seconds_apart(prepare, folder, tokenizer))
+        result[f"one file, {tokenizer}, s"] = statistics.median(one)
+        result[f"many files, {tokenizer}, s"] = statistics.median(many)
+        result[f"many to one, {tokenizer}"] = statistics.median(m / o for m, o in zip(many, one, strict=True))
     return result
 
 

@@ -88,3 +88,28 @@ def test_a_training_that_became_slow_says_so_in_its_progress_line_with_the_facto
     assert "step 3 of 0   loss 2.500   100 tokens/s   17.2 times slower than at first   60 s left" in said
     assert "step 4 of 0   loss 2.500   100 tokens/s   60 s left" in said
     assert said.count("another program may be using the") == 1
+
+
+@pytest.mark.parametrize(("long_s", "shown"), [(0.0, True), (3600.0, False)])
+def test_a_corpus_of_any_size_has_a_bar_when_it_takes_a_while(long_s, shown, monkeypatch):
+    monkeypatch.setattr(progress, "LONG_S", long_s)
+    reporter, text = on_a_terminal()
+    with reporter:
+        for done in (0, 300_000, 600_000):
+            reporter.preparing("reading", done, 1_200_000)
+            if reporter.progress:
+                reporter.progress.refresh()
+    assert ("reading: 0.6 of 1.2 MB" in text.getvalue()) == shown
+
+
+def test_where_there_is_no_terminal_a_corpus_has_a_line_now_and_then(monkeypatch):
+    monkeypatch.setattr(progress, "LONG_S", 0.0)
+    text = io.StringIO()
+    reporter = TerminalReporter(Console(file=text, width=120))
+    for done in range(1000):
+        reporter.preparing("reading", done, 1000)
+    assert text.getvalue() == ""
+    reporter.printed_s -= progress.LINE_EVERY_S + 1
+    for done in range(1000):
+        reporter.preparing("reading", done * 1000, 1_000_000)
+    assert text.getvalue() == "reading: 0.0 of 1.0 MB\n"

@@ -22,6 +22,7 @@ from vitrine.tokenizer import (
     save_tokenizer,
     train_bpe,
     unknown_characters,
+    unknown_id,
 )
 
 SAMPLE = ["the cat sat on the mat, and the cat sat on the hat. " * 20, "naïve façade 🙂\r\n\ttabs" * 5]
@@ -150,6 +151,54 @@ def test_a_given_tokenizer_without_a_token_for_the_unknown_names_what_it_lacks()
     assert unknown_characters(words, "the zebra sat") == ["zebra"]
     with pytest.raises(PromptError, match="'zebra'"):
         encode(words, "the zebra sat")
+
+
+def _lacking(*characters: str) -> Tokenizer:
+    """Byte-level BPE whose vocabulary lacks some letters for bytes."""
+    state = json.loads(BPE.to_str())
+    kept = [token for token in BPE.get_vocab(with_added_tokens=False) if not set(token) & set(characters)]
+    state["model"]["vocab"] = {token: number for number, token in enumerate(kept)}
+    state["model"]["merges"], state["added_tokens"] = [], []
+    return Tokenizer.from_str(json.dumps(state))
+
+
+def test_bytes_that_a_vocabulary_lacks_are_refused_where_the_library_drops_them():
+    lacking = _lacking("Ġ", "Ċ", "Ã")  # space, end of line, 0xc3
+    assert decode(lacking, lacking.encode("the cat\nnaïve").ids) == "thecatna\N{REPLACEMENT CHARACTER}ve"
+    with pytest.raises(CorpusError) as error:
+        bulk_encoder(lacking)(["the", "the cat\nnaïve"])
+    assert (
+        "The text holds '\\n' (U+000A), ' ' (U+0020), 'ï' (U+00EF), which the tokenizer has no token for: it lacks 3 "
+        in str(error.value)
+    )
+    assert "bytes (0x0a, 0x20, 0xc3)" in str(error.value)
+    with pytest.raises(PromptError, match="never seen ' '"):
+        encode(lacking, "the cat")
+    assert bulk_encoder(lacking)(["thecat"])[0].tolist() == lacking.encode("thecat").ids
+
+
+def test_characters_that_bpe_lacks_are_refused_unless_bytes_or_a_token_for_the_unknown_spell_them():
+    letters = {letter: number for number, letter in enumerate("abc")}
+    with pytest.raises(
+        CorpusError, match=r"holds 'd' \(U\+0064\), 'é' \(U\+00E9\), which the tokenizer has no token for. "
+    ):
+        bulk_encoder(Tokenizer(models.BPE(letters, [])))(["ab", "bdé"])
+    in_bytes = letters | {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
+    assert len(bulk_encoder(Tokenizer(models.BPE(in_bytes, [], byte_fallback=True)))(["bdé"])[0]) == 4
+    with_unknown = Tokenizer(models.BPE(letters | {"<unk>": 3}, [], unk_token="<unk>"))
+    assert bulk_encoder(with_unknown)(["abd"])[0].tolist() == [0, 1, 3]
+    assert unknown_id(with_unknown) == 3
+    added = Tokenizer(models.BPE(letters, []))
+    added.add_tokens(["d"])
+    assert bulk_encoder(added)(["abd"])[0].tolist() == [0, 1, 3]
+
+
+def test_what_the_library_cannot_encode_is_said_in_a_sentence():
+    pieces = Tokenizer(models.Unigram([("a", -1.0), ("b", -2.0)], None))
+    with pytest.raises(CorpusError, match="The tokenizer cannot encode the text: "):
+        bulk_encoder(pieces)(["abc"])
+    assert unknown_id(pieces) is None
+    assert unknown_id(Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], 0))) == 0
 
 
 def test_a_missing_file_and_one_that_is_no_tokenizer_are_refused(tmp_path):

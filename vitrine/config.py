@@ -105,6 +105,10 @@ class DataConfig(Section):
     weights: list[Positive] = Field([], description="a mixture: how often each source is drawn; empty: by size")
     max_tokens: CountOrOff = Field(0, description="use at most this many training tokens; 0: all")
     text_field: str = Field("", description="the field that holds the text in .jsonl, .csv and .parquet")
+    max_record_bytes: Count = Field(64_000_000, description="the longest line or row of these; a longer one is refused")
+    invalid: Literal["refuse", "skip", "replace"] = Field(
+        "refuse", description="files that are not UTF-8, and rows with half of a character: refuse, skip, or replace"
+    )
 
 
 class OptimizerConfig(Section):

@@ -19,6 +19,7 @@ from vitrine import timing
 from vitrine.census import Plan, make_plan
 from vitrine.checkpoint import Snapshot, flush, load_keyframe, save_keyframe, take_snapshot
 from vitrine.config import Config, Settings, load_toml, merge
+from vitrine.corpora import is_pipe, located
 from vitrine.data import shards
 from vitrine.data.cache import partial
 from vitrine.data.ids import validation_beside
@@ -148,11 +149,13 @@ def prepare(request: Request, processes: Processes | None = None, reporter: Repo
     file = load_toml(Path(request.config_file)) if request.config_file else {}
     own = merge(file, request.settings or {})
     if request.corpus:
-        own.setdefault("data", {})["corpus"] = [_absolute(spec) for spec in request.corpus]
+        if processes.size > 1 and any(map(is_pipe, request.corpus)):
+            raise CorpusError("Several processes cannot read one pipe. Write the text to a file, and give them that.")
+        own.setdefault("data", {})["corpus"] = [located(spec) for spec in request.corpus]
     held_back = own.get("data", {}).get("validation")
     if isinstance(held_back, str | list):
         files = [held_back] if isinstance(held_back, str) else held_back
-        own["data"]["validation"] = [_absolute(spec) if isinstance(spec, str) else spec for spec in files]
+        own["data"]["validation"] = [located(spec) if isinstance(spec, str) else spec for spec in files]
     elif held_back is None and (beside := validation_beside(own.get("data", {}).get("corpus", []))):
         own["data"]["validation"] = beside
     training = own.setdefault("training", {})
@@ -239,7 +242,7 @@ def open_tokens(reader: RunReader) -> shards.Prepared:
         tokenizer=str(reader.path / TOKENIZER),
         validation=data.validation,
         validation_split=data.validation_split,
-        reading=Reading(data.text_field),
+        reading=Reading.of(data),
     )
     _compare_digests(reader, list(prepared.source_digests))
     return prepared
@@ -350,7 +353,7 @@ def _read_corpus(config: Config, split: str, processes: Processes, reporter: Rep
                 tokenizer=data.tokenizer,
                 validation=data.validation,
                 validation_split=split,
-                reading=Reading(data.text_field),
+                reading=Reading.of(data),
                 progress=reporter.preparing,
             )
         processes.barrier()
@@ -366,11 +369,6 @@ def _matrix_rate(facts: Facts, processes: Processes) -> float:
     dtype = torch.bfloat16 if facts.bfloat16 else torch.float32
     torch.set_num_threads(facts.threads)
     return processes.agree(machine.matrix_rate(torch.device(facts.device), dtype)) * processes.size
-
-
-def _absolute(spec: str) -> str:
-    """The corpus as the run remembers it: found again from any folder."""
-    return spec if spec.startswith("hf:") else str(Path(spec).absolute())
 
 
 def _make_run(asked: Path | None, prepared: Prepared, processes: Processes) -> Path:
@@ -471,7 +469,7 @@ def _check_corpus(reader: RunReader, reporter: Reporter) -> None:
     """Refuse to go on if the text is another than it was; without it, the run's own token ids serve."""
     data = reader.config.data
     try:
-        found = shards.source_digests(data.corpus, Reading(data.text_field))
+        found = shards.source_digests(data.corpus, Reading.of(data))
     except CorpusError as error:
         reporter.note(f"{error} Going on with the token ids that the run keeps.")
         return

@@ -17,7 +17,7 @@ from vitrine.trainer import Reporter
 
 OnStart = Callable[[Path, Callable[[str], None]], None]
 LINE_EVERY_S = 10.0  # where there is no terminal, a line now and then
-LONG_S = 0.5  # an evaluation that takes longer has a bar of its own
+LONG_S = 0.5  # what takes longer, of a corpus that is read or an evaluation, has a bar of its own
 
 
 class TerminalReporter(Reporter):
@@ -34,21 +34,23 @@ class TerminalReporter(Reporter):
         self.progress: Progress | None = None
         self.task = TaskID(0)
         self.steps, self.val_loss, self.printed_s = 0, "", time.monotonic()
-        self.evaluating_since_s, self.slower, self.warned = 0.0, "", False
+        self.preparing_since_s = self.evaluating_since_s = 0.0
+        self.slower, self.warned = "", False
 
     def note(self, text: str) -> None:
         """A line of its own, above the bar."""
         self.console.print(text, markup=False)
 
     def preparing(self, what: str, done: int, total: int) -> None:
-        """A bar for a corpus that takes a while."""
-        if self.live and total > 20_000_000:
-            self._bar(f"{what}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", done, total)
-            if done >= total:
-                self.close()
+        """A bar for a corpus that takes a while; elsewhere a line now and then."""
+        now = time.monotonic()
+        self.preparing_since_s = self.preparing_since_s or now
+        if now - self.preparing_since_s >= LONG_S:
+            self._show(f"{what}: {done / 1e6:,.1f} of {total / 1e6:,.1f} MB", done, total)
 
     def started(self, config: Config, path: Path) -> None:
         """The run in a few lines: what was chosen, and what it comes to."""
+        self.close()
         parameters = sum(tensor.parameters for tensor in census(config.model))
         model, training, data = config.model, config.training, config.data
         self.steps = training.steps

@@ -12,6 +12,7 @@ from vitrine import machine, notebook  # before torch: it sets what torch's libr
 import torch  # isort: skip
 
 from vitrine.config import SamplingConfig, merge, validate
+from vitrine.corpora import located
 from vitrine.data import shards
 from vitrine.data.text import Reading
 from vitrine.errors import ConfigError, CorpusError, RunError
@@ -135,7 +136,7 @@ class Run(RunReader):
         """The loss over the whole validation split, or over other text."""
         model = self.model(step)
         if corpus:
-            tokens, size_bytes = shards.tokens_of(corpus, self.tokenizer, Reading(self.config.data.text_field))
+            tokens, size_bytes = shards.tokens_of([*map(located, corpus)], self.tokenizer, Reading.of(self.config.data))
             return evaluate(model, tokens, size_bytes)
         texts = open_tokens(self)
         if len(texts.validation) < 2:

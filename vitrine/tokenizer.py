@@ -5,6 +5,7 @@ Three kinds are made here: `char` (an id per character of the corpus), `byte` (a
 """
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -73,7 +74,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     if not path.is_file():
         raise ConfigError(
             f"There is no tokenizer at {path}. Give data.tokenizer auto, char, byte, bpe:N, or the path "
-            "of a tokenizer.json."
+            "of a tokenizer.json, or of a folder that holds one."
         )
     try:
         tokenizer = Tokenizer.from_file(str(path))
@@ -167,6 +168,9 @@ def unknown_characters(tokenizer: Tokenizer, text: str) -> list[str]:
     Always empty for a tokenizer that can spell anything, or that has a token for the unknown.
     """
     model = tokenizer.model
+    if isinstance(model, models.BPE) and model.unk_token is None:
+        lacking = _lacking_symbols(tokenizer, "".join(set(text)))
+        return sorted(c for c in set(text) if _lacking_symbols(tokenizer, c)) if lacking else []
     if not isinstance(model, models.WordLevel) or tokenizer.token_to_id(model.unk_token) is not None:
         return []
     known = tokenizer.get_vocab(with_added_tokens=False)
@@ -176,6 +180,17 @@ def unknown_characters(tokenizer: Tokenizer, text: str) -> list[str]:
         before = tokenizer.pre_tokenizer
         parts = (part for part, _ in before.pre_tokenize_str(normalized)) if before else [normalized]
     return sorted({part for part in parts if part and part not in known})
+
+
+def unknown_id(tokenizer: Tokenizer) -> int | None:
+    """The id of the token that stands for what the tokenizer does not know, if it has one."""
+    model = tokenizer.model
+    if isinstance(model, models.Unigram):
+        found: int | None = json.loads(tokenizer.to_str())["model"]["unk_id"]
+        return found
+    name = getattr(model, "unk_token", None)
+    known: int | None = tokenizer.token_to_id(name) if name else None
+    return known
 
 
 def bulk_encoder(tokenizer: Tokenizer) -> BulkEncoder:
@@ -190,14 +205,23 @@ def bulk_encoder(tokenizer: Tokenizer) -> BulkEncoder:
     if what == "char":
         return _char_encoder(tokenizer)
     tokenizer.encode_special_tokens = True
+    # BPE leaves out what it lacks without a word; the other models raise.
+    silent = isinstance(tokenizer.model, models.BPE) and tokenizer.model.unk_token is None
+    checked = np.full(sys.maxunicode + 1, not silent)  # by code point
 
     def encode_batch(texts: Sequence[str]) -> tuple[Ids, NDArray[np.int64]]:
+        if silent:
+            points = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
+            new = np.unique(points[~checked[points]])
+            if unknown := unknown_characters(tokenizer, "".join(map(chr, new))):
+                raise _lacking(unknown, _lacking_bytes(tokenizer, unknown))
+            checked[new] = True
         try:
             encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        except Exception:  # the library raises bare Exceptions
+        except Exception as error:  # the library raises bare Exceptions
             if unknown := unknown_characters(tokenizer, "\n".join(texts)):
                 raise _lacking(unknown) from None
-            raise
+            raise CorpusError(f"The tokenizer cannot encode the text: {error}. Give another data.tokenizer.") from None
         lists = [encoding.ids for encoding in encodings]
         ends = np.cumsum([len(ids) for ids in lists], dtype=np.int64)
         return np.fromiter(chain.from_iterable(lists), np.uint32, int(ends[-1]) if lists else 0), ends
@@ -227,11 +251,36 @@ def _char_encoder(tokenizer: Tokenizer) -> BulkEncoder:
     return encode_texts
 
 
-def _lacking(unknown: list[str]) -> CorpusError:
+def _lacking_symbols(tokenizer: Tokenizer, text: str) -> set[str]:
+    """What BPE has no token for, after all that the tokenizer does to a text first: characters, or letters for bytes."""
+    model, before = tokenizer.model, tokenizer.pre_tokenizer
+    added = {token.content for token in tokenizer.get_added_tokens_decoder().values() if not token.special}
+    normalized = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
+    parts = [part for part, _ in before.pre_tokenize_str(normalized)] if before else [normalized]
+    around = {"", model.continuing_subword_prefix or ""}, {"", model.end_of_word_suffix or ""}
+    return {
+        symbol
+        for symbol in set("".join(parts)) - added
+        if all(model.token_to_id(first + symbol + last) is None for first in around[0] for last in around[1])
+        and not (model.byte_fallback and all(model.token_to_id(f"<0x{b:02X}>") is not None for b in symbol.encode()))
+    }
+
+
+def _lacking(unknown: list[str], named_bytes: Sequence[str] = ()) -> CorpusError:
+    more = ", ..." if len(named_bytes) > 8 else ""
+    of_bytes = f": it lacks {len(named_bytes)} bytes ({', '.join(named_bytes[:8])}{more})" if named_bytes else ""
     return CorpusError(
-        f"The text holds {_names(unknown)}, which the tokenizer has no token for. Leave that out, or use "
+        f"The text holds {_names(unknown)}, which the tokenizer has no token for{of_bytes}. Leave that out, or use "
         "data.tokenizer = byte or bpe:N."
     )
+
+
+def _lacking_bytes(tokenizer: Tokenizer, unknown: list[str]) -> list[str]:
+    """The bytes that a byte-level tokenizer lacks of some characters."""
+    if kind(tokenizer) != "bpe":
+        return []
+    spelt = _byte_vocabulary()
+    return sorted(f"0x{spelt[symbol]:02x}" for symbol in _lacking_symbols(tokenizer, "".join(unknown)))
 
 
 def _parts_characters(before: pre_tokenizers.Split) -> bool:

@@ -11,11 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tokenizers import Tokenizer, models
 
 from vitrine.data import shards
 from vitrine.data.shards import open_prepared, prepare, source_digests, tokens_of
+from vitrine.data.text import Reading
 from vitrine.errors import ConfigError, CorpusError
 from vitrine.tokenizer import END_OF_TEXT, byte_tokenizer, char_tokenizer, decode
+
+HOW = ("skip", "replace")
 
 
 @pytest.fixture
@@ -357,3 +361,60 @@ def test_a_corpus_of_any_size_is_prepared_in_bounded_memory(ending, tokenizer, t
 
 def _never(*_: object) -> None:
     raise AssertionError("the cache should have served")
+
+
+def test_what_was_left_out_as_not_valid_is_told_and_kept_and_part_of_the_digest(tmp_path, cache):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name, content in (("a.txt", b"good text " * 20), ("b.txt", b"bad \xff text " * 20)):
+        (folder / name).write_bytes(content)
+    with pytest.raises(CorpusError, match=r"^.*b.txt is not UTF-8: the byte at offset 4 is 0xff. Convert it"):
+        prepare([str(folder)], tokenizer="byte", cache=cache)
+    made = {how: prepare([str(folder)], tokenizer="byte", cache=cache, reading=Reading(invalid=how)) for how in HOW}
+    assert len({prepared.corpus_digest for prepared in made.values()}) == 2
+    for how, said in (("skip", "left out"), ("replace", "read with U+FFFD for what is not valid")):
+        again = prepare([str(folder)], tokenizer="byte", cache=cache, reading=Reading(invalid=how))
+        for prepared in (made[how], again):
+            (warning,) = prepared.warnings
+            assert warning.startswith(
+                f"1 files or rows of {folder} are {said} (data.invalid = {how}): {folder / 'b.txt'} is"
+            )
+            (source,) = prepared.summary.to_json()["sources"]
+            assert source["invalid"]["count"] == 1
+    (folder / "b.txt").unlink()
+    alone = prepare([str(folder)], tokenizer="byte", cache=cache)
+    assert text_of(alone) == text_of(made["skip"])
+    assert prepare([str(folder)], tokenizer="byte", cache=cache, reading=Reading(invalid="skip")).folder == alone.folder
+
+
+def test_a_folder_that_holds_a_tokenizer_is_one(book, tmp_path, cache):
+    (tmp_path / "model").mkdir()
+    file = tmp_path / "model" / "tokenizer.json"
+    byte_tokenizer().save(str(file))
+    prepared = prepare([str(book)], tokenizer=str(tmp_path / "model"), cache=cache)
+    assert prepared.tokenizer_name == str(file)
+    assert prepared.corpus_digest == prepare([str(book)], tokenizer=str(file), cache=cache).corpus_digest
+    file.unlink()
+    with pytest.raises(
+        ConfigError, match=r"no tokenizer at .*model/tokenizer.json. Give .* or of a folder that holds one"
+    ):
+        prepare([str(book)], tokenizer=str(tmp_path / "model"), cache=cache)
+
+
+def test_a_vocabulary_that_lacks_bytes_of_the_text_is_refused_and_nothing_is_left(book, tmp_path, cache):
+    state = json.loads(byte_tokenizer().to_str())
+    state["model"]["vocab"] = {token: n for n, token in enumerate(t for t in state["model"]["vocab"] if t != "Ġ")}
+    state["added_tokens"] = []
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state))
+    with pytest.raises(CorpusError, match=r"The text holds ' ' \(U\+0020\), .* it lacks 1 bytes \(0x20\)"):
+        prepare([str(book)], tokenizer=str(tmp_path / "tokenizer.json"), cache=cache)
+    assert not list((cache / "tokens").iterdir())
+
+
+def test_text_that_is_unknown_to_the_tokenizer_is_counted(tmp_path, cache):
+    (tmp_path / "a.txt").write_text("abcd" * 25)
+    tokenizer = Tokenizer(models.BPE({"a": 0, "b": 1, "c": 2, "?": 3}, [], unk_token="?"))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    prepared = prepare([str(tmp_path / "a.txt")], tokenizer=str(tmp_path / "tokenizer.json"), cache=cache)
+    (warning,) = prepared.warnings
+    assert warning.startswith("25 of the 100 tokens (25.00%) are the tokenizer's token for what it does not know: ")

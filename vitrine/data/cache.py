@@ -13,7 +13,9 @@ from typing import Any
 from vitrine.errors import CorpusError
 
 TOKENS, SCANS, TEXTS = "tokens", "scans", "corpora"
-PASTED = "text-"  # texts that were sent to the studio begin so: perhaps there is no other copy
+# So begin texts that were sent to the studio, or came through a pipe: perhaps there is no other copy.
+PASTED, PIPED = "text-", "stdin."
+FREE_BYTES = 64 * 2**20  # that stay free on the disk, or a hundredth of it, if that is less
 LEFTOVER = re.compile(r"\..+\.partial-(\d+)|[0-9a-f]{64}\.(\d+)")  # the second: scans, as they were written before
 
 
@@ -66,8 +68,8 @@ class Contents:
             lines.append(f"To free {self.own_bytes / 1e6:,.1f} MB: vitrine cache --clear")
         if self.kept:
             lines.append(
-                f"{self.kept} texts that were pasted into the studio stay in {self.folder / TEXTS}: there may be no "
-                "other copy of them."
+                f"{self.kept} texts that were pasted into the studio or came through a pipe stay in "
+                f"{self.folder / TEXTS}: there may be no other copy of them."
             )
         return "\n".join(lines)
 
@@ -79,6 +81,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrine"
 
 
+def free_bytes(folder: Path) -> int:
+    """What can be written to the disk of a folder, which need not be there yet, before that is nearly full."""
+    while not folder.exists():
+        folder = folder.parent
+    disk = shutil.disk_usage(folder)
+    return disk.free - min(FREE_BYTES, disk.total // 100)
+
+
 def contents(clear: bool = False) -> Contents:
     """What the cache holds; with `clear`, it is removed. What another process is writing is left alone."""
     folder, parts, kept = cache_folder(), {}, 0
@@ -86,8 +96,8 @@ def contents(clear: bool = False) -> Contents:
         for name in (TOKENS, SCANS, TEXTS):
             remove_leftovers(folder / name)
             entries = list((folder / name).iterdir()) if (folder / name).is_dir() else []
-            kept += sum(entry.name.startswith(PASTED) for entry in entries)
-            wanted = [entry for entry in entries if not entry.name.startswith((".", PASTED))]
+            kept += sum(entry.name.startswith((PASTED, PIPED)) for entry in entries)
+            wanted = [entry for entry in entries if not entry.name.startswith((".", PASTED, PIPED))]
             parts[name] = _sum(wanted)
             for entry in wanted if clear else ():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

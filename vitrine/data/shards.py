@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from vitrine.data.cache import TOKENS, cache_folder, partial
+from vitrine.data.cache import FREE_BYTES, TOKENS, cache_folder, partial
 from vitrine.data.ids import byte_counter, check_tokenizer, holds_ids, id_parts
 from vitrine.data.scans import changed, check_unchanged, remembered_scan, stamps
 from vitrine.data.splits import Part, Split, choose_documents, choose_split
 from vitrine.data.summary import SourceSummary, Summary
-from vitrine.data.text import Meter, Progress, Reading, Scan, Source, digest_of, find_sources, scan
+from vitrine.data.text import Meter, Progress, Reading, Scan, Source, digest_of, find_sources, scan, scan_all
 from vitrine.errors import ConfigError, CorpusError
 from vitrine.tokenizer import (
     bulk_encoder,
@@ -31,6 +31,7 @@ from vitrine.tokenizer import (
     load_tokenizer,
     save_tokenizer,
     train_bpe,
+    unknown_id,
 )
 
 FORMAT_VERSION = 2
@@ -39,7 +40,6 @@ MANIFEST, TOKENIZER, VALIDATION, INDEX = "manifest.json", "tokenizer.json", "val
 BATCH_CHARACTERS = 4 * 2**20  # text in flight at a time
 SAMPLE_CHARACTERS = 64 * 2**20  # text that BPE is learned from, at most
 CHECKED_BYTES = 64 * 2**20  # token files up to this size are hashed when they are opened
-FREE_BYTES = 64 * 2**20  # that stay free on the disk, or a hundredth of it, if that is less
 USUAL_SHARE = 0.1  # BPE does not learn from the last tenth, even where less is held back: one BPE for these shares
 SPELLED = 3  # characters of a special token that is looked for in the text, at least
 SEARCHED = 1_000  # special tokens that are looked for, at most
@@ -103,17 +103,40 @@ class Prepared:
     @property
     def warnings(self) -> list[str]:
         """What a user should know of this text."""
+        return [*self._of_invalid_text(), *self._of_unknown_text(), *self._of_special_text()]
+
+    def _of_invalid_text(self) -> Iterator[str]:
+        for source in self.manifest.get("sources", []):
+            if about := source.get("invalid"):
+                more = (
+                    f"; and {about['count'] - len(about['first'])} more" if about["count"] > len(about["first"]) else ""
+                )
+                what = "left out" if about["was"] == "skip" else "read with U+FFFD for what is not valid"
+                yield (
+                    f"{about['count']:,} files or rows of {source['spec']} are {what} (data.invalid = {about['was']}): "
+                    f"{'; '.join(about['first'])}{more}."
+                )
+
+    def _of_unknown_text(self) -> Iterator[str]:
+        if unknown := self.manifest.get("unknown_tokens", 0):
+            tokens = sum(map(len, self.train)) + len(self.validation)
+            yield (
+                f"{unknown:,} of the {tokens:,} tokens ({unknown / tokens:.2%}) are the tokenizer's token for what it does "
+                "not know: that text is not learned. A tokenizer that was made for this text knows it all, such as "
+                "data.tokenizer = auto."
+            )
+
+    def _of_special_text(self) -> Iterator[str]:
         found = self.manifest.get("special_text", {})
-        if not found:
-            return []
-        most = sorted(found, key=lambda token: -found[token])
-        named = ", ".join(f"{token} ({found[token]:,} times)" for token in most[:3])
-        more = f" and {len(most) - 3} others" if len(most) > 3 else ""
-        return [
-            f"The text spells special tokens of its tokenizer: {named}{more}. They are learned as the characters that "
-            "they are spelled with, not as those tokens. A chat template that was rendered into the text does this: "
-            "leave its marks out."
-        ]
+        if found:
+            most = sorted(found, key=lambda token: -found[token])
+            named = ", ".join(f"{token} ({found[token]:,} times)" for token in most[:3])
+            more = f" and {len(most) - 3} others" if len(most) > 3 else ""
+            yield (
+                f"The text spells special tokens of its tokenizer: {named}{more}. They are learned as the characters that "
+                "they are spelled with, not as those tokens. A chat template that was rendered into the text does this: "
+                "leave its marks out."
+            )
 
 
 def prepare(
@@ -142,9 +165,11 @@ def prepare(
     share = float(validation) if isinstance(validation, int | float) else 0.0
     held_back = [] if isinstance(validation, int | float) else find_sources(validation)
     every = [*sources, *held_back]
+    if _is_path(tokenizer) and Path(tokenizer).is_dir():
+        tokenizer = str(Path(tokenizer) / TOKENIZER)
     check_tokenizer(every, tokenizer)
     before = stamps(every)
-    scans = [remembered_scan(source, reading, cache, progress) for source in every]
+    scans = scan_all(every, lambda source: remembered_scan(source, reading, cache, progress))
     train_scans, held_scans = scans[: len(sources)], scans[len(sources) :]
     name = choose_tokenizer(train_scans) if tokenizer == "auto" else tokenizer
     if not share:
@@ -154,7 +179,7 @@ def prepare(
     key = _digest_of_all(name, share, validation_split, reading, train_scans, held_scans)
     splits = _splits(sources, train_scans, share, validation_split)
     splits += [Split(source, facts, 1.0) for source, facts in zip(held_back, held_scans, strict=True)]
-    about = [_about(split) for split in splits]
+    about = [_about(split, reading) for split in splits]
     folder = cache / TOKENS / key
     found = _open_sound(folder)
     if found:
@@ -163,7 +188,7 @@ def prepare(
         shutil.rmtree(folder, ignore_errors=True)
         with partial(folder) as temporary:
             learned_from = _splits(sources, train_scans, max(share, USUAL_SHARE) if share else 0.0, validation_split)
-            made = make_tokenizer(name, scans, _sample(learned_from, reading))
+            made = make_tokenizer(name, scans, _sample(learned_from, reading, progress))
             save_tokenizer(made, temporary / TOKENIZER)
             facts = _write(temporary, splits, len(sources), made, _is_path(name), reading, progress)
             facts |= {
@@ -307,16 +332,19 @@ def _splits(sources: Sequence[Source], scans: Sequence[Scan], share: float, kind
     return [Split(source, facts, share, held) for source, facts, held in zip(sources, scans, chosen, strict=True)]
 
 
-def _about(split: Split) -> dict[str, Any]:
+def _about(split: Split, reading: Reading) -> dict[str, Any]:
     """What the manifest says of a source."""
-    source = split.source
+    source, facts = split.source, split.facts
     kind = {0.0: "nothing", 1.0: "all"}.get(split.share, "end" if split.held is None else "documents")
-    files = zip(source.files, source.sizes, split.facts.file_digests, strict=True)
+    files = zip(source.files, source.sizes, facts.file_digests, strict=True)
     return {
         "spec": source.spec,
         "held_back": kind,
         "read": source.read,
         "left_out": source.left_out,
+        "invalid": {"count": facts.n_invalid, "was": reading.invalid, "first": list(facts.invalid)}
+        if facts.n_invalid
+        else {},
         "files": [{"path": str(file.absolute()), "size_bytes": size, "sha256": digest} for file, size, digest in files],
     }
 
@@ -350,18 +378,23 @@ def _digest_of_all(
     ]
     if kind != "end":
         key.append(kind)
+    if any(facts.n_invalid for facts in (*scans, *held_scans)):
+        key.append(f"invalid text: {reading.invalid}")
     if name.startswith("bpe:") and 0 < share < USUAL_SHARE:
         key.append("bpe of the usual share")  # it was learned from more text before
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()
 
 
-def _sample(splits: Sequence[Split], reading: Reading) -> Iterator[str]:
+def _sample(splits: Sequence[Split], reading: Reading, progress: Progress | None) -> Iterator[str]:
     """Training text for BPE: all of it, or the same share of every piece."""
     total = sum(split.train_characters for split in splits)
-    share = min(1.0, SAMPLE_CHARACTERS / max(1, total))
+    share, done = min(1.0, SAMPLE_CHARACTERS / max(1, total)), 0
     for split in splits:
         for part in split.parts(reading, Meter()):
             if not part.held:
+                done += len(part.text)
+                if progress:
+                    progress("learning the tokenizer", done, total)
                 yield part.text[: math.ceil(len(part.text) * share)]
 
 
@@ -401,7 +434,7 @@ def _write(
                     if progress:
                         progress("tokens", done, total)
             _check_digest(split, meter)
-            sources.append({**_about(split), "documents": begun})
+            sources.append({**_about(split, reading), "documents": begun})
             if number < n_train:
                 files[f"train-{number}.bin"] = {"tokens": train.count, "sha256": train.hash.hexdigest()}
             else:
@@ -413,6 +446,7 @@ def _write(
         "index": {"documents": index.count, "sha256": index.hash.hexdigest()},
         "sources": sources,
         "special_text": dict(encoder.special_text),
+        "unknown_tokens": encoder.unknown_tokens,
         "train_bytes": train_bytes,
         "validation_bytes": validation_bytes,
     }
@@ -508,6 +542,7 @@ class _Encoder:
         self.tokenizer, self.end_id = tokenizer, end_of_text_id(tokenizer)
         self.encode_texts = bulk_encoder(tokenizer)
         self.special_text: Counter[str] = Counter()
+        self.unknown_id, self.unknown_tokens = unknown_id(tokenizer), 0
         added = tokenizer.get_added_tokens_decoder().values() if look_for_special else ()
         names = [token.content for token in added if token.special and len(token.content) >= SPELLED][:SEARCHED]
         self.beginnings = {name[:2] for name in names}  # most text has none of them, which is seen at once
@@ -516,6 +551,8 @@ class _Encoder:
     def encode(self, batch: Sequence[Part]) -> Encoded:
         """The ids of both sides, and where the documents start in them."""
         ids, ends = self.encode_texts([part.text for part in batch])
+        if self.unknown_id is not None:
+            self.unknown_tokens += int(np.count_nonzero(ids == self.unknown_id))
         closed = np.array([part.ends for part in batch])
         if self.end_id is not None:
             ids, ends = np.insert(ids, ends[closed], self.end_id), ends + np.cumsum(closed)
