@@ -15,13 +15,16 @@ from vitrine.errors import ConfigError, DivergedError
 from vitrine.terminal import (
     Command,
     complain,
+    end_streams,
     errors_as_sentences,
     give_way,
     make_reporter,
+    prepare_streams,
     print_json,
     print_text,
     show,
     someone_is_there,
+    visible,
 )
 
 if TYPE_CHECKING:
@@ -89,7 +92,8 @@ def demo(
         if result.stopped == "interrupted" or as_json:
             _report(result, as_json)
         else:
-            demonstration.show(result)
+            for text in demonstration.show(result):
+                print_text(visible(text), end="")
 
 
 @app.command()
@@ -183,7 +187,7 @@ def generate(
 
         def say(text: str) -> None:
             nonlocal unsaid
-            print_text(unsaid + text, end="")
+            print_text(visible(unsaid + text), end="")
             unsaid = ""
 
         written = Run(run).generate(
@@ -201,7 +205,7 @@ def generate(
         if as_json:
             print_json(written.to_json())
         else:
-            print_text(unsaid)
+            print_text(visible(unsaid))
 
 
 @app.command()
@@ -436,6 +440,7 @@ for registered in app.registered_commands:
 
 def main() -> None:
     """The entry point of the `vitrine` command."""
+    prepare_streams()
     # Until a trainer has something to save: leave as an error does, which takes half-written files away.
     for ending in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(ending) != signal.SIG_IGN:  # nohup ignores SIGHUP
@@ -444,13 +449,12 @@ def main() -> None:
     try:
         app()
     except SystemExit as end:
+        status = end_streams(end.code if isinstance(end.code, int) else 0)
         if "torch" not in sys.modules:
-            raise
+            raise SystemExit(status) from None
         # Taking torch apart takes a third of a second; and gloo's threads, which outlive their group, now and then
         # abort a process that is taken apart under them.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(end.code if isinstance(end.code, int) else 0)
+        os._exit(status)
 
 
 def _request(
@@ -481,7 +485,8 @@ def _report(result: "Result", as_json: bool) -> None:
     elif os.environ.get("RANK", "0") == "0":
         from vitrine import demo
 
-        demo.conclude(result)
+        for text in demo.conclude(result):
+            print_text(visible(text), end="")
     _exit_after(result)
 
 

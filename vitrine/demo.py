@@ -1,6 +1,6 @@
 """The first command: a small GPT-2, trained for about a minute on a text that is always there."""
 
-import sys
+from collections.abc import Iterator
 
 from vitrine import launch
 from vitrine.corpora import python_topics, shakespeare
@@ -27,14 +27,14 @@ def demo(corpus: str, run: str, for_s: float, reporter: Reporter) -> Result:
     return launch.train(launch.Request((str(texts[corpus]()),), run, "demo", for_s=for_s), reporter)
 
 
-def show(result: Result) -> None:
+def show(result: Result) -> Iterator[str]:
     """After the demo: what the model writes, from safe to bold, and what to try next."""
     run = Run(result.run)
     prompt = next((start for start in ("The ", "A ", "\n") if not _unknown(run, start)), "")
     for temperature in TEMPERATURES:
         text = run.generate(prompt, 160, seed=1, temperature=temperature).text
-        sys.stdout.write(f"\n--- temperature {temperature} ---\n{text.strip()}\n")
-    sys.stdout.write(
+        yield f"\n--- temperature {temperature} ---\n{text.strip()}\n"
+    yield (
         f"\n{_summary(result)}\n{_health(run)}\n\nTry next:\n"
         f"  vitrine studio {result.run}                        all of it on a page in the browser\n"
         f"  vitrine inspect {result.run}                       every tensor of parameters\n"
@@ -45,22 +45,18 @@ def show(result: Result) -> None:
     )
 
 
-def conclude(result: Result) -> None:
+def conclude(result: Result) -> Iterator[str]:
     """After a training: a sample, the result, and what to do next."""
     if result.stopped == "interrupted":
-        sys.stdout.write(f"Interrupted and saved at step {result.steps}. Go on: vitrine resume {result.run}\n")
+        yield f"Interrupted and saved at step {result.steps}. Go on: vitrine resume {result.run}\n"
         return
     run = Run(result.run)
     text = run.generate("", 120, seed=1).text
-    sys.stdout.write(
-        f"\n--- it writes (temperature {run.config.sampling.temperature:g}) ---\n{text.strip()}\n\n{_summary(result)}\n"
-    )
+    yield f"\n--- it writes (temperature {run.config.sampling.temperature:g}) ---\n{text.strip()}\n\n{_summary(result)}\n"
     best = run.best_step()
     if best is not None and best < result.steps:
-        sys.stdout.write(
-            f"The validation loss was lowest at step {best}, before the end: --step best goes back there.\n"
-        )
-    sys.stdout.write(f"{_health(run)}\nLet it write: vitrine generate {result.run} --prompt TEXT\n")
+        yield f"The validation loss was lowest at step {best}, before the end: --step best goes back there.\n"
+    yield f"{_health(run)}\nLet it write: vitrine generate {result.run} --prompt TEXT\n"
 
 
 def _summary(result: Result) -> str:

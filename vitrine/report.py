@@ -1,6 +1,7 @@
 """`vitrine report`: a run as one HTML file, which opens by a double click, without a server and without a network."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 from dataclasses import dataclass
@@ -98,6 +99,8 @@ def _check(file: Path, force: bool) -> None:
         raise RunError(f"{file} exists already. Give another name with --out, or replace it with --force.")
     if not file.absolute().parent.is_dir():
         raise RunError(f"There is no folder {file.absolute().parent} to write {file.name} into. Make it first.")
+    if not os.access(file.absolute().parent, os.W_OK | os.X_OK):
+        raise RunError(f"Nothing can be written into {file.absolute().parent}. Give another place with --out.")
 
 
 def _write(file: Path, content: bytes, force: bool) -> None:
@@ -113,4 +116,5 @@ def _write(file: Path, content: bytes, force: bool) -> None:
     except OSError as error:
         raise RunError(f"{file} cannot be written: {error.strerror}. Give another place with --out.") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()

@@ -1,6 +1,9 @@
 """How the commands speak: results on standard output, the rest on standard error, and errors as one sentence."""
 
+import codecs
 import contextlib
+import errno
+import io
 import json
 import os
 import re
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import typer
 from typer.core import TyperCommand
 
-from vitrine.errors import ConfigError, DivergedError, VitrineError
+from vitrine.errors import ConfigError, DivergedError, RunError, VitrineError
 
 if TYPE_CHECKING:
     from vitrine.progress import OnStart, TerminalReporter
@@ -39,9 +42,51 @@ def errors_as_sentences() -> Iterator[None]:
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     except BrokenPipeError:
-        # Whoever read our output has gone; nothing more can be said to them.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(141) from None
+        raise typer.Exit(READER_GONE) from None
+
+
+def prepare_streams() -> None:
+    """Make the standard streams ready for whatever reads them: nothing, a reader that goes away, a narrow encoding.
+
+    What cannot be encoded is escaped. What cannot be written to standard error is dropped: it is only about the work.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # closed streams: no file of ours may take their place
+        os.set_inheritable(number, True)
+    os.close(number)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - for as long as the process lives
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    encoding = sys.stderr.encoding if sys.stderr else "utf-8"
+    unheard = io.BufferedWriter(_Unheard(2, "wb", closefd=False))
+    sys.stderr = io.TextIOWrapper(unheard, encoding, "backslashreplace", line_buffering=True, write_through=True)
+
+
+def end_streams(status: int) -> int:
+    """Write what is left; the exit status is then `status`, or says that nobody read it."""
+    try:
+        with errors_as_sentences():
+            print_text(end="")
+    except typer.Exit as failed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python tries once more when it ends
+        return status or failed.exit_code
+    return status
+
+
+class _Unheard(io.FileIO):
+    """A file to which one writes whether or not anyone can read it."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+PICTURES = {
+    **{code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"},
+    0x7F: "␡",
+    **{code: f"\\x{code:02x}" for code in range(0x80, 0xA0)},
+}
 
 
 class Command(TyperCommand):
@@ -89,6 +134,9 @@ def give_way(run: str) -> None:
         os.nice(19)
 
 
+READER_GONE = 141  # the exit status where a pipe was closed, as a shell has it
+
+
 def complain(text: str) -> None:
     """A line on standard error."""
     sys.stderr.write(text + "\n")
@@ -108,14 +156,25 @@ def someone_is_there() -> bool:
 
 def print_text(text: str = "", end: str = "\n") -> None:
     """On standard output, at once."""
-    sys.stdout.write(text + end)
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(text + end)
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno in (errno.EPIPE, errno.EIO):  # a pipe that was closed, a terminal that has gone
+            raise BrokenPipeError from None
+        raise RunError(f"Standard output cannot be written: {error.strerror}.") from None
+
+
+def visible(text: str) -> str:
+    """What a model wrote, so that a terminal shows it and does not obey it: ESC as ␛. Into a pipe it goes as it is."""
+    return text.translate(PICTURES) if sys.stdout.isatty() else text
 
 
 def print_json(value: dict[str, Any]) -> None:
     """One JSON object, without NaN: a number that is not finite becomes null."""
     if os.environ.get("RANK", "0") == "0":
-        print_text(json.dumps(_finite(value), ensure_ascii=False))
+        ascii_only = codecs.lookup(sys.stdout.encoding or "ascii").name != "utf-8"
+        print_text(json.dumps(_finite(value), ensure_ascii=ascii_only))
 
 
 def _finite(value: Any) -> Any:

@@ -1,6 +1,10 @@
 """`vitrine report` as a command: what it refuses, what it replaces, which steps and which part of the film it takes."""
 
 import json
+import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -103,3 +107,16 @@ def test_a_film_is_cut_to_cells_that_it_has_and_unfolds_to_the_same_numbers(
         whole = film.frame(film.steps().tolist().index(step)).learned
         np.testing.assert_array_equal(here * scale.astype(np.float32), whole[at])
         before, scale_before = here, scale
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(runs: Path, tmp_path: Path):
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    alone = ["unshare", "--map-root-user", "--mount", "bash", "-c"]
+    mount = f"mount -t tmpfs -o ro none {closed}"
+    if not shutil.which("unshare") or subprocess.run([*alone, mount], check=False, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    report = shlex.join([sys.executable, "-m", "vitrine", "report", str(runs / "small"), "--out", f"{closed}/x.html"])
+    done = subprocess.run([*alone, f"{mount} && {report}"], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"Nothing can be written into {closed}. Give another place with --out.\n"
