@@ -14,14 +14,15 @@ from vitrine import machine  # before torch: it sets what torch's libraries read
 
 import torch  # isort: skip
 
-from vitrine.checkpoint import Snapshot, save_keyframe
+from vitrine.checkpoint import Snapshot, save_keyframe, written_digest
 from vitrine.config import ARCHITECTURES, Config
 from vitrine.errors import RunError
 from vitrine.huggingface import CLASSES, MODEL, TOKENIZER_CONFIG, Floats, made_whole, to_ours
+from vitrine.launch import check_new
 from vitrine.parameters import digest
 from vitrine.presets import Facts, resolve
 from vitrine.runs.reader import CHAT_TEMPLATE, CONFIG, HISTORY, KEYFRAMES, TOKENIZER
-from vitrine.runs.store import Store
+from vitrine.runs.store import Store, digests
 from vitrine.tokenizer import load_tokenizer, save_tokenizer
 
 INDEX = "model.safetensors.index.json"
@@ -88,8 +89,7 @@ def import_run(source: str, run: str = "") -> Imported:
     Raises RunError, ConfigError: what is in the folder cannot be held, and what it is.
     """
     path = Path(run) if run else _new_path(source)
-    if path.exists():
-        raise RunError(f"{path} exists already. Give --run another name.")
+    check_new(path)
     folder = _fetch(source)
     if not (folder / TOKENIZER).is_file():
         raise RunError(
@@ -112,9 +112,12 @@ def import_run(source: str, run: str = "") -> Imported:
         save_tokenizer(tokenizer, temporary / TOKENIZER)
         if template := _chat_template(folder):
             (temporary / CHAT_TEMPLATE).write_text(template, encoding="utf-8")
+        kept = save_keyframe(temporary / KEYFRAMES, Snapshot(0, parameters, {}))
         with Store(temporary / HISTORY) as store:
+            store.set_fact("identity", config.identity())
+            store.set_fact("birth", written_digest(kept))
+            store.set_fact("files", json.dumps(digests(temporary, [TOKENIZER])))
             store.event(0, "born", f"from {config.training.parent}")
-        save_keyframe(temporary / KEYFRAMES, Snapshot(0, parameters, {}))
     count = sum(numbers.size for numbers in ours.values())
     return Imported(str(path), source, config.model.architecture, count, digest(parameters))
 

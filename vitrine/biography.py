@@ -9,6 +9,7 @@ import numpy as np
 from safetensors import safe_open
 
 from vitrine.census import TensorPlan, census
+from vitrine.checkpoint import load_birth
 from vitrine.config import Config
 from vitrine.errors import RunError, nearest
 from vitrine.optimizer import Muon, learning_rate_scale, matrix_scale
@@ -251,7 +252,11 @@ def rule_of(opened: OpenedStep, address: Address) -> Rule:
 
 def birth_of(reader: RunReader, address: Address) -> float:
     """The value at step 0."""
-    return _value_in_keyframe(reader, 0, address)
+    try:
+        return _value_in_keyframe(reader, 0, address)
+    except RunError:  # it follows from the seed
+        born = load_birth(reader.path / KEYFRAMES, reader.config, reader.facts().get("birth", ""))
+        return float(born[address.tensor.name][address.index])
 
 
 def history_of(reader: RunReader, address: Address, known: Sequence[Point] = ()) -> list[Point]:
@@ -263,8 +268,13 @@ def history_of(reader: RunReader, address: Address, known: Sequence[Point] = ())
     points: dict[int, tuple[float, bool]] = {}
     if (reader.path / FILM).is_dir():
         points |= _from_film(reader, address)
+    points[0] = birth_of(reader, address), True
     for step in keyframe_steps(reader.path / KEYFRAMES):
-        points[step] = _value_in_keyframe(reader, step, address), True
+        try:
+            points[step] = _value_in_keyframe(reader, step, address), True
+        except RunError:
+            if step and keyframe_path(reader.path / KEYFRAMES, step).is_dir():  # else it just made room for another
+                raise
     layout = reader.layout()
     sampled = layout.sampled_at(name, place) if layout else None
     if sampled:

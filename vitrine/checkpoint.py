@@ -5,9 +5,11 @@ there whole, or not at all. One that goes is renamed first, too. Nothing older i
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Collection
@@ -20,10 +22,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vitrine.config import RecordingConfig
+from vitrine.config import Config, RecordingConfig
 from vitrine.errors import RunError
+from vitrine.model import newborn
 from vitrine.parameters import digest
 from vitrine.runs.keyframes import keyframe_path, keyframe_steps, victim
+from vitrine.runs.refusals import refusal
 from vitrine.step import State
 
 FORMAT_VERSION = 1
@@ -67,12 +71,16 @@ def save_keyframe(folder: Path, snapshot: Snapshot) -> Path:
     destination = keyframe_path(folder, snapshot.step)
     temporary = folder / f".{destination.name}.partial"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    folder.mkdir(exist_ok=True)  # but not the run's: where that was deleted, nothing comes back
+    temporary.mkdir()
     for name, tensors in ((MODEL, snapshot.parameters), (OPTIMIZER, snapshot.optimizer)):
         try:
             save_file(tensors, temporary / name, metadata={"format": "pt"})
-        except SafetensorError as error:  # its name for a full disk
-            raise OSError(f"{name}: {error}") from None
+        except SafetensorError as error:  # its name for what the disk refuses
+            found = re.search(r"os error (\d+)", str(error))
+            code = int(found[1]) if found else errno.EIO
+            raise OSError(code, os.strerror(code), str(temporary / name)) from None
+        (temporary / name).chmod(0o666 & temporary.stat().st_mode)  # safetensors lets the owner alone read
     files = {name: _describe(temporary / name) for name in (MODEL, OPTIMIZER)}
     manifest = {"version": FORMAT_VERSION, "step": snapshot.step, "digest": snapshot.digest, "files": files}
     (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
@@ -86,11 +94,61 @@ def save_keyframe(folder: Path, snapshot: Snapshot) -> Path:
     return destination
 
 
-def load_keyframe(path: Path) -> Snapshot:
-    """Read a keyframe. Raises RunError, naming the file, if one bit is not as it was written."""
+def load_keyframe(path: Path, optimizer: bool = True) -> Snapshot:
+    """Read a keyframe. Raises RunError, naming the file, if one bit is not as it was written.
+
+    optimizer: False: its state is not needed, and not read.
+    """
+    try:
+        return _load(path, (MODEL, OPTIMIZER) if optimizer else (MODEL,))
+    except (RunError, OSError) as error:
+        if not path.is_dir():
+            raise RunError(f"{path} is gone: keyframes make room for newer ones.") from None
+        if isinstance(error, OSError):
+            raise RunError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from None
+        raise
+
+
+def written_digest(path: Path) -> str:
+    """The digest of a keyframe's parameters by its manifest; nothing else is read. Raises RunError."""
+    return str(_read_manifest(path)["digest"])
+
+
+def load_birth(folder: Path, config: Config, noted: str) -> dict[str, Tensor]:
+    """The parameters of step 0: of their keyframe; where that is damaged, as the seed gives them. See `draw_again`."""
+    try:
+        return load_keyframe(keyframe_path(folder, 0), optimizer=False).parameters
+    except RunError as error:
+        try:
+            return draw_again(folder, config, noted)
+        except RunError as reason:
+            raise RunError(f"{error} {reason}") from None
+
+
+def draw_again(folder: Path, config: Config, noted: str) -> dict[str, Tensor]:
+    """The parameters of step 0 from the seed. noted: their digest in the history; empty: the keyframe's own is taken.
+
+    Raises RunError if they came from elsewhere, or have another digest.
+    """
+    training = config.training
+    if training.parent:
+        raise RunError(f"It came from {training.parent}, so that it cannot be drawn again from the seed.")
+    try:
+        then = noted or written_digest(keyframe_path(folder, 0))
+    except RunError:
+        raise RunError("Its digest is lost with it, so that nothing would prove what the seed gives.") from None
+    drawn = {name: tensor.detach() for name, tensor in newborn(config.model, training.seed).named_parameters()}
+    if (now := digest(drawn)) != then:
+        raise RunError(
+            f"The seed {training.seed} now gives parameters of the digest {now[:12]}, and {then[:12]} is noted."
+        )
+    return drawn
+
+
+def _load(path: Path, names: Collection[str]) -> Snapshot:
     manifest = _read_manifest(path)
-    for name, facts in manifest["files"].items():
-        file = path / name
+    for name in names:
+        file, facts = path / name, manifest["files"][name]
         size = file.stat().st_size if file.is_file() else -1
         if size != facts["size_bytes"]:
             seen = f"has {size} bytes" if size >= 0 else "is missing"
@@ -98,7 +156,8 @@ def load_keyframe(path: Path) -> Snapshot:
         if _sha256(file) != facts["sha256"]:
             raise RunError(f"{file} is not as it was written: its SHA-256 differs. The keyframe is damaged.")
     try:
-        return Snapshot(manifest["step"], load_file(path / MODEL), load_file(path / OPTIMIZER), manifest["digest"])
+        tensors = {name: load_file(path / name) for name in names}
+        return Snapshot(manifest["step"], tensors[MODEL], tensors.get(OPTIMIZER, {}), manifest["digest"])
     except SafetensorError as error:
         raise RunError(f"{path} cannot be read: {error}. The keyframe is damaged.") from None
 
@@ -179,10 +238,7 @@ class KeyframeWriter:
             self.thread.join()
             self.thread = None
         if self.failure:
-            raise RunError(
-                f"A keyframe could not be written to {self.folder}: {self.failure}. Those before it are "
-                "safe. Free some space, then: vitrine resume."
-            )
+            raise refusal(self.failure, self.folder.parent)
 
     def _write(self, snapshot: Snapshot, keep: set[int], superseded: set[int]) -> None:
         try:
@@ -230,7 +286,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
                 f"{path} has format version {manifest['version']}; this Vitrine reads up to version "
                 f"{FORMAT_VERSION}. Use a newer Vitrine."
             )
-        if {"step", "digest", "files"} <= manifest.keys():
+        if {"step", "digest", "files"} <= manifest.keys() and {MODEL, OPTIMIZER} <= manifest["files"].keys():
             return manifest
     except (OSError, ValueError, KeyError, TypeError):
         pass

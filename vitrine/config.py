@@ -4,6 +4,7 @@ A `Config` holds concrete values only. What the user leaves out (or writes as "a
 `resolve` from what is known: the preset, the corpus, the machine. The resolved set is what a run saves.
 """
 
+import json
 import math
 import os
 import re
@@ -220,6 +221,12 @@ class Config(Section):
         del kept["machine"], kept["recording"], kept["training"]["parent"]
         kept["data"] = {name: kept["data"][name] for name in ("text_field", "max_tokens", "weights")}
         return kept
+
+    def identity(self) -> str:
+        """What the run is, as canonical JSON: all but where it is trained, and what is recorded."""
+        kept = self.model_dump(mode="json")
+        del kept["machine"], kept["recording"]
+        return json.dumps(kept, sort_keys=True, separators=(",", ":"))
 
     def to_toml(self) -> str:
         """The config.toml of a run; `load_toml` reads it back to the same values."""

@@ -401,7 +401,7 @@ def _look(reader: RunReader, steps: Sequence[int]) -> list[_Look]:
     windows, looks = torch.from_numpy(batch).to(device), []
     for step in steps:
         decoder = Decoder(model, getattr(torch, reader.config.training.precision))
-        decoder.load_state_dict(load_keyframe(keyframe_path(reader.path / KEYFRAMES, step)).parameters)
+        decoder.load_state_dict(load_keyframe(keyframe_path(reader.path / KEYFRAMES, step), optimizer=False).parameters)
         whole = probe(decoder.to(device), windows, None)
         rows = [whole, *(probe(decoder, windows[i : i + 1], None) for i in range(1, min(PROBED_ROWS, count)))]
         entropy, logit = np.mean([row.entropy for row in rows], axis=0), np.max(np.abs([row.logits for row in rows]))

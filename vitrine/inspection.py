@@ -8,13 +8,12 @@ import numpy as np
 
 from vitrine.biography import Address, Biography, biography, find_address
 from vitrine.census import TensorPlan, census
-from vitrine.checkpoint import load_keyframe
+from vitrine.checkpoint import load_birth
 from vitrine.errors import RunError
 from vitrine.health import Health, history_verdicts
 from vitrine.neuron import Neuron, open_neuron
 from vitrine.nudge import Nudge, nudge
 from vitrine.replay import OpenedStep, Replayer
-from vitrine.runs.keyframes import keyframe_path, keyframe_steps
 from vitrine.runs.reader import KEYFRAMES, RunReader
 from vitrine.runs.statistics import STATISTICS
 
@@ -194,6 +193,7 @@ def inspect(
     if last < 0:
         return Inspected(_take_birth(reader, what, step or 0, nudges))
     number = last if step is None else step
+    reader.check_step(number)
     if not what:
         return Inspected(take_census(reader, number))
     address = find_address(reader.config, what)
@@ -230,10 +230,7 @@ def _take_birth(reader: RunReader, what: str, step: int, nudges: Sequence[float]
             f"{reader.path} has made no step yet: there is its step 0 alone, without gradients or activations. "
             "Inspect its tensors, or one parameter of them, as they are."
         )
-    folder = reader.path / KEYFRAMES
-    if 0 not in keyframe_steps(folder):
-        raise RunError(f"{reader.path} has recorded no step yet, and no birth: there is nothing to inspect.")
-    kept = load_keyframe(keyframe_path(folder, 0)).parameters
+    kept = load_birth(reader.path / KEYFRAMES, reader.config, reader.facts().get("birth", ""))
     plans = [address.tensor] if address else census(reader.config.model)
     return Birth(str(reader.path), {plan.name: kept[plan.name].numpy() for plan in plans}, address)
 

@@ -5,7 +5,7 @@ import json
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch  # isort: skip
 
 from vitrine import timing
 from vitrine.census import Plan, make_plan
-from vitrine.checkpoint import Snapshot, flush, load_keyframe, save_keyframe, take_snapshot
+from vitrine.checkpoint import Snapshot, flush, load_keyframe, save_keyframe, take_snapshot, written_digest
 from vitrine.config import Config, Settings, load_toml, merge
 from vitrine.corpora import is_pipe, located
 from vitrine.data import shards
@@ -31,12 +31,14 @@ from vitrine.presets import Facts, choose_size, preset_settings, resolve
 from vitrine.processes import Processes, join_processes, leave_processes
 from vitrine.runs.keyframes import keyframe_path, keyframe_steps
 from vitrine.runs.reader import CHAT_TEMPLATE, CONFIG, HISTORY, KEYFRAMES, TOKENIZER, TOKENS, RunReader
-from vitrine.runs.store import Store
+from vitrine.runs.refusals import sentences
+from vitrine.runs.store import Store, digests
 from vitrine.tokenizer import save_tokenizer
 from vitrine.trainer import Reporter, Result, Texts, Trainer, build_state, lock
 
 KEPT_TOKENS_BYTES = 64 * 2**20  # a corpus up to this size is kept in the run; a larger one is pointed at
 POINTER = "pointer.json"
+LONGEST_NAME = 200  # bytes; the folder in which a run is made has a longer name
 
 
 @dataclass(frozen=True)
@@ -86,15 +88,15 @@ def train(request: Request, reporter: Reporter | None = None, started_s: float =
     started_s = started_s or time.monotonic()
     reporter = reporter or Reporter()
     path = Path(request.run) if request.run else None
-    if path and path.exists():
-        raise _exists_already(path)
+    if path:
+        check_new(path)
     with _processes(request) as processes:
         reporter = reporter if processes.first else Reporter()
         prepared = prepare(request, processes, reporter)
         _say_what_was_read(prepared.tokens, prepared.config, reporter)
         check_memory(prepared.config, sums(prepared.config), reporter.note)
         path = _make_run(path, prepared, processes)
-        with _locked(path, processes), mirrored(reporter, prepared.config, processes) as reporter:
+        with _locked(path, processes), mirrored(reporter, prepared.config, processes) as reporter, sentences(path):
             reporter.started(prepared.config, path)
             trainer = Trainer(
                 path,
@@ -121,13 +123,22 @@ def resume(run: str | Path, reporter: Reporter | None = None, started_s: float =
             f"{run} has ended already, at step {ended['steps']}. To train it further: "
             f"vitrine train --from {run}@{ended['steps']}."
         )
-        return Result(**ended)
+        return Result(**(ended | {"run": str(run)}))  # it may have been moved
+    if damage := reader.damage():
+        raise RunError(damage)
+    _check_settings(reader)
     machine.check_device(reader.config.machine.device)
     check_mirrors(reader.config)
     processes = join_processes(reader.config.machine.device)
     reporter = reporter if processes.first else Reporter()
     try:
-        with _locked(reader.path, processes), mirrored(reporter, reader.config, processes) as reporter:
+        with (
+            _locked(reader.path, processes),
+            mirrored(reporter, reader.config, processes) as reporter,
+            sentences(reader.path),
+        ):
+            for first, last, keyframe in reader.missing_steps():
+                reporter.note(missing_text(first, last, keyframe))
             _check_corpus(reader, reporter)
             tokens = open_tokens(reader)
             _say_what_was_read(tokens, reader.config, reporter)
@@ -140,6 +151,38 @@ def resume(run: str | Path, reporter: Reporter | None = None, started_s: float =
             return trainer.run()
     finally:
         leave_processes()
+
+
+def changed_text(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """About hyperparameters that were changed."""
+    return "; ".join(f"{key}: {then} then, {now} now" for key, (then, now) in sorted(changed.items()))
+
+
+def missing_text(first: int, last: int, keyframe: int) -> str:
+    """About steps that the history lost."""
+    return (
+        f"The steps {first} to {last} are missing from the history, although keyframe {keyframe} says that they were made: "
+        f"{HISTORY}-wal was lost, or they were not recorded."
+    )
+
+
+def check_new(path: Path) -> None:
+    """Raises RunError where no run of this name can be made."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise RunError(f"The name of a run is text in UTF-8: got {str(path)!a}. Give --run another name.") from None
+    if (size := len(path.name.encode())) > LONGEST_NAME:
+        raise RunError(f"The name of a run has at most {LONGEST_NAME} bytes: got {size}. Give --run a shorter one.")
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise RunError(f"No run can be made at {path}: {error.strerror}. Give --run another name.") from None
+    if path.is_symlink() and not path.exists():
+        raise RunError(f"{path} is a link to {path.readlink()}, which does not exist. Give --run another name.")
+    raise _exists_already(path)
 
 
 def prepare(request: Request, processes: Processes | None = None, reporter: Reporter | None = None) -> Prepared:
@@ -312,8 +355,8 @@ def _parent(request: Request) -> tuple[Snapshot | None, Settings]:
     return snapshot, settings
 
 
-def load_step(reader: RunReader, which: str | int) -> Snapshot:
-    """A keyframe of a run: "last", "best" (validation), or of a step that has one."""
+def find_step(reader: RunReader, which: str | int) -> int:
+    """The step of a keyframe: "last", "best" (validation), or one that has a keyframe."""
     folder = reader.path / KEYFRAMES
     steps = keyframe_steps(folder)
     if not steps:
@@ -321,7 +364,8 @@ def load_step(reader: RunReader, which: str | int) -> Snapshot:
     if which == "last":
         step_number = steps[-1]
     elif which == "best":
-        step_number = reader.best_step() or steps[-1]
+        best = reader.best_step()
+        step_number = steps[-1] if best is None else best
     elif str(which).isdecimal():
         step_number = int(which)
     else:
@@ -331,10 +375,19 @@ def load_step(reader: RunReader, which: str | int) -> Snapshot:
         raise RunError(
             f"{reader.path} has no keyframe of step {step_number}. The nearest is {near}: it has {_listed(steps)}."
         )
+    return step_number
+
+
+def load_step(reader: RunReader, which: str | int) -> Snapshot:
+    """The parameters of such a step, without the optimizer's state."""
+    step_number, folder = find_step(reader, which), reader.path / KEYFRAMES
+    path = keyframe_path(folder, step_number)
     try:
-        return load_keyframe(keyframe_path(folder, step_number))
+        return load_keyframe(path, optimizer=False)
     except RunError as error:
-        others = [step for step in steps if step != step_number]
+        if which in ("last", "best") and not path.is_dir():  # a newer one came just now
+            return load_step(reader, which)
+        others = [step for step in keyframe_steps(folder) if step != step_number]
         hint = f" Name another step: {reader.path} has {_listed(others)}." if others else ""
         raise RunError(f"{error}{hint}") from None
 
@@ -403,13 +456,15 @@ def _write_run(folder: Path, prepared: Prepared, processes: Processes) -> None:
     if tokens.tokenizer_name.endswith(".json") and template.is_file():
         shutil.copyfile(template, folder / CHAT_TEMPLATE)
     _keep_tokens(tokens, folder / TOKENS)
-    with Store(folder / HISTORY) as store:
-        _set_facts(store, config, tokens, processes)
     _, state = build_state(config, Processes())
     birth = take_snapshot(state)
     if prepared.parent:
         birth = replace(birth, parameters=_fitting(prepared.parent, birth))
-    save_keyframe(folder / KEYFRAMES, birth)
+    kept = save_keyframe(folder / KEYFRAMES, birth)
+    with Store(folder / HISTORY) as store:
+        store.set_fact("birth", written_digest(kept))
+        store.set_fact("files", json.dumps(digests(folder, [TOKENIZER])))
+        _set_facts(store, config, tokens, processes)
 
 
 def _rename(folder: Path, path: Path) -> bool:
@@ -458,11 +513,21 @@ def _set_facts(store: Store, config: Config, tokens: shards.Prepared, processes:
     store.set_fact("source_digests", json.dumps(tokens.source_digests))
     if tokens.summary:
         store.set_fact("reading", json.dumps(tokens.summary.to_json()))
+    store.set_fact("identity", config.identity())
     store.event(
         0,
         "born",
         f"seed {config.training.seed}" if not config.training.parent else f"from {config.training.parent}",
     )
+
+
+def _check_settings(reader: RunReader) -> None:
+    """Refuse to go on with hyperparameters that are not those that the run began with."""
+    if changed := reader.changed_settings():
+        raise RunError(
+            f"{reader.path / CONFIG} is not as it was when the run began ({changed_text(changed)}). Put it back, or start "
+            f"a new run with vitrine train --from {reader.path}@last."
+        )
 
 
 def _check_corpus(reader: RunReader, reporter: Reporter) -> None:

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from vitrine.census import census
-from vitrine.checkpoint import Snapshot, load_keyframe, restore
+from vitrine.checkpoint import Snapshot, load_birth, load_keyframe, restore
 from vitrine.config import Config
 from vitrine.errors import ConfigError, RunError
 from vitrine.launch import open_tokens
@@ -188,12 +188,7 @@ class Replayer:
 
     def enter(self, number: int) -> None:
         """Stand where step `number` starts. Raises RunError if the run has not come so far."""
-        made = max(self.reader.steps_made(), *keyframe_steps(self.reader.path / KEYFRAMES))
-        if not 0 <= number <= made:
-            raise RunError(
-                f"{self.reader.path} has made {made} steps: there is no step {number} to enter. Give --step a "
-                f"number from 0 to {made}."
-            )
+        self.reader.check_step(number, "enter")
         snapshot = self._keyframe_before(number)
         if not snapshot.step <= self.state.step <= number or self.entered < 0:
             self._start(snapshot)
@@ -203,12 +198,7 @@ class Replayer:
 
     def open(self, number: int) -> "OpenedStep":
         """Make step `number` once more, and keep all of it."""
-        made = self.reader.steps_made() or self.config.training.steps
-        if number >= made:
-            raise RunError(
-                f"{self.reader.path} has made {made} steps, the last of them step {made - 1}: there is no step "
-                f"{number} to open. Give --step a number from 0 to {made - 1}."
-            )
+        self.reader.check_step(number)
         self.enter(number)
         witness = Witness(whole=True)
         self._make(witness)
@@ -249,8 +239,6 @@ class Replayer:
                 snapshot = load_keyframe(keyframe_path(folder, candidate))
             except RunError as error:
                 self.note(f"{error} Using the one before.")
-                continue
-            except FileNotFoundError:  # thinned out just now
                 continue
             if snapshot.step != candidate:
                 self.note(f"The keyframe {candidate} says that it is of step {snapshot.step}. Using the one before.")
@@ -312,7 +300,12 @@ class Replayer:
         if len(found):
             starts = {place.name: place.start for place in parameters.places}
             values, changes = film.values.places(starts), film.changes.places(starts)
-            learned = to_numpy(witness.values)[values] - self._birth()[values]
+            try:
+                birth = self._birth()
+            except RunError as error:
+                self.note(f"{error} The frame of the film is not compared.")
+                return
+            learned = to_numpy(witness.values)[values] - birth[values]
             frame = encode(
                 number,
                 (learned, to_numpy(witness.gradient)[changes], to_numpy(update)[changes]),
@@ -322,7 +315,8 @@ class Replayer:
 
     def _birth(self) -> Floats:
         """The parameters of step 0 as a flat buffer."""
-        born = load_keyframe(keyframe_path(self.reader.path / KEYFRAMES, 0)).parameters
+        noted = self.reader.facts().get("birth", "")
+        born = load_birth(self.reader.path / KEYFRAMES, self.config, noted)
         flat = torch.zeros_like(self.state.parameters.values)
         for name, view in self.state.parameters.named(flat).items():
             view.copy_(born[name])
@@ -333,8 +327,11 @@ class Replayer:
         path = keyframe_path(self.reader.path / KEYFRAMES, number)
         try:
             kept = load_keyframe(path)
-        except (RunError, FileNotFoundError) as error:
-            self.comparisons.add("keyframe", number, False, str(error))
+        except RunError as error:
+            if path.is_dir():
+                self.comparisons.add("keyframe", number, False, str(error))
+            else:
+                self.note(f"{error} It is not compared.")
             return
         parameters, optimizer = self.state.parameters, self.state.optimizer
         now = digest(parameters.named(parameters.values))

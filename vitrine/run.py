@@ -11,6 +11,7 @@ from vitrine import machine, notebook  # before torch: it sets what torch's libr
 
 import torch  # isort: skip
 
+from vitrine.checkpoint import written_digest
 from vitrine.config import SamplingConfig, merge, validate
 from vitrine.corpora import located
 from vitrine.data import shards
@@ -20,11 +21,12 @@ from vitrine.evaluate import Evaluation, evaluate
 from vitrine.generate import Generation, generate
 from vitrine.gguf import export_gguf
 from vitrine.huggingface import Exported, export_run
-from vitrine.launch import load_step, open_tokens, tokens_folder
+from vitrine.launch import find_step, load_step, open_tokens, tokens_folder
 from vitrine.model import Decoder
 from vitrine.ngrams import SAMPLE, Ngrams
 from vitrine.replay import OpenedStep, Replayer
-from vitrine.runs.reader import TOKENIZER, RunReader
+from vitrine.runs.keyframes import keyframe_path
+from vitrine.runs.reader import KEYFRAMES, TOKENIZER, RunReader
 from vitrine.tokenizer import load_tokenizer
 
 
@@ -37,7 +39,7 @@ class Run(RunReader):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
-        self._models: dict[int, Decoder] = {}
+        self._models: dict[tuple[int, str], Decoder] = {}
         self._tokenizer: Tokenizer | None = None
         self._ngrams: Ngrams | None = None
         self._replayer: Replayer | None = None
@@ -58,8 +60,11 @@ class Run(RunReader):
 
     def model(self, step: str | int = "last") -> Decoder:
         """The decoder with the parameters that a step starts from, on the run's device."""
-        snapshot = load_step(self, step)
-        if snapshot.step not in self._models:
+        number = find_step(self, step)
+        # By its digest, too: a resumed run may have written the keyframe anew.
+        key = number, written_digest(keyframe_path(self.path / KEYFRAMES, number))
+        if key not in self._models:
+            snapshot = load_step(self, number)
             try:
                 device = machine.prepare(self.config.machine)
             except ConfigError:  # trained on a device that is not here: its parameters serve on any
@@ -67,8 +72,8 @@ class Run(RunReader):
             dtype = getattr(torch, self.config.training.precision)
             model = Decoder(self.config.model, dtype)
             model.load_state_dict(snapshot.parameters)
-            self._models = {snapshot.step: model.to(device)}
-        return self._models[snapshot.step]
+            self._models = {key: model.to(device)}
+        return self._models[key]
 
     def generate(
         self,

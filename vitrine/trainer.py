@@ -6,11 +6,11 @@ import json
 import math
 import os
 import signal
-import sqlite3
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,7 +21,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vitrine import machine
-from vitrine.checkpoint import KeyframeWriter, load_keyframe, load_newest, remove_partial, restore
+from vitrine.checkpoint import (
+    KeyframeWriter,
+    draw_again,
+    load_keyframe,
+    load_newest,
+    remove_partial,
+    restore,
+    save_keyframe,
+    take_snapshot,
+)
 from vitrine.config import Config
 from vitrine.data.batches import Batches
 from vitrine.errors import DivergedError, RunError
@@ -37,6 +46,7 @@ from vitrine.recording.recorder import Recorder, StepLoss
 from vitrine.runs.keyframes import keyframe_path, keyframe_steps
 from vitrine.runs.reader import HISTORY, KEYFRAMES, LOCK, TOKENIZER
 from vitrine.runs.records import EvaluationRecord, SampleRecord, StepRecord
+from vitrine.runs.refusals import sentences
 from vitrine.runs.requests import LOOK_EVERY_S, Mailbox
 from vitrine.runs.statistics import spaced
 from vitrine.step import MicroBatch, State, step
@@ -137,6 +147,8 @@ class Trainer:
         ready_s: float = 0.0,
     ) -> None:
         self.path, self.config, self.texts = path, config, texts
+        self.folder = os.open(path, os.O_RDONLY)  # another folder in its place is another run
+        weakref.finalize(self, os.close, self.folder)
         self.processes, self.reporter = processes, reporter
         self.started_s, self.for_s = started_s, for_s
         self.began_s = ready_s or time.monotonic()
@@ -158,20 +170,15 @@ class Trainer:
         self.final: tuple[EvaluationRecord, Evaluation] | None = None  # the newest one like that at the end
 
     def enter(self) -> None:
-        """Start from the newest keyframe that is sound: birth, for a new run."""
-        if self.processes.first:
-            remove_partial(self.path / KEYFRAMES)
-        restore(self.state, load_newest(self.path / KEYFRAMES, self.reporter.note))
-        self.entered_at = self.state.step
-        if self.history and self.history.enabled:
-            with self._disk():
-                self.observer = Recorder(
-                    self.path, self.config, self.state.parameters, self._birth(), self.history, self.entered_at
-                )
+        """A new run: start from its birth."""
+        self._restore()
+        self._observe(self.state.parameters.values)
 
     def resume(self) -> None:
-        """Enter, and remember what the history knows of the steps before."""
-        self.enter()
+        """Start from the newest keyframe that is sound, and remember what the history knows of the steps before."""
+        birth = self._birth() if self.history and self.history.enabled else None
+        self._restore()
+        self._observe(birth)
         if self.history:
             self.history.resumed(self.state.step)
             before = self.history.store.step_record(self.state.step - 1)
@@ -182,9 +189,21 @@ class Trainer:
                 self.keyframes.asked.update(self.history.snapshots())
         self.reporter.note(f"Resuming at step {self.state.step}.")
 
+    def _restore(self) -> None:
+        if self.processes.first:
+            remove_partial(self.path / KEYFRAMES)
+        restore(self.state, load_newest(self.path / KEYFRAMES, self.reporter.note))
+        self.entered_at = self.state.step
+
+    def _observe(self, birth: Tensor | None) -> None:
+        if self.history and self.history.enabled:
+            self.observer = Recorder(
+                self.path, self.config, self.state.parameters, birth, self.history, self.entered_at
+            )
+
     def run(self) -> Result:
         """Train to the end, and leave the run safe whatever happens."""
-        with self._signals(), self._disk():
+        with self._signals():
             try:
                 stopped = self._loop()
             except DivergedError as error:
@@ -328,12 +347,23 @@ class Trainer:
         left = self.pace.left_s(number + 1, len(self.texts.validation))
         self.reporter.stepped(record, self.pace.tokens_per_s, left)
 
-    def _birth(self) -> Tensor:
-        """The parameters that step 0 started from, as a flat buffer."""
-        parameters = self.state.parameters
-        if self.state.step == 0:
-            return parameters.values
-        born = load_keyframe(keyframe_path(self.path / KEYFRAMES, 0)).parameters
+    def _birth(self) -> Tensor | None:
+        """The parameters of step 0 as a flat buffer, before any other are restored. None: they are lost.
+
+        Where their keyframe is damaged, it is made again from the seed, if it has the digest that it had.
+        """
+        assert self.history
+        folder, parameters = self.path / KEYFRAMES, self.state.parameters
+        try:
+            born = load_keyframe(keyframe_path(folder, 0), optimizer=False).parameters
+        except RunError as error:
+            try:
+                born = draw_again(folder, self.config, self.history.store.fact("birth"))
+            except RunError as reason:
+                self.reporter.note(f"{error} {reason} The film, which shows what was learned since, goes no further.")
+                return None
+            save_keyframe(folder, replace(take_snapshot(self.state), parameters=born))
+            self.reporter.note(f"{error} It was made again from the seed, and has the digest that it had.")
         flat = torch.zeros_like(parameters.values)
         for name, view in parameters.named(flat).items():
             view.copy_(born[name])
@@ -363,6 +393,8 @@ class Trainer:
     def _keep(self, must: bool = False) -> None:
         """Save a keyframe of this step; the history up to it is made safe first."""
         if self.history and self.keyframes:
+            if not os.path.samestat(self.path.stat(), os.fstat(self.folder)):
+                raise RunError(f"{self.path} was deleted while it trained, and is another run now: this one ends.")
             self.history.store.commit()
             if self.keyframes.save(self.state, must):
                 self.kept_at = self.state.step
@@ -428,17 +460,6 @@ class Trainer:
         if self.history:
             self.history.store.event(self.state.step, "diverged", text)
         return DivergedError(text)
-
-    @contextmanager
-    def _disk(self) -> Iterator[None]:
-        """A disk that takes no more ends the training in a sentence; what was made safe before stays safe."""
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise RunError(
-                f"The history in {self.path} could not be written: {error}. What came before is safe. "
-                f"Free some space, then: vitrine resume {self.path}."
-            ) from None
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -513,7 +534,9 @@ def micro_batches(batches: Batches, number: int, decoder: Decoder, processes: Pr
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
     """Hold a run folder against a second trainer."""
-    with open(path / LOCK, "a+", encoding="utf-8") as handle:
+    with sentences(path):
+        handle = open(path / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
+    with handle:
         for attempt in range(5):
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

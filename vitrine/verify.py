@@ -1,5 +1,6 @@
 """`vitrine verify`: is a run what it says it is? Every check can fail, and is made on the run's own numbers."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -10,11 +11,14 @@ from vitrine.census import census
 from vitrine.checkpoint import load_keyframe
 from vitrine.draws import keyed_generator
 from vitrine.errors import RunError
+from vitrine.launch import changed_text, missing_text
 from vitrine.nudge import Float64
 from vitrine.parameters import digest
 from vitrine.replay import OpenedStep, Replayer
+from vitrine.runs.film import Film
 from vitrine.runs.keyframes import keyframe_path, keyframe_steps
-from vitrine.runs.reader import KEYFRAMES, RunReader
+from vitrine.runs.reader import CONFIG, FILM, HISTORY, KEYFRAMES, RunReader
+from vitrine.runs.store import digests
 
 STEP_SIZE = 1e-4  # of the central differences: their error is about its square
 FINITE_DIFFERENCE = 1e-5  # relative to the largest gradient of the tensor
@@ -43,6 +47,12 @@ def verify(reader: RunReader, count: int, seed: int, note: Callable[[str], None]
         seed: of the choice of both.
     """
     yield from check_keyframes(reader)
+    damage = reader.damage()
+    yield Check(HISTORY, not damage, damage or "SQLite finds no damage")
+    if damage:
+        return
+    yield from check_history(reader)
+    yield from check_files(reader)
     made = reader.steps_made()
     if not made:
         yield Check("steps", True, "none is recorded, so none can be replayed")
@@ -75,8 +85,9 @@ def check_keyframes(reader: RunReader) -> Iterator[Check]:
         try:
             kept = load_keyframe(path)
         except RunError as error:
-            yield Check(what, False, str(error))
-            continue
+            if path.is_dir():
+                yield Check(what, False, str(error))
+            continue  # else it made room for another meanwhile
         shapes = {name: tuple(tensor.shape) for name, tensor in kept.parameters.items()}
         odd = sorted(name for name in shapes.keys() | planned.keys() if shapes.get(name) != planned.get(name))
         if odd:
@@ -89,6 +100,42 @@ def check_keyframes(reader: RunReader) -> Iterator[Check]:
             yield Check(what, True, f"{len(shapes)} tensors as in the census, digest {kept.written_digest[:12]}")
             continue
         yield Check(what, False, detail)
+
+
+def check_history(reader: RunReader) -> Iterator[Check]:
+    """Whether the history lost steps, and the hyperparameters are those that the run began with."""
+    missing = [missing_text(*gap) for gap in reader.missing_steps()]
+    yield Check("history", not missing, " ".join(missing) or f"{reader.steps_made()} steps, none of them missing")
+    if "identity" in reader.facts():
+        changed = reader.changed_settings()
+        yield Check(CONFIG, not changed, changed_text(changed) or "every hyperparameter as when the run began")
+
+
+def check_files(reader: RunReader) -> Iterator[Check]:
+    """The digests of files that never change, and the checksums of all frames of the film."""
+    for name, then in json.loads(reader.facts().get("files", "{}")).items():
+        try:
+            now = digests(reader.path, [name])[name]
+        except OSError as error:
+            yield Check(name, False, f"{error.strerror}")
+            continue
+        yield Check(name, now == then, f"SHA-256 {now[:12]} now, {then[:12]} when it was written")
+    if not (reader.path / FILM).is_dir():
+        return
+    damaged = []
+    try:
+        film = Film(reader.path / FILM)
+        frames = len(film.steps())
+        for number in range(frames):
+            try:
+                film.stored(number)
+            except RunError as error:
+                damaged.append(str(error))
+    except (RunError, KeyError, TypeError, ValueError) as error:
+        yield Check("film", False, f"{FILM}/manifest.json or picks.bin is damaged: {error}")
+        return
+    detail = f"{len(damaged)} of {frames} frames. {damaged[0]}" if damaged else f"{frames} frames by their checksums"
+    yield Check("film", not damaged, detail)
 
 
 def check_gradients(opened: OpenedStep, count: int, draws: np.random.Generator) -> Iterator[Check]:

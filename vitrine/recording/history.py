@@ -1,7 +1,7 @@
 """The run's history, and the free proof: what was recorded before is compared when it is made again."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from vitrine.runs.records import EvaluationRecord, StepRecord, record_of
 from vitrine.runs.statistics import Layout, Numbers
-from vitrine.runs.store import Store
+from vitrine.runs.store import Store, digests
 
 
 class History:
@@ -21,9 +21,14 @@ class History:
     """
 
     def __init__(self, path: Path, enabled: bool) -> None:
-        self.store, self.enabled = Store(path), enabled
+        self.path, self.store, self.enabled = path, Store(path), enabled
         self.layout = self.store.layout()
         self.overlap_end, self.equal, self.different = -1, 0, 0
+        self.behind = False  # whether another program keeps it from being written
+
+    def keep_digests(self, run: Path, names: Sequence[str]) -> None:
+        """Note the digests of files that were just made and never change."""
+        self.store.set_fact("files", json.dumps(json.loads(self.store.fact("files") or "{}") | digests(run, names)))
 
     def begin(self, layout: Layout) -> None:
         """Statistics will be laid out like this; a run that goes on keeps the layout that it has."""
@@ -67,6 +72,13 @@ class History:
         if statistics is not None and self.layout:
             self.store.write_statistics(record.step, statistics, self.layout)
         self.store.write(record)
+        if self.behind != bool(self.store.waiting):
+            self.behind = not self.behind
+            note(
+                f"Another program has locked {self.path}: training goes on, and its records wait in memory."
+                if self.behind
+                else f"{self.path} is free again, and has all records."
+            )
 
     def _compare(self, record: StepRecord, statistics: Numbers | None, note: Callable[[str], None]) -> None:
         old, old_statistics = self.store.step_record(record.step), self.store.statistics_row(record.step)

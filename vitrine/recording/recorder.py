@@ -14,7 +14,7 @@ from vitrine.parameters import FlatParameters
 from vitrine.processes import Processes
 from vitrine.recording import statistics
 from vitrine.recording.history import History
-from vitrine.runs.film import FilmWriter, Floats
+from vitrine.runs.film import MANIFEST, PICKS, FilmWriter, Floats
 from vitrine.runs.live import LiveWriter, Picture
 from vitrine.runs.reader import FILM, LIVE
 from vitrine.runs.records import HistogramRecord
@@ -78,12 +78,13 @@ class Recorder(StepLoss):
     Args:
         path: the run folder.
         parameters: what is looked at.
-        birth: the flat buffer of the parameters that step 0 started from.
+        birth: the flat buffer of the parameters that step 0 started from; None: they are lost, so that the film, which
+            shows what was learned since, goes no further.
         start: the step that training starts, or goes on, from.
     """
 
     def __init__(
-        self, path: Path, config: Config, parameters: FlatParameters, birth: Tensor, history: History, start: int
+        self, path: Path, config: Config, parameters: FlatParameters, birth: Tensor | None, history: History, start: int
     ) -> None:
         super().__init__()
         self.parameters, self.history = parameters, history
@@ -97,15 +98,17 @@ class Recorder(StepLoss):
         self.steps_s: list[float] = []  # of the first steps, without looking
         self.looks_s: list[float] = []
         self.histogram_steps = spaced(steps, recording.histograms)
-        self.frame_steps = spaced(steps, recording.film_frames)
+        self.frame_steps = spaced(steps, recording.film_frames) if birth is not None else frozenset()
         shapes = {place.name: place.shape for place in parameters.places}
         starts = {place.name: place.start for place in parameters.places}
-        self.film = FilmWriter(path / FILM, shapes, seed, start)
+        self.film = FilmWriter(path / FILM, shapes, seed, start if birth is not None else steps + 1)
+        if self.film.last_step < 0:
+            history.keep_digests(path, [f"{FILM}/{MANIFEST}", f"{FILM}/{PICKS}"])
         self.live = LiveWriter(path / LIVE)
         device = parameters.values.device
         self.value_picks = torch.from_numpy(self.film.values.places(starts)).to(device)
         self.change_picks = torch.from_numpy(self.film.changes.places(starts)).to(device)
-        self.birth = self._pick(birth, self.value_picks)
+        self.birth = None if birth is None else self._pick(birth, self.value_picks)
         self.before = torch.empty_like(parameters.values)
         self.columns: list[Tensor] = []
         self.sample: tuple[Tensor, Tensor]  # values and gradients, of the step that is being made
@@ -167,7 +170,7 @@ class Recorder(StepLoss):
         if self.due.picture:
             values, gradients = self.picture
             picture = Picture(step, values, gradients, self._pick(update, self.change_picks))
-            if self.due.frame:
+            if self.due.frame and self.birth is not None:
                 self.film.write(step, values - self.birth, gradients, picture.updates)
             if self.due.live:
                 self.live.write(picture)
@@ -181,7 +184,7 @@ class Recorder(StepLoss):
 
     def end(self, state: State) -> None:
         """The last frame: the parameters that training ended with, and no change of them."""
-        if self.film.last_step < state.step:
+        if self.birth is not None and self.film.last_step < state.step:
             nothing = np.zeros(len(self.change_picks), np.float32)
             values = self._pick(self.parameters.values, self.value_picks)
             self.film.write(state.step, values - self.birth, nothing, nothing)

@@ -278,13 +278,14 @@ def _times(cells: NDArray[np.int8], scales: Floats) -> Floats:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        version = int(facts["version"])
     except FileNotFoundError:
         raise RunError(f"{folder} holds no film: recording.enabled was false, or no step was made yet.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder / MANIFEST} cannot be read: {error}.") from None
-    if facts["version"] > FORMAT_VERSION:
+    if version > FORMAT_VERSION:
         raise RunError(
-            f"{folder} has format version {facts['version']}; this Vitrine reads up to version {FORMAT_VERSION}. "
+            f"{folder} has format version {version}; this Vitrine reads up to version {FORMAT_VERSION}. "
             "Use a newer Vitrine."
         )
     return facts

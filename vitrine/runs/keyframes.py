@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 MANY = 5_000  # keyframes whose thinning is still followed one by one
+KEYFRAMES = "keyframes"  # the folder of a run that has them
 
 
 def keyframe_steps(folder: Path) -> list[int]:

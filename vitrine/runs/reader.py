@@ -4,28 +4,32 @@ import dataclasses
 import fcntl
 import json
 import math
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitrine.config import Config, load_toml, validate
 from vitrine.errors import RunError, nearest
+from vitrine.runs.keyframes import KEYFRAMES as KEYFRAMES
+from vitrine.runs.keyframes import keyframe_steps
 from vitrine.runs.records import EvaluationRecord, EventRecord, HistogramRecord, R, SampleRecord, StepRecord, record_of
+from vitrine.runs.refusals import sentences
 from vitrine.runs.statistics import BLOCK, STATISTICS, Layout, Numbers
-from vitrine.runs.store import TABLES, check_version
+from vitrine.runs.store import HISTORY as HISTORY
+from vitrine.runs.store import TABLES, check_version, sqlite_code
 
-CONFIG, HISTORY, TOKENIZER, CHAT_TEMPLATE, TOKENS, KEYFRAMES, FILM, LIVE, LOCK = (
+CONFIG, TOKENIZER, CHAT_TEMPLATE, TOKENS, FILM, LIVE, LOCK = (
     "config.toml",
-    "run.sqlite",
     "tokenizer.json",
     "chat_template.jinja",  # if it has one; named as in a Hugging Face folder
     "tokens",
-    "keyframes",
     "film",
     "live",
     "lock",
@@ -43,9 +47,14 @@ class RunReader:
         if path == "":
             raise RunError("The name of a run must not be empty: got ''. Give a run folder.")
         self.path = Path(path)
-        if not (self.path / CONFIG).is_file():
+        try:
+            (self.path / CONFIG).stat()
+        except (FileNotFoundError, NotADirectoryError):
             what = "is not a run: it has no config.toml" if self.path.is_dir() else "does not exist"
-            raise RunError(f"{self.path} {what}. {_runs_beside(self.path)}")
+            raise RunError(f"{self.path} {what}. {_runs_beside(self.path)}") from None
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be opened: {error.strerror}. Is it the name of a run?") from None
+        self._copied: tuple[list[tuple[int, int]], bytes] = [], b""
         self.config: Config = validate(load_toml(self.path / CONFIG))
 
     def steps(self) -> list[StepRecord]:
@@ -73,6 +82,45 @@ class RunReader:
         """How many steps the history knows of."""
         found = self._rows("SELECT max(step) FROM steps")[0][0]
         return 0 if found is None else int(found) + 1
+
+    def check_step(self, step: int, to: Literal["open", "enter"] = "open") -> None:
+        """Raises RunError where there is no such step: one is opened if it was made, and entered as far as that went."""
+        made = max([self.steps_made(), *keyframe_steps(self.path / KEYFRAMES)])
+        last = made - 1 if to == "open" else made
+        if not 0 <= step <= last:
+            known = f"Name one from 0 to {last}." if last >= 0 else "It has to make one first."
+            raise RunError(f"{self.path} has made {made} steps: there is no step {step} to {to}. {known}")
+
+    def missing_steps(self) -> list[tuple[int, int, int]]:
+        """What the history lost: first and last step of each gap, and the keyframe that says that they were made."""
+        keyframes = keyframe_steps(self.path / KEYFRAMES)
+        if not (self.config.recording.enabled and keyframes):
+            return []
+        recorded = [step for (step,) in self._rows("SELECT step FROM steps")]
+        missing = np.setdiff1d(np.arange(keyframes[-1]), recorded)
+        gaps = np.split(missing, np.flatnonzero(np.diff(missing) > 1) + 1) if len(missing) else []
+        return [(int(gap[0]), int(gap[-1]), min(k for k in keyframes if k > gap[-1])) for gap in gaps]
+
+    def changed_settings(self) -> dict[str, tuple[Any, Any]]:
+        """What in config.toml is not as it was when the run began: then, and now. Nothing, if the history does not say.
+
+        Where the text lies may change: that it is the same is told by its digest.
+        """
+        noted = self.facts().get("identity")
+        if noted is None:
+            return {}
+        now = self.config.model_dump(mode="json")
+        # Of what came later the default is meant, on both sides.
+        complete = json.loads(noted) | {section: now[section] for section in ("machine", "recording")}
+        then = validate(complete).model_dump(mode="json")
+        if len(then["data"]["corpus"]) == len(now["data"]["corpus"]):
+            then["data"]["corpus"] = now["data"]["corpus"]
+        return {
+            f"{section}.{key}": (value, now[section][key])
+            for section, keys in then.items()
+            for key, value in keys.items()
+            if now[section][key] != value
+        }
 
     def layout(self) -> Layout | None:
         """How the statistics of the tensors are laid out; None if none are recorded."""
@@ -180,6 +228,14 @@ class RunReader:
         found: dict[str, Any] = json.loads(self.facts().get("result", "{}"))
         return found
 
+    def damage(self) -> str:
+        """What SQLite finds wrong in the history's file; empty: nothing."""
+        try:
+            found = str(self._rows("PRAGMA quick_check(1)")[0][0])
+        except RunError as error:
+            return str(error)
+        return "" if found == "ok" else found
+
     def _layout_with(self, tensor: str) -> Layout:
         layout = self.layout()
         if layout is None:
@@ -197,18 +253,39 @@ class RunReader:
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        history = self.path / HISTORY
-        if not history.is_file():
+        if not (self.path / HISTORY).is_file():
             raise RunError(f"{self.path} has no history: {HISTORY} is missing.")
-        connection = sqlite3.connect(f"{history.resolve().as_uri()}?mode=ro", uri=True)
-        try:
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            check_version(history, version)
+        with sentences(self.path), closing(self._open(self.path / HISTORY)) as connection:
             yield connection
-        except sqlite3.DatabaseError as error:
-            raise RunError(f"{history} cannot be read: {error}.") from None
-        finally:
-            connection.close()
+
+    def _open(self, history: Path) -> sqlite3.Connection:
+        """A connection that only reads, also where SQLite may not write the files that it needs to share a database."""
+        address = history.resolve().as_uri()
+        try:
+            return _checked(sqlite3.connect(f"{address}?mode=ro", uri=True), history)
+        except sqlite3.OperationalError as error:
+            if sqlite_code(error) not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+                raise
+        log = history.with_name(f"{HISTORY}-wal")
+        if is_training(self.path) or (log.is_file() and log.stat().st_size):
+            connection = sqlite3.connect(":memory:")
+            connection.deserialize(self._with_log(history, log))
+        else:
+            connection = sqlite3.connect(f"{address}?immutable=1", uri=True)
+        return _checked(connection, history)
+
+    def _with_log(self, history: Path, log: Path) -> bytes:
+        """The database with its log in it: both are copied to where that can be done, whenever they have changed."""
+        files = [file for file in (log, history) if file.is_file()]
+        stamp = [(file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+        if stamp != self._copied[0]:
+            with tempfile.TemporaryDirectory() as folder:
+                for file in files:
+                    shutil.copyfile(file, Path(folder) / file.name)
+                with closing(sqlite3.connect(Path(folder) / HISTORY)) as connection:
+                    connection.execute("PRAGMA journal_mode = DELETE")
+                    self._copied = stamp, connection.serialize()
+        return self._copied[1]
 
 
 def is_training(run: str | Path) -> bool:
@@ -216,11 +293,21 @@ def is_training(run: str | Path) -> bool:
     try:
         with open(Path(run) / LOCK, encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:  # there is none, or it may not be looked at
+        return False
     return False
+
+
+def _checked(connection: sqlite3.Connection, history: Path) -> sqlite3.Connection:
+    """The same connection, if what it reads is a history of ours; else it is closed."""
+    try:
+        check_version(history, connection.execute("PRAGMA user_version").fetchone()[0])
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 @contextmanager

@@ -1,8 +1,11 @@
 """Writing a run's history. There is one writer, the trainer; anyone may read while it grows."""
 
+import hashlib
 import json
 import sqlite3
 import time
+from collections import deque
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -40,6 +43,9 @@ CREATE TABLE IF NOT EXISTS events (step INTEGER, time_s REAL, kind TEXT, text TE
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
 """
 COMMIT_EVERY_S = 0.5
+WAIT_S = 60.0  # for another program that holds a lock, where there is nothing better to do
+TRY_EVERY_S = 0.2
+HISTORY = "run.sqlite"
 
 TABLES: dict[type[Any], str] = {
     StepRecord: "steps",
@@ -48,6 +54,20 @@ TABLES: dict[type[Any], str] = {
     HistogramRecord: "histograms",
     EventRecord: "events",
 }
+
+
+def digests(run: Path, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of files of a run, by their names in it: the fact `files`."""
+    found = {}
+    for name in names:
+        with open(run / name, "rb") as file:
+            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def sqlite_code(error: Exception) -> int:
+    """What SQLite calls an error; 0: it is none of SQLite's."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF if isinstance(error, sqlite3.Error) else 0
 
 
 def check_version(path: Path, version: int) -> None:
@@ -65,11 +85,12 @@ def check_version(path: Path, version: int) -> None:
 class Store:
     """The history of one run, open for writing.
 
-    Records are committed every half second, and when `commit` is called: a kill loses no more than that.
+    Records are committed every half second, and when `commit` is called: a kill loses no more than that. While another
+    program holds the database locked, they wait in memory.
     """
 
     def __init__(self, path: Path) -> None:
-        self.connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self.connection = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None, check_same_thread=False)
         version = self.connection.execute("PRAGMA user_version").fetchone()[0]
         if version:
             check_version(path, version)
@@ -77,36 +98,37 @@ class Store:
         self.connection.execute("PRAGMA synchronous = NORMAL")
         self.connection.executescript(SCHEMA)
         self.connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        self.connection.execute("PRAGMA busy_timeout = 0")  # from here on nobody waits: see `_write_waiting`
         self.committed_s = time.monotonic()
+        self.waiting: deque[Callable[[], object]] = deque()  # what is still to be written, in order
+        self.tried_s = -TRY_EVERY_S
 
     def write(self, record: Record) -> None:
         """Add a record, or put it in the place of the one that was there."""
         values = row_of(record)
         marks = ", ".join("?" * len(values))
-        self._begin()
-        self.connection.execute(f"INSERT OR REPLACE INTO {TABLES[type(record)]} VALUES ({marks})", values)
+        self._write(f"INSERT OR REPLACE INTO {TABLES[type(record)]} VALUES ({marks})", values)
         if time.monotonic() - self.committed_s > COMMIT_EVERY_S:
             self.commit()
 
     def write_statistics(self, step: int, numbers: Numbers, layout: Layout) -> None:
         """Add a row of statistics; the row that completes a block turns the whole block into columns."""
-        self._begin()
-        self.connection.execute(
-            "INSERT OR REPLACE INTO statistics VALUES (?, ?)", (step, numbers.astype("<f4").tobytes())
-        )
+        self._write("INSERT OR REPLACE INTO statistics VALUES (?, ?)", (step, numbers.astype("<f4").tobytes()))
         row = layout.row(step)
         if (row + 1) % BLOCK == 0:
-            self._compact(row // BLOCK, layout)
+            self.waiting.append(lambda: self._compact(row // BLOCK, layout))
+            self._write_waiting()
 
     def open_blocks(self, step: int, layout: Layout) -> None:
         """Turn the blocks that hold this step or later ones back into rows: they will be written again."""
+        self.settle()
         first = layout.row(step) // BLOCK
         blocks = self.connection.execute("SELECT DISTINCT block FROM columns WHERE block >= ?", (first,)).fetchall()
         for (block,) in blocks:
             query = "SELECT numbers FROM columns WHERE block = ? ORDER BY series"
             columns = [np.frombuffer(numbers, "<f4") for (numbers,) in self.connection.execute(query, (block,))]
             rows = np.ascontiguousarray(np.stack(columns, axis=1))
-            self._begin()
+            self._lock(WAIT_S)
             self.connection.executemany(
                 "INSERT OR REPLACE INTO statistics VALUES (?, ?)",
                 [(layout.step(block * BLOCK + i), row.tobytes()) for i, row in enumerate(rows)],
@@ -121,14 +143,18 @@ class Store:
 
     def set_fact(self, name: str, value: str) -> None:
         """Remember something about the whole run."""
-        self._begin()
-        self.connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+        self._write("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
         self.commit()
+
+    def fact(self, name: str) -> str:
+        """What was remembered; empty: nothing."""
+        found = self.connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return str(found[0]) if found else ""
 
     def layout(self) -> Layout | None:
         """How rows of statistics are laid out; None if none are recorded."""
-        found = self.connection.execute("SELECT value FROM facts WHERE name = 'statistics'").fetchone()
-        return Layout.of(json.loads(found[0])) if found else None
+        facts = self.fact("statistics")
+        return Layout.of(json.loads(facts)) if facts else None
 
     def step_record(self, step: int) -> StepRecord | None:
         """What was recorded of a step before, if anything."""
@@ -141,15 +167,25 @@ class Store:
         return np.frombuffer(row[0], "<f4") if row else None
 
     def commit(self) -> None:
-        """Make everything written so far safe against a kill."""
+        """Make everything written so far safe against a kill, but for what waits for another program."""
+        self._write_waiting()
         if self.connection.in_transaction:
             self.connection.execute("COMMIT")
         self.committed_s = time.monotonic()
 
-    def close(self) -> None:
-        """Commit and close."""
+    def settle(self) -> None:
+        """Write what waits, and commit. Raises sqlite3.OperationalError if a lock stays for a minute."""
+        if self.waiting:
+            self._lock(WAIT_S)
+            self.tried_s = -TRY_EVERY_S
         self.commit()
-        self.connection.close()
+
+    def close(self) -> None:
+        """Settle and close."""
+        try:
+            self.settle()
+        finally:
+            self.connection.close()
 
     def __enter__(self) -> "Store":
         return self
@@ -159,9 +195,34 @@ class Store:
     ) -> None:
         self.close()
 
-    def _begin(self) -> None:
-        if not self.connection.in_transaction:
-            self.connection.execute("BEGIN")
+    def _write(self, query: str, values: tuple[Any, ...]) -> None:
+        self.waiting.append(lambda: self.connection.execute(query, values))
+        self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        """Write what waits; as long as another program holds the lock, later."""
+        if not self.waiting or time.monotonic() - self.tried_s < TRY_EVERY_S:
+            return
+        try:
+            while self.waiting:
+                self._lock(0.0)
+                self.waiting[0]()
+                self.waiting.popleft()
+        except sqlite3.OperationalError as error:
+            if sqlite_code(error) != sqlite3.SQLITE_BUSY:
+                raise
+            self.tried_s = time.monotonic()
+
+    def _lock(self, wait_s: float) -> None:
+        """Begin to write: from here to the commit, no lock can be in the way. Waits so long for that of another program."""
+        deadline = time.monotonic() + wait_s
+        while not self.connection.in_transaction:
+            try:
+                self.connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if sqlite_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(TRY_EVERY_S)
 
     def _compact(self, block: int, layout: Layout) -> None:
         """The rows of a block as one column for each series: a series is then read without the others."""
@@ -177,4 +238,4 @@ class Store:
             [(series, block, column.tobytes()) for series, column in enumerate(columns)],
         )
         self.connection.execute("DELETE FROM statistics WHERE step >= ? AND step < ?", steps)
-        self.commit()
+        self.connection.execute("COMMIT")

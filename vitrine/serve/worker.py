@@ -20,7 +20,7 @@ from vitrine.config import SamplingConfig
 from vitrine.decoding import Engine
 from vitrine.errors import VitrineError
 from vitrine.generate import NOT_FINITE, Chooser, are_finite, choose
-from vitrine.launch import load_step
+from vitrine.launch import find_step
 from vitrine.serve.jobs import LENGTH, STOP, Event, Failed, Heard, Job, Ready, Token, Top
 
 SAY_EVERY_S = (
@@ -46,12 +46,13 @@ def work(connection: Connection, run: str, step: str, rows: int) -> None:
 
 def _load(connection: Connection, run: str, step: str, rows: int) -> "Batch":
     opened = Run(run)
-    snapshot, model = load_step(opened, step).step, opened.model(step)
+    number = find_step(opened, step)
+    model = opened.model(number)
     engine = Engine(model, rows, opened.ngrams)
     sizes = engine.settle()
     precision = str(model.compute_dtype).removeprefix("torch.")
     drafted_from = opened.ngrams.tokens if engine.drafting else 0
-    ready = Ready(snapshot, precision, torch.get_num_threads(), sizes, engine.cache_bytes, drafted_from)
+    ready = Ready(number, precision, torch.get_num_threads(), sizes, engine.cache_bytes, drafted_from)
     return Batch(connection, engine, opened.tokenizer.get_vocab_size(), ready)
 
 
