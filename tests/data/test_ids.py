@@ -1,11 +1,12 @@
 """nanoGPT's .bin: token ids that were made elsewhere."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from vitrine import launch
 from vitrine.data import ids as module
 from vitrine.data.shards import documents, prepare, tokens_of
 from vitrine.errors import CorpusError
@@ -118,14 +119,13 @@ def test_ids_can_be_measured(ids, tokenizer, tmp_path):
     assert (found.tolist(), size) == (ids, len("".join(ROWS).encode()))
 
 
-def test_val_bin_beside_them_is_the_validation_text(ids, tokenizer, vitrine, tmp_path):
+def test_val_bin_beside_them_is_the_validation_text(ids, tokenizer, tmp_path):
     for name, content in (("train.bin", ids * 20), ("val.bin", ids * 4)):
         write(tmp_path / name, content)
-    options = ["--preset", "nano", "--set", f"data.tokenizer={tokenizer}", "--set", "model.context=16", "--json"]
-    done = vitrine("plan", "train.bin", *options)
-    assert done.returncode == 0, done.stderr
-    planned = json.loads(done.stdout)
-    assert planned["config"]["data"]["validation"] == [str(tmp_path / "val.bin")]
-    assert planned["reading"]["validation_tokens"] == len(ids) * 4
-    own = json.loads(vitrine("plan", "train.bin", *options, "--set", "data.validation=0.5").stdout)
-    assert own["reading"]["validation_tokens"] == len(ids) * 10
+    data = {"tokenizer": str(tokenizer)}
+    request = launch.Request((str(tmp_path / "train.bin"),), preset="nano", settings={"data": data}, steps=2)
+    prepared = launch.prepare(request)
+    assert prepared.config.data.validation == [str(tmp_path / "val.bin")]
+    assert (len(prepared.tokens.train[0]), len(prepared.tokens.validation)) == (len(ids) * 20, len(ids) * 4)
+    own = replace(request, settings={"data": {**data, "validation": 0.5}})
+    assert len(launch.prepare(own).tokens.validation) == len(ids) * 10

@@ -198,7 +198,7 @@ def prepare(
                 "corpus_digest": key,
                 "source_digests": [facts.digest for facts in train_scans],
             }
-            (temporary / MANIFEST).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+            (temporary / MANIFEST).write_text(json.dumps(facts), encoding="utf-8")
             _flush_all(temporary)
             check_unchanged(before, stamps(every))
             try:
@@ -268,7 +268,7 @@ def copy_prepared(prepared: Prepared, destination: Path) -> None:
             os.link(file, destination / file.name)
         except OSError:
             shutil.copyfile(file, destination / file.name)
-    (destination / MANIFEST).write_text(json.dumps(prepared.manifest, indent=1), encoding="utf-8")
+    (destination / MANIFEST).write_text(json.dumps(prepared.manifest), encoding="utf-8")
     _flush_all(destination)
 
 
