@@ -98,6 +98,15 @@ def test_any_evaluation_is_left_after_the_batch_and_made_again_without_losing_a_
     assert "recomputed" not in {event.kind for event in RunReader(tmp_path / "r").events()}  # no step was lost
 
 
+def test_a_hangup_that_is_ignored_stays_ignored(book, tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        result = launch.train(request(tmp_path, "r"), Leaver(ALL, signal.SIGHUP))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (result.stopped, result.steps, result.val_tokens, result.val_whole) == ("steps", STEPS, 5999, True)
+
+
 def test_a_target_is_judged_by_as_much_text_as_the_last_evaluation_measures(book, tmp_path):
     settings = [*SETTINGS, "training.final_evaluation_tokens=2048"]
     result = launch.train(request(tmp_path, "r", settings, target_loss=4.0))

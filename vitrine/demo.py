@@ -65,7 +65,7 @@ def _summary(result: Result) -> str:
         losses += f", validation loss {result.val_loss:.4f} nats a token"
     if result.bits_per_byte is not None:
         losses += f" ({result.bits_per_byte:.3f} bits a byte)"
-    if not result.val_whole:
+    if result.val_loss is not None and not result.val_whole:
         losses += f", over {result.val_tokens:,} of {result.val_split_tokens:,} validation tokens"
     return (
         f"{result.steps:,} steps in {result.duration_s:.0f} s: {losses}.\n"

@@ -428,7 +428,7 @@ class Trainer:
             signal=self.signal if stopped == "interrupted" else 0,
             val_tokens=measured[1].tokens if measured else 0,
             val_split_tokens=max(0, len(self.texts.validation) - 1),
-            val_whole=not measured or measured[0].whole,
+            val_whole=measured is not None and measured[0].whole,
         )
         if self.history:
             if stopped != "interrupted":
