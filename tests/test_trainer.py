@@ -2,6 +2,7 @@
 
 import errno
 import signal
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,8 @@ def test_a_run_from_before_there_was_a_limit_measures_the_whole_split_at_its_end
     )
     file = tmp_path / "r/config.toml"
     file.write_text(file.read_text().replace("final_evaluation_tokens = 640\n", ""))
+    with sqlite3.connect(tmp_path / "r/run.sqlite") as history:
+        history.execute("DELETE FROM facts WHERE name = 'identity'")  # nor was there that
     result = launch.resume(tmp_path / "r")
     assert (result.val_tokens, result.val_whole) == (5999, True)
 

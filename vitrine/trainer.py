@@ -131,7 +131,7 @@ class Trainer:
     Args:
         path: the run folder; it exists, and this process (of rank 0) holds its lock.
         started_s: when the command began (time.monotonic).
-        for_s: seconds that the training was asked to take; the clock ends it when it would take a tenth more. 0: never.
+        for_s: seconds that the training was asked to take; the clock ends it when it would take 8% more. 0: never.
         ready_s: from when they count (time.monotonic).
     """
 
@@ -246,7 +246,7 @@ class Trainer:
             self._heed()
             now = time.monotonic()
             end_s = now - self.began_s + self.pace.step_s + self.pace.last_s(len(self.texts.validation))
-            too_late = self.for_s and end_s > 1.1 * self.for_s
+            too_late = self.for_s and end_s > 1.08 * self.for_s
             own = LEAVE if self.signal or self.stopping else TIME if too_late else HOLD if self.paused else GO_ON
             reason = self.processes.agree(own)
             if reason != HOLD:
