@@ -44,7 +44,7 @@ from vitrine.processes import Processes
 from vitrine.recording.history import History
 from vitrine.recording.recorder import Recorder, StepLoss
 from vitrine.runs.keyframes import keyframe_path, keyframe_steps
-from vitrine.runs.reader import HISTORY, KEYFRAMES, LOCK, TOKENIZER
+from vitrine.runs.reader import CONFIG, HISTORY, KEYFRAMES, LOCK, TOKENIZER
 from vitrine.runs.records import EvaluationRecord, SampleRecord, StepRecord
 from vitrine.runs.refusals import sentences
 from vitrine.runs.requests import LOOK_EVERY_S, Mailbox
@@ -229,6 +229,7 @@ class Trainer:
 
     def _between_steps(self) -> str:
         """Evaluate and keep a keyframe where they are due; the reason to stop, or nothing."""
+        self._check_there()
         number, config = self.state.step, self.config
         at_end = number == config.training.steps
         if number in self.sample_steps and number != self.sampled_at:
@@ -390,11 +391,16 @@ class Trainer:
         if self.signal:
             raise StoppedError
 
+    def _check_there(self) -> None:
+        """Nothing is written into a run that someone deletes, or into another that took its place."""
+        (self.path / CONFIG).stat()
+        if not os.path.samestat(self.path.stat(), os.fstat(self.folder)):
+            raise RunError(f"{self.path} was deleted while it trained, and is another run now: this one ends.")
+
     def _keep(self, must: bool = False) -> None:
         """Save a keyframe of this step; the history up to it is made safe first."""
         if self.history and self.keyframes:
-            if not os.path.samestat(self.path.stat(), os.fstat(self.folder)):
-                raise RunError(f"{self.path} was deleted while it trained, and is another run now: this one ends.")
+            self._check_there()
             self.history.store.commit()
             if self.keyframes.save(self.state, must):
                 self.kept_at = self.state.step

@@ -26,13 +26,13 @@ from typer.testing import CliRunner
 from vitrine.cli import app
 from vitrine.studio.app import make_app
 
-run = Path(sys.argv[1])
+folder = Path(sys.argv[1])
 try:
-    open(run / "probe", "w").close()
+    open(folder / "run" / "probe", "w").close()
     sys.exit("it can be written")
 except OSError:
     pass
-with TestClient(make_app([run], "token", 1), "http://127.0.0.1:1", cookies={"vitrine-1": "token"}) as client:
+with TestClient(make_app([folder], "token", 1), "http://127.0.0.1:1", cookies={"vitrine-1": "token"}) as client:
     for line in sys.stdin:
         words = json.loads(line)
         if words[0] == "GET":
@@ -52,20 +52,20 @@ def obey_permissions() -> None:
             raise OSError(ctypes.get_errno(), "prctl")
 
 
-def read_in(run: Path, *commands: list[str]) -> list[tuple[int, str]]:
-    """What commands come to where this run cannot be written."""
+def read_in(folder: Path, *commands: list[str]) -> list[tuple[int, str]]:
+    """What commands come to where the runs in this folder cannot be written."""
     root = os.geteuid() == 0
     if root and not sys.platform.startswith("linux"):
         pytest.skip("root writes wherever it likes here")
     try:
         done = subprocess.run(
-            [sys.executable, "-c", READ, str(run)],
+            [sys.executable, "-c", READ, str(folder)],
             input="".join(json.dumps(words) + "\n" for words in commands),
             capture_output=True,
             text=True,
             timeout=300,
             check=False,
-            cwd=run.parent.parent,
+            cwd=folder.parent,
             preexec_fn=obey_permissions if root else None,
         )
     except subprocess.SubprocessError:
@@ -103,7 +103,10 @@ def test_every_command_and_the_studio_read_a_run_that_cannot_be_written(sealed, 
     unended = Path(shutil.copytree(small, sealed.parent / "unended"))
     with Store(unended / HISTORY) as store:
         store.connection.execute("DELETE FROM facts WHERE name = 'result'")
-    before = sorted(sealed.rglob("*"))
+    for name in ("log", "log-alone"):
+        leave_a_log(Path(shutil.copytree(small, sealed.parent / name)))
+    (sealed.parent / "log-alone" / f"{HISTORY}-shm").unlink()
+    before = sorted(sealed.parent.rglob("*"))
     seal(sealed.parent)
     commands = [
         ["generate", str(sealed), "--max-new-tokens", "5"],
@@ -120,26 +123,19 @@ def test_every_command_and_the_studio_read_a_run_that_cannot_be_written(sealed, 
         ["GET", "/api/runs/run/film/3"],
         ["GET", "/api/runs/run/live"],
         ["GET", "/api/runs/run/tile?tensor=embedding.weight&step=10&mode=value"],
+        ["GET", "/api/runs/log"],
+        ["GET", "/api/runs/log-alone"],
     ]
-    *found, (refused, sentence) = read_in(sealed, *commands, ["resume", str(unended)])
+    *found, (refused, sentence) = read_in(sealed.parent, *commands, ["resume", str(unended)])
     for words, (status, said) in zip(commands, found, strict=True):
         assert status in (0, 200, 204), (words, said)
     assert '"exact": true' in found[3][1]
     assert json.loads(found[9][1])["steps_made"] == 20
-    assert sorted(sealed.rglob("*")) == before
+    for _, info in found[-2:]:
+        assert json.loads(info)["events"][-1]["text"] == "only in the log"
+    assert sorted(sealed.parent.rglob("*")) == before
     assert refused == 2
     assert f"{unended}/lock cannot be opened or written here: Permission denied. Look at who may write" in sentence
-
-
-@pytest.mark.parametrize("index", ["with its index", "without its index"])
-def test_what_stands_in_the_log_of_a_kill_is_read_too(index, sealed):
-    leave_a_log(sealed)
-    if index == "without its index":
-        (sealed / f"{HISTORY}-shm").unlink()
-    seal(sealed)
-    (status, said), (listed, _) = read_in(sealed, ["GET", "/api/runs/run"], ["GET", "/api/runs"])
-    assert (status, listed) == (200, 200)
-    assert json.loads(said)["events"][-1]["text"] == "only in the log"
 
 
 def test_a_log_that_cannot_be_shared_is_read_from_a_copy_and_again_when_it_changes(sealed, monkeypatch):

@@ -92,6 +92,12 @@ def test_a_run_that_is_deleted_while_it_trains_ends_in_its_own_sentence_and_does
     assert not (tmp_path / "r").exists()
 
 
+def test_a_run_that_was_deleted_in_part_is_called_deleted_too(trained, tmp_path):
+    with pytest.raises(RunError, match="r was deleted"):
+        trained(At({7: lambda: (tmp_path / "r/config.toml").unlink()}))
+    assert keyframe_steps(tmp_path / "r" / KEYFRAMES) == [0, 5]
+
+
 def test_a_run_that_takes_the_place_of_a_deleted_one_is_left_as_it_is(trained, small, tmp_path):
     def replace() -> None:
         shutil.rmtree(tmp_path / "r")
@@ -116,6 +122,7 @@ def test_a_run_that_takes_the_place_of_a_deleted_one_is_left_as_it_is(trained, s
 )
 def test_each_refusal_of_the_disk_is_a_sentence_of_its_own(code, said, tmp_path):
     (tmp_path / "r").mkdir()
+    (tmp_path / "r/config.toml").touch()
     sentence = str(refusal(OSError(code, os.strerror(code), str(tmp_path / "r/film/frames.bin")), tmp_path / "r"))
     assert sentence.startswith(f"{tmp_path}/r/film/frames.bin ")
     assert said in sentence

@@ -22,11 +22,11 @@ from vitrine.runs.keyframes import keyframe_steps
 from vitrine.runs.records import EvaluationRecord, EventRecord, HistogramRecord, R, SampleRecord, StepRecord, record_of
 from vitrine.runs.refusals import sentences
 from vitrine.runs.statistics import BLOCK, STATISTICS, Layout, Numbers
+from vitrine.runs.store import CONFIG as CONFIG
 from vitrine.runs.store import HISTORY as HISTORY
 from vitrine.runs.store import TABLES, check_version, sqlite_code
 
-CONFIG, TOKENIZER, CHAT_TEMPLATE, TOKENS, FILM, LIVE, LOCK = (
-    "config.toml",
+TOKENIZER, CHAT_TEMPLATE, TOKENS, FILM, LIVE, LOCK = (
     "tokenizer.json",
     "chat_template.jinja",  # if it has one; named as in a Hugging Face folder
     "tokens",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vitrine.errors import RunError
 from vitrine.runs.keyframes import KEYFRAMES, keyframe_steps
-from vitrine.runs.store import HISTORY, sqlite_code
+from vitrine.runs.store import CONFIG, HISTORY, sqlite_code
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -31,7 +31,7 @@ def refusal(error: OSError | sqlite3.Error, run: Path) -> RunError:
     code = sqlite_code(error)
     reason = str(error) if isinstance(error, sqlite3.Error) else f"{error.strerror or error}"
     file = run / HISTORY if isinstance(error, sqlite3.Error) else Path(str(error.filename or run))
-    if not os.path.lexists(run):
+    if _is_gone(run):
         return RunError(f"{run} was deleted or moved while it was used: nothing more can be read or saved there.")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return RunError(
@@ -55,6 +55,11 @@ def refusal(error: OSError | sqlite3.Error, run: Path) -> RunError:
         f"{file} could not be read or written: {reason}. What came before is safe. Look at the disk, then: vitrine "
         f"resume {run}."
     )
+
+
+def _is_gone(run: Path) -> bool:
+    """Whether someone deletes it: its first file is not there, and perhaps others still are."""
+    return not os.path.lexists(run / CONFIG)
 
 
 def _still_there(run: Path) -> str:

@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
 COMMIT_EVERY_S = 0.5
 WAIT_S = 60.0  # for another program that holds a lock, where there is nothing better to do
 TRY_EVERY_S = 0.2
-HISTORY = "run.sqlite"
+CONFIG, HISTORY = "config.toml", "run.sqlite"
 
 TABLES: dict[type[Any], str] = {
     StepRecord: "steps",
