@@ -50,6 +50,8 @@ class Probe:
     ) -> None:
         self.config, self.texts, self.at_once_s = config, texts, at_once_s
         self.processes = processes or Processes()
+        if self.processes.size > 1:  # the first one imports what distributes it
+            build_state(config, self.processes)
         start = time.perf_counter()
         self.decoder, self.state = build_state(config, self.processes)
         self.build_s = time.perf_counter() - start
