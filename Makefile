@@ -4,7 +4,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo setup dev check format test test-full bench-quick page schema docs clean
+.PHONY: help demo setup dev check check-extras format test test-full bench-quick page schema docs clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,6 +20,9 @@ check: dev  ## formatting, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+check-extras:  ## whether pip finds a solution for every extra, alone and together
+	$(PYTHON) tests/extras.py
 
 format: dev  ## put the code into shape
 	$(BIN)/ruff format .

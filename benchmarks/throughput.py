@@ -6,7 +6,8 @@ Every contestant is a process that is set up first, then told by turns to make a
 are shared by all. In each round the rate of bfloat16 matrix products is measured too. The shape is GPT-2's: layers,
 width, heads, context, batch and vocabulary alike (litgpt has rotary positions in place of learned ones); AdamW, clipping
 at 1, random tokens. Peak memory is that of the whole process. Prints a table on standard error, and one JSON object on
-standard output. The peers come with `pip install -e '.[benchmarks]'`; one that is missing is said to be.
+standard output. The peers come with `pip install -c constraints-benchmarks.txt -e '.[benchmarks]'`, in an
+environment of their own; one that is missing is said to be.
 """
 
 import argparse

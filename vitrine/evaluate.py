@@ -79,7 +79,6 @@ def evaluate(
     total, count = _sum(model, tokens, starts, share, between)
     if share[1] > 1:
         sums = torch.tensor([total, float(count)], dtype=torch.float64)
-        sums = sums.to(model.embedding.weight.device)
         torch.distributed.all_reduce(sums)
         total, count = float(sums[0]), int(sums[1])
     loss = total / count

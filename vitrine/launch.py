@@ -28,7 +28,7 @@ from vitrine.errors import ConfigError, CorpusError, RunError
 from vitrine.mirrors import mirrored
 from vitrine.preflight import check_memory, check_mirrors, check_processes, check_tokens
 from vitrine.presets import Facts, choose_size, preset_settings, resolve
-from vitrine.processes import Processes, join_processes, leave_processes
+from vitrine.processes import Processes, joined
 from vitrine.runs.keyframes import keyframe_path, keyframe_steps
 from vitrine.runs.reader import CHAT_TEMPLATE, CONFIG, HISTORY, KEYFRAMES, TOKENIZER, TOKENS, RunReader
 from vitrine.runs.refusals import sentences
@@ -90,7 +90,7 @@ def train(request: Request, reporter: Reporter | None = None, started_s: float =
     path = Path(request.run) if request.run else None
     if path:
         check_new(path)
-    with _processes(request) as processes:
+    with joined(_device_asked_for(request)) as processes:
         reporter = reporter if processes.first else Reporter()
         prepared = prepare(request, processes, reporter)
         _say_what_was_read(prepared.tokens, prepared.config, reporter)
@@ -127,11 +127,10 @@ def resume(run: str | Path, reporter: Reporter | None = None, started_s: float =
     if damage := reader.damage():
         raise RunError(damage)
     _check_settings(reader)
-    machine.check_device(reader.config.machine.device)
     check_mirrors(reader.config)
-    processes = join_processes(reader.config.machine.device)
-    reporter = reporter if processes.first else Reporter()
-    try:
+    with joined(machine.check_device(reader.config.machine.device).type) as processes:
+        check_processes(reader.config, processes.size)
+        reporter = reporter if processes.first else Reporter()
         with (
             _locked(reader.path, processes),
             mirrored(reporter, reader.config, processes) as reporter,
@@ -149,8 +148,6 @@ def resume(run: str | Path, reporter: Reporter | None = None, started_s: float =
             trainer.resume()
             reporter.started(reader.config, reader.path)
             return trainer.run()
-    finally:
-        leave_processes()
 
 
 def changed_text(changed: Mapping[str, tuple[Any, Any]]) -> str:
@@ -299,15 +296,6 @@ def tokens_folder(reader: RunReader) -> Path:
     return Path(json.loads(pointer.read_text(encoding="utf-8"))["folder"])
 
 
-@contextmanager
-def _processes(request: Request) -> Iterator[Processes]:
-    """Those that train together, joined before the corpus is read."""
-    try:
-        yield join_processes(_device_asked_for(request))
-    finally:
-        leave_processes()
-
-
 def _device_asked_for(request: Request) -> str:
     file = load_toml(Path(request.config_file)) if request.config_file else {}
     name = merge(file, request.settings or {}).get("machine", {}).get("device", machine.best_device())
@@ -329,7 +317,7 @@ def _machine_facts(settings: Settings, processes: Processes) -> Facts:
         train_tokens=0,
         device=str(device),
         threads=max(1, machine.physical_cores() // processes.size),
-        bfloat16=machine.prefers_bfloat16(device),
+        bfloat16=not processes.agree(not machine.prefers_bfloat16(device)),
     )
 
 
@@ -409,7 +397,7 @@ def _read_corpus(config: Config, split: str, processes: Processes, reporter: Rep
                 reading=Reading.of(data),
                 progress=reporter.preparing,
             )
-        processes.barrier()
+        processes.wait("the first has made the tokens" if rank_turn else "all have the tokens")
     return tokens
 
 
@@ -443,7 +431,7 @@ def _make_run(asked: Path | None, prepared: Prepared, processes: Processes) -> P
                 flush(path.parent)
         except (OSError, sqlite3.Error) as error:
             raise RunError(f"The run folder {path} cannot be made: {error}.") from None
-    processes.barrier()
+    processes.wait("the run folder is made")
     return asked or Path("runs", f"{stem}-{int(processes.agree(number))}")
 
 

@@ -1,36 +1,54 @@
 """Several processes that train one model together, as torchrun starts them; or just this one."""
 
 import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore, Store, rendezvous  # type: ignore[attr-defined]
 
-from vitrine.errors import RunError
+from vitrine.errors import ConfigError, RunError
+
+LOOK_EVERY_S = 0.05
+ENDED = "ended"
+LOST = "Another process of this training has ended. Its own message says why."
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's place among those that train together. Rank 0 alone writes."""
+    """This process's place among those that train together. Rank 0 alone writes.
+
+    store: what all of them can read and write, where there are several.
+    """
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
+    store: Store | None = None
 
     @property
     def first(self) -> bool:
         """Whether this process is the one that writes."""
         return self.rank == 0
 
-    def barrier(self) -> None:
-        """Wait for all. Raises RunError if another has ended."""
-        if self.size == 1:
+    def wait(self, what: str) -> None:
+        """Until every process has come here, however long that takes: a collective would give up after minutes.
+
+        Args:
+            what: a name for it, used once.
+        """
+        if self.store is None:
             return
-        try:
-            dist.barrier()
-        except RuntimeError:  # gloo and NCCL have no other name for it
-            raise RunError("Another process of this training has ended. Its own message says why.") from None
+        self.store.set(f"{what}/{self.rank}", "here")
+        for rank in range(self.size):
+            while not self.store.check([f"{what}/{rank}"]):
+                if self.store.check([ENDED]):
+                    raise RunError(LOST)
+                time.sleep(LOOK_EVERY_S)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of a tensor over all processes."""
@@ -43,23 +61,56 @@ class Processes:
         """The largest value that any process holds: so all take the same decision."""
         if self.size == 1:
             return value
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        largest = torch.tensor(value, dtype=torch.float64, device=device)
+        largest = torch.tensor(value, dtype=torch.float64)
         dist.all_reduce(largest, op=dist.ReduceOp.MAX)
         return float(largest)
 
 
-def join_processes(device_type: str) -> Processes:
-    """Join those that torchrun started with this one; alone when it did not."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        return Processes()
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
-    return Processes(dist.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")))
+@contextmanager
+def joined(device_type: str) -> Iterator[Processes]:
+    """Among those that torchrun started with this one; alone where it did not.
+
+    Raises RunError if another of them has ended.
+    """
+    processes = Processes()
+    try:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            processes = _join(device_type)
+        yield processes
+    except BaseException as error:
+        if processes.store is not None:
+            _say_that_this_one_ends(processes.store)
+        if isinstance(error, RuntimeError) and _of_another_process(error):
+            raise RunError(LOST) from None
+        raise
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
-def leave_processes() -> None:
-    """Part from the others."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+def _join(device_type: str) -> Processes:
+    if device_type == "cuda":  # before the first collective: each process has a GPU of its own
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        if local_rank >= torch.cuda.device_count():
+            raise ConfigError(
+                f"Each process needs a GPU of its own: this is number {local_rank + 1} on this machine, and torch finds "
+                f"{torch.cuda.device_count()}. Start fewer with --nproc-per-node."
+            )
+        torch.cuda.set_device(local_rank)
+    store, rank, size = next(rendezvous("env://"))
+    # What is agreed on is a number of the processor's, and stays there.
+    backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    return Processes(rank, size, PrefixStore("vitrine", store))
+
+
+def _say_that_this_one_ends(store: Store) -> None:
+    with suppress(RuntimeError):  # the store has ended as well
+        store.set(ENDED, "yes")
+
+
+def _of_another_process(error: RuntimeError) -> bool:
+    """Whether a collective says that its other side is gone. gloo has no type of error of its own."""
+    return (
+        isinstance(error, dist.DistError) or re.search("gloo|NCCL|[Cc]onnection (closed|reset)", str(error)) is not None
+    )

@@ -495,8 +495,7 @@ def build_state(config: Config, processes: Processes) -> tuple[Decoder, State]:
     """A newborn model on its device, with its optimizer; and the model as the step calls it."""
     device = machine.prepare(config.machine)
     if device.type == "cuda" and processes.size > 1:
-        device = torch.device("cuda", processes.local_rank)
-        torch.cuda.set_device(device)
+        device = torch.device("cuda", torch.cuda.current_device())
     dtype = getattr(torch, config.training.precision)
     decoder = newborn(config.model, config.training.seed, dtype).to(device)
     decoder.recompute = config.machine.recompute
