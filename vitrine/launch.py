@@ -93,10 +93,10 @@ def train(request: Request, reporter: Reporter | None = None, started_s: float =
     with joined(_device_asked_for(request)) as processes:
         reporter = reporter if processes.first else Reporter()
         prepared = prepare(request, processes, reporter)
-        _say_what_was_read(prepared.tokens, prepared.config, reporter)
         check_memory(prepared.config, sums(prepared.config), reporter.note)
         path = _make_run(path, prepared, processes)
         with _locked(path, processes), mirrored(reporter, prepared.config, processes) as reporter, sentences(path):
+            _say_what_was_read(prepared.tokens, prepared.config, reporter)
             reporter.started(prepared.config, path)
             trainer = Trainer(
                 path,
