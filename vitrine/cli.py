@@ -42,7 +42,7 @@ app = typer.Typer(
 
 Corpus = Annotated[
     list[str] | None,
-    typer.Argument(metavar="CORPUS...", help="files, folders or globs of text, or hf:owner/name"),
+    typer.Argument(metavar="CORPUS...", help="files, folders or globs of text, hf:owner/name, or - for standard input"),
 ]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="a run folder")]
 # --run-dir is the same: torchrun, before Python 3.12, takes --run for an abbreviation of an option of its own.

@@ -94,7 +94,7 @@ class DataConfig(Section):
     """[data]: which text, how it becomes tokens, and how much of it is used."""
 
     corpus: list[str] = Field([], description="files, folders, globs or hf:owner/name; .bin: token ids")
-    tokenizer: str = Field("auto", description="auto, char, byte, bpe:N, or a path to a tokenizer.json")
+    tokenizer: str = Field("auto", description="auto, char, byte, bpe:N, or the path of a tokenizer.json or its folder")
     validation: Annotated[Fraction | list[str], BeforeValidator(_listed)] = Field(
         0.1, description="share that is held back, or files of its own"
     )

@@ -267,8 +267,8 @@ def _lacking_symbols(tokenizer: Tokenizer, text: str) -> set[str]:
 
 
 def _lacking(unknown: list[str], named_bytes: Sequence[str] = ()) -> CorpusError:
-    more = ", ..." if len(named_bytes) > 8 else ""
-    of_bytes = f": it lacks {len(named_bytes)} bytes ({', '.join(named_bytes[:8])}{more})" if named_bytes else ""
+    more = f" and {len(named_bytes) - 8} more" if len(named_bytes) > 8 else ""
+    of_bytes = f": it lacks the bytes {', '.join(named_bytes[:8])}{more}" if named_bytes else ""
     return CorpusError(
         f"The text holds {_names(unknown)}, which the tokenizer has no token for{of_bytes}. Leave that out, or use "
         "data.tokenizer = byte or bpe:N."

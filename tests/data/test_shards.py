@@ -377,7 +377,7 @@ def test_what_was_left_out_as_not_valid_is_told_and_kept_and_part_of_the_digest(
         for prepared in (made[how], again):
             (warning,) = prepared.warnings
             assert warning.startswith(
-                f"1 files or rows of {folder} are {said} (data.invalid = {how}): {folder / 'b.txt'} is"
+                f"1 file or row is {said}, of {folder} (data.invalid = {how}): {folder / 'b.txt'} is"
             )
             (source,) = prepared.summary.to_json()["sources"]
             assert source["invalid"]["count"] == 1
@@ -406,7 +406,7 @@ def test_a_vocabulary_that_lacks_bytes_of_the_text_is_refused_and_nothing_is_lef
     state["model"]["vocab"] = {token: n for n, token in enumerate(t for t in state["model"]["vocab"] if t != "Ġ")}
     state["added_tokens"] = []
     (tmp_path / "tokenizer.json").write_text(json.dumps(state))
-    with pytest.raises(CorpusError, match=r"The text holds ' ' \(U\+0020\), .* it lacks 1 bytes \(0x20\)"):
+    with pytest.raises(CorpusError, match=r"The text holds ' ' \(U\+0020\), .* it lacks the bytes 0x20. "):
         prepare([str(book)], tokenizer=str(tmp_path / "tokenizer.json"), cache=cache)
     assert not list((cache / "tokens").iterdir())
 

@@ -108,13 +108,12 @@ class Prepared:
     def _of_invalid_text(self) -> Iterator[str]:
         for source in self.manifest.get("sources", []):
             if about := source.get("invalid"):
-                more = (
-                    f"; and {about['count'] - len(about['first'])} more" if about["count"] > len(about["first"]) else ""
-                )
+                count, first = about["count"], about["first"]
+                files = "1 file or row is" if count == 1 else f"{count:,} files or rows are"
+                more = f"; and {count - len(first)} more" if count > len(first) else ""
                 what = "left out" if about["was"] == "skip" else "read with U+FFFD for what is not valid"
                 yield (
-                    f"{about['count']:,} files or rows of {source['spec']} are {what} (data.invalid = {about['was']}): "
-                    f"{'; '.join(about['first'])}{more}."
+                    f"{files} {what}, of {source['spec']} (data.invalid = {about['was']}): {'; '.join(first)}{more}."
                 )
 
     def _of_unknown_text(self) -> Iterator[str]:
