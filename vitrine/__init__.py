@@ -3,6 +3,9 @@
 import vitrine
 run = vitrine.train("book.txt", steps=500)
 print(run.generate("Once").text)
+
+A `Run` knows its history (steps, evaluations, samples, events, statistics), generates, evaluates and exports, re-enters its
+past steps (step, inspect), and is judged (health, verify). Its tables are those of pandas: pandas.DataFrame(run.steps()).
 """
 
 import time
@@ -10,8 +13,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vitrine.adopt import import_run
     from vitrine.api import open_run, plan, resume, train
     from vitrine.config import Config
+    from vitrine.corpora import python_topics
     from vitrine.errors import ConfigError, CorpusError, DivergedError, PromptError, RunError, VitrineError
     from vitrine.run import Run
 
@@ -26,15 +31,19 @@ __all__ = [
     "Run",
     "RunError",
     "VitrineError",
+    "import_run",
     "open_run",
     "plan",
+    "python_topics",
     "resume",
     "train",
 ]
 
 _HOMES = {
+    "vitrine.adopt": ("import_run",),
     "vitrine.api": ("open_run", "plan", "resume", "train"),
     "vitrine.config": ("Config",),
+    "vitrine.corpora": ("python_topics",),
     "vitrine.errors": (
         "ConfigError",
         "CorpusError",
@@ -53,3 +62,8 @@ def __getattr__(name: str) -> Any:
         if name in names:
             return getattr(import_module(home), name)
     raise AttributeError(f"module 'vitrine' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What `help` and tab completion show."""
+    return [*__all__, *(name for name in globals() if name.startswith("__"))]

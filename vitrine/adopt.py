@@ -80,7 +80,7 @@ class Imported:
         )
 
 
-def import_run(source: str, run: str = "") -> Imported:
+def import_run(source: str | Path, run: str | Path = "") -> Imported:
     """Make a run of a Hugging Face folder, or of hf:owner/name. Its parameters are those of step 0.
 
     Args:
@@ -88,7 +88,8 @@ def import_run(source: str, run: str = "") -> Imported:
 
     Raises RunError, ConfigError: what is in the folder cannot be held, and what it is.
     """
-    path = Path(run) if run else _new_path(source)
+    source = str(source)
+    path = Path(run) if str(run) else _new_path(source)
     check_new(path)
     folder = _fetch(source)
     if not (folder / TOKENIZER).is_file():

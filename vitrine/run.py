@@ -1,6 +1,9 @@
 """A run as an object: what `vitrine.train` and `vitrine.open_run` return."""
 
-from collections.abc import Callable
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,9 @@ from vitrine.errors import ConfigError, CorpusError, RunError
 from vitrine.evaluate import Evaluation, evaluate
 from vitrine.generate import Generation, generate
 from vitrine.gguf import export_gguf
+from vitrine.health import Health, examine
 from vitrine.huggingface import Exported, export_run
+from vitrine.inspection import Inspected, inspect
 from vitrine.launch import find_step, load_step, open_tokens, tokens_folder
 from vitrine.model import Decoder
 from vitrine.ngrams import SAMPLE, Ngrams
@@ -28,6 +33,7 @@ from vitrine.replay import OpenedStep, Replayer
 from vitrine.runs.keyframes import keyframe_path
 from vitrine.runs.reader import KEYFRAMES, TOKENIZER, RunReader
 from vitrine.tokenizer import load_tokenizer
+from vitrine.verify import Check, verify
 
 
 class Run(RunReader):
@@ -113,6 +119,48 @@ class Run(RunReader):
         if self._replayer is None:
             self._replayer = Replayer(self)
         return self._replayer.open(number)
+
+    def inspect(
+        self, what: str = "", step: int | None = None, nudges: Sequence[float] = (), row: int = 0, token: int = 0
+    ) -> Inspected:
+        """The census (""), a tensor (NAME), the biography of a parameter (NAME[3,7]), or a neuron (LAYER[12]).
+
+        Args:
+            step: the step to look at; None: the last one that was made.
+            nudges: how far to move the parameter, each in turn, to measure the loss.
+            row, token: for a neuron: which token of the step's first micro-batch.
+        """
+        return inspect(self, what, step, nudges, row, token)
+
+    def health(self) -> Health:
+        """Is it well? Verdicts with their evidence, their usual cause, and the step to open."""
+        return examine(self)
+
+    def verify(self, count: int = 3, seed: int = 1) -> list[Check]:
+        """Is it what it says it is? Keyframes, random steps bit for bit, gradients against finite differences.
+
+        Args:
+            count: how many steps are replayed, and how many parameters are differentiated.
+            seed: of the choice of both.
+        """
+        return list(verify(self, count, seed, lambda text: None))
+
+    def report(self, file: str | Path = "", steps: str = "", cell: str = "", force: bool = False) -> Path:
+        """Write the run as one HTML file, in a process of its own, and return where it lies. It contains text of yours.
+
+        Args:
+            file: empty: the run's name with .html, in the working folder.
+            steps: to keep in full, such as "birth,300,last"; empty: what is at hand.
+            cell: the parameter whose story is told, such as "final_norm.gain[3]".
+            force: whether a file that exists already may be replaced.
+        """
+        command = [sys.executable, "-m", "vitrine", "report", str(self.path), "--json", *(["--force"] if force else [])]
+        for option, value in (("--out", str(file)), ("--steps", steps), ("--cell", cell)):
+            command += [option, value] if value else []
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RunError(done.stderr.strip().rpartition("\n")[2])
+        return Path(json.loads(done.stdout)["file"])
 
     def sampling(self, **overrides: Any) -> SamplingConfig:
         """The run's decoding hyperparameters, those replaced that are given (None: not); validated."""
