@@ -2,12 +2,11 @@
 
     python -m benchmarks.kills [--kills 200] [--seed N]
 
-Each round starts a training in a process of its own, ends it by SIGKILL at a random moment of its life (start-up,
-preparing, making the run folder, steps, keyframes, evaluations, the last measurement), and runs `vitrine resume` to the
-end; where the kill came before there was a run folder, the training is started again. The rounds take turns with small
-settings that differ in rule, family, dropout and cadence of keyframes. Each run of the script draws other moments; its
-seed is printed. Two rounds at a time, each with one thread, until so many kills have been resumed. Prints progress on
-standard error, and one JSON object on standard output; the exit status is 1 if a round ended with another digest.
+Each round starts a training in a process of its own, ends it by SIGKILL at a random moment between the appearance of its
+run folder and its end (steps, keyframes, evaluations, texts, the last measurement), and runs `vitrine resume` to the end.
+The rounds take turns with small settings that differ in rule, family, dropout and cadence of keyframes. Each run of the
+script draws other moments; its seed is printed. Two rounds at a time, each with one thread. Prints progress on standard
+error, and one JSON object on standard output; the exit status is 1 if a round ended with another digest.
 """
 
 import argparse
@@ -21,8 +20,8 @@ import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ CORPUS_CHARACTERS = 200_000
 
 @dataclass
 class Training:
-    """One of the settings, trained without a kill."""
+    """One of the settings, trained without a kill. duration_s: from when its folder is there."""
 
     arguments: list[str]
     duration_s: float
@@ -68,52 +67,49 @@ def main() -> None:
         text = tinyshakespeare().read_text(encoding="utf-8")[:CORPUS_CHARACTERS]
         (folder / "text.txt").write_text(text, encoding="utf-8")
         trainings = [undisturbed(folder, number) for number in range(len(SETTINGS))]
-        counts: Counter[str] = Counter()
+        rounds = [(number, draws.random(), trainings[number % len(trainings)]) for number in range(given.kills)]
         with ThreadPoolExecutor(2) as pool:
-            for first in count(step=2):
-                rounds = (first, first + 1)
-                done = pool.map(lambda r: killed(folder, r, draws.random(), trainings[r % len(trainings)]), rounds)
-                counts.update(done)
-                if counts[RESUMED] >= given.kills:
-                    break
+            counts = Counter(pool.map(lambda arguments: killed(folder, *arguments), rounds))
     print(json.dumps({"seed": given.seed, **counts}))
     sys.exit(DIFFERENT in counts)
 
 
 def undisturbed(folder: Path, number: int) -> Training:
-    """The digest that every round of these settings must end with, and how long a training takes beside another."""
+    """The digest that every round of these settings must end with, and how long a training takes once it has a folder."""
     settings = [f"--set={name}={value}" for name, value in {**SHAPE, **SETTINGS[number]}.items()]
     arguments = ["train", "text.txt", "--preset", "nano", "--steps", str(STEPS), *settings, "--json"]
+    process = vitrine(folder, [*arguments, "--run", f"whole-{number}"])
+    wait_for(folder / f"whole-{number}", process)
     start = time.monotonic()
-    out, _ = vitrine(folder, [*arguments, "--run", f"whole-{number}"]).communicate()
+    out, _ = process.communicate()
     return Training(arguments, time.monotonic() - start, json.loads(out)["digest"])
 
 
 def killed(folder: Path, number: int, moment: float, training: Training) -> str:
     """One round, killed when this share of its life has passed; how it ended."""
-    after_s = moment * training.duration_s
-    run = f"run-{number}"
+    run, after_s = f"run-{number}", moment * training.duration_s
     process = vitrine(folder, [*training.arguments, "--run", run])
-    try:
+    wait_for(folder / run, process)
+    with suppress(subprocess.TimeoutExpired):
         process.wait(after_s)
-        was_killed = False
-    except subprocess.TimeoutExpired:
-        process.kill()
-        was_killed = True
+    was_killed = process.poll() is None
+    process.kill()
     process.communicate()
-    begun = (folder / run).exists()
-    again = vitrine(folder, ["resume", run, "--json"] if begun else [*training.arguments, "--run", run])
+    again = vitrine(folder, ["resume", run, "--json"])
     out, error = again.communicate()
     if again.returncode or json.loads(out)["digest"] != training.digest:
         ended = DIFFERENT
         print(f"status {again.returncode}: {out}{error}", file=sys.stderr)
-    elif not was_killed:
-        ended = "ended before the kill"
     else:
-        ended = RESUMED if begun else "killed before there was a run"
+        ended = RESUMED if was_killed else "ended before the kill"
     print(f"round {number}, killed after {after_s:.2f} s: {ended}", file=sys.stderr)
-    shutil.rmtree(folder / run, ignore_errors=True)
+    shutil.rmtree(folder / run)
     return ended
+
+
+def wait_for(run: Path, process: "subprocess.Popen[str]") -> None:
+    while not run.exists() and process.poll() is None:
+        time.sleep(0.005)
 
 
 def vitrine(folder: Path, arguments: list[str]) -> "subprocess.Popen[str]":
