@@ -257,7 +257,7 @@ def test_a_replay_that_nobody_waits_for_is_dropped(reader: RunReader):
 
     bench = Bench(Impatient())
     with pytest.raises(CancelledJobError):
-        bench.phases(str(reader.path), "", 30, 0, -1)
+        bench.phases(str(reader.path), "", 20, 0, -1)
     assert [made for _, made in said] == [0, 1, 2]
     (replayer,) = bench.replayers.values()
     assert replayer.state.step == 2
