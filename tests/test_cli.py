@@ -388,12 +388,13 @@ def test_gradients_that_are_not_finite_stop_before_the_update(vitrine, book, tmp
         "--set",
         "optimizer.name=sgd",
         "--set",
-        "optimizer.learning_rate=1e30",
+        "optimizer.learning_rate=1e15",
         "--set",
         "optimizer.clip=0",
     )
     assert done.returncode == 1
-    assert "are not finite. The update was not made." in done.stderr
+    # Which of the two comes first depends on the processor's bits.
+    assert re.search(r"(are not finite|is too large for float32)\. The update was not made\.", done.stderr)
     assert "vitrine train --from r@0" in done.stderr
     assert vitrine("generate", "r", "--step", 0, "--max-new-tokens", 5).returncode == 0
 

@@ -283,7 +283,7 @@ def test_matrices_that_hardly_move_are_ill(too_slow):
 
 
 def test_matrices_that_move_too_far_are_ill(train):
-    verdict = _history(train(**ADAMW, **{"optimizer.learning_rate": 3.0}))["update-to-weight ratio"]
+    verdict = _history(train(**ADAMW, **{"optimizer.learning_rate": 30.0}))["update-to-weight ratio"]
     assert verdict.level == "ill"
     assert "too far" in verdict.cause
 

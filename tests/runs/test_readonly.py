@@ -1,6 +1,5 @@
 """A finished run in a place that cannot be written: everything that reads it does, to the same numbers."""
 
-import ctypes
 import json
 import os
 import shutil
@@ -11,11 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import obey_permissions
 
 from vitrine.runs.reader import HISTORY, RunReader
 from vitrine.runs.store import Store
-
-PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2  # linux/prctl.h, linux/capability.h
 
 # Each line of the input is a command, or a route of the studio; each line of the output what came of it.
 READ = """
@@ -42,14 +40,6 @@ with TestClient(make_app([folder], "token", 1), "http://127.0.0.1:1", cookies={"
             done = CliRunner().invoke(app, words)
             print(json.dumps([done.exit_code, done.stdout + done.stderr]))
 """
-
-
-def obey_permissions() -> None:
-    """Before a process of root starts: take away what lets it write where it may not."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
-        if libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0):
-            raise OSError(ctypes.get_errno(), "prctl")
 
 
 def read_in(folder: Path, *commands: list[str]) -> list[tuple[int, str]]:

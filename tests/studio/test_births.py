@@ -52,7 +52,7 @@ def test_without_spread_the_model_guesses_and_with_fifty_times_it_is_sure_of_non
 
 def test_the_spread_moves_what_is_drawn_and_leaves_gains_at_one_and_biases_at_zero(reader: RunReader):
     batch = Replayer(reader).open(0).micro_batches[0]
-    model = Decoder(reader.config.model, torch.bfloat16)
+    model = Decoder(reader.config.model, getattr(torch, reader.config.training.precision))
     first = load_file(reader.path / "keyframes/step-00000000/model.safetensors")
     model.load_state_dict({name: torch.from_numpy(x * (2 if x.std() > 0 else 1)) for name, x in first.items()})
     logits = model(torch.from_numpy(batch.inputs.copy())).float()

@@ -48,7 +48,7 @@ def test_a_run_that_was_paused_and_stopped_from_the_page_has_the_bits_of_one_tha
         assert studio.post(wish, action="stop").json()["acknowledged"]
         until(lambda: not studio.json("runs/touched")["training"])
         kinds = [event["kind"] for event in studio.json("runs/touched")["events"]]
-        assert kinds == ["born", "paused", "continued", "interrupted"]
+        assert kinds == ["born", "paused", "snapshot", "continued", "interrupted"]
         refused = studio.post(wish, action="pause")
         assert refused.status_code == 409
         assert "not being trained" in refused.json()["error"]
@@ -142,7 +142,8 @@ def test_every_hyperparameter_that_can_be_chosen_is_explained(studio: Studio):
     assert rows["optimizer.name"]["choices"] == ["sgd", "adamw", "muon"]
     kinds = {name: rows[name]["kind"] for name in ("model.n_layers", "model.dropout", "model.bias", "optimizer.betas")}
     assert kinds == {"model.n_layers": "int", "model.dropout": "float", "model.bias": "bool", "optimizer.betas": "text"}
-    assert (rows["model.dropout"]["least"], rows["model.dropout"]["below"]) == (0, 1)
+    assert (rows["model.dropout"]["least"], rows["model.dropout"]["most"]) == (0, 1 - 2**-16)
+    assert rows["optimizer.momentum"]["below"] == 1
     assert found["presets"] == json.loads(json.dumps(PRESETS))
 
 
