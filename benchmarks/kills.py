@@ -39,7 +39,7 @@ SETTINGS: list[dict[str, Any]] = [
         "recording.keyframe_every": 3,
     },
 ]
-STEPS = 300
+STEPS = 120
 RESUMED, DIFFERENT = "resumed to the same digest", "different"
 CORPUS_CHARACTERS = 200_000
 
