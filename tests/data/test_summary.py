@@ -32,6 +32,14 @@ def test_files_and_endings_are_added_up():
     assert epochs == "epochs      1 in 30 steps"
 
 
+def test_what_was_skipped_is_told_apart_from_what_was_read():
+    invalid = {"count": 2, "was": "skip", "first": ["b.txt is not UTF-8", "c.txt is not UTF-8"]}
+    skipped = SourceSummary("two", {".txt": (3, 900)}, {}, 1, 2000, "end", invalid)
+    replaced = SourceSummary("three", {".txt": (3, 900)}, {}, 3, 2000, "end", {**invalid, "was": "replace"})
+    said = Summary((source("one", 1000), skipped, replaced), 300).lines(config_of(corpus=["one", "two", "three"]))
+    assert said[2] == "left out    2 of the files or rows above: not valid text (data.invalid = skip)"
+
+
 def test_epochs_of_a_mixture_are_told_by_source():
     sources = (source("one", 1000), source("two", 500), source("held", 0, "all"))
     config = config_of(corpus=["one", "two"], weights=[1.0, 2.0], validation=["held"])

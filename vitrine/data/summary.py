@@ -49,7 +49,7 @@ class Summary:
         return sum(source.train_tokens for source in self.sources)
 
     def lines(self, config: Config) -> list[str]:
-        """For people, in one to four lines."""
+        """For people, in three to five lines."""
         documents = sum(source.documents for source in self.sources)
         left_out = _sum([source.left_out for source in self.sources])
         read = _sum([source.read for source in self.sources])
@@ -57,6 +57,8 @@ class Summary:
         lines = [f"text        {files}{documents:,} document{'s' * (documents != 1)}"]
         if left_out:
             lines.append(f"left out    {_counted(left_out)}")
+        if skipped := sum(source.invalid["count"] for source in self.sources if source.invalid.get("was") == "skip"):
+            lines.append(f"left out    {skipped:,} of the files or rows above: not valid text (data.invalid = skip)")
         kinds = {source.held_back for source in self.sources} - {"nothing"}
         how = {"end": "the end of each source", "documents": "whole documents", "all": "files of their own"}
         held = ", ".join(how[kind] for kind in sorted(kinds))
