@@ -16,10 +16,11 @@ setup: .venv/installed  ## make .venv and install Vitrine into it
 
 dev: .venv/installed-dev  ## what the tests need, too
 
-check: dev  ## formatting, lint, types
+check: dev  ## formatting, lint, types, the order of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 check-extras:  ## whether pip finds a solution for every extra, alone and together
 	$(PYTHON) tests/extras.py
@@ -41,7 +42,7 @@ page:  ## the studio's page, from web/ into the package
 	cd web && npm ci --no-audit --no-fund && npm run check && npm test && npm run build
 
 schema: dev  ## web/openapi.json, from the studio's routes
-	$(BIN)/python -m vitrine.studio.schema
+	$(BIN)/python -m vitrine.studio.openapi
 
 docs: dev  ## docs/hyperparameters.md, from the code
 	$(BIN)/python docs/hyperparameters.py

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from vitrine.corpora import SHAKESPEARE_SHA256, shakespeare
+from vitrine.text.builtin import SHAKESPEARE_SHA256, shakespeare
 
 BESIDE = Path(__file__).parent.parent.parent / "shared" / "data" / "tinyshakespeare.txt"
 

@@ -17,16 +17,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from vitrine import machine  # before torch: it sets what torch's libraries read when they start
-
-import torch  # isort: skip
+import torch
 
 from benchmarks.throughput import SHAPES, Shape
 from vitrine.config import SamplingConfig
-from vitrine.decoding import Engine
-from vitrine.generate import Chooser, choose
-from vitrine.model import newborn
+from vitrine.generation.engine import Engine
+from vitrine.generation.generate import Chooser, choose
+from vitrine.model.decoder import newborn
 from vitrine.presets import Facts, resolve
+from vitrine.training.device import keep_freed_memory, physical_cores
 
 PROMPT = [1, 2, 3, 5, 8, 13, 21, 34]
 GREEDY = SamplingConfig(temperature=0)
@@ -40,8 +39,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    machine.keep_freed_memory()
-    torch.set_num_threads(machine.physical_cores())
+    keep_freed_memory()
+    torch.set_num_threads(physical_cores())
     rows = [
         row
         for size in given.sizes

@@ -7,10 +7,10 @@ import zlib
 from safetensors.numpy import load_file
 
 from vitrine.runs.film import PICKS, Film
-from vitrine.runs.keyframes import keyframe_path
 from vitrine.runs.reader import FILM, KEYFRAMES, RunReader
+from vitrine.runs.retention import keyframe_path
 from vitrine.studio import series
-from vitrine.studio.answers import dumps
+from vitrine.studio.responses import dumps
 from vitrine.studio.tiles import keyframes
 
 LEVELS = (1, 4, 6)

@@ -26,9 +26,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vitrine.data import shards
-from vitrine.data.text import find_sources, pieces
-from vitrine.tokenizer import bulk_encoder, byte_tokenizer, char_tokenizer, load_tokenizer, save_tokenizer, train_bpe
+from vitrine.text import token_files
+from vitrine.text.sources import find_sources, pieces
+from vitrine.text.tokenizer import (
+    bulk_encoder,
+    byte_tokenizer,
+    char_tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+    train_bpe,
+)
 
 from benchmarks.corpora import tinyshakespeare  # isort: skip
 
@@ -114,7 +121,7 @@ def encode_by_library(text: Path, file: str) -> None:
         for piece in pieces(source):
             batch.append(piece.text)
             held += len(piece.text)
-            if held >= shards.BATCH_CHARACTERS:
+            if held >= token_files.BATCH_CHARACTERS:
                 [encoding.ids for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False)]
                 batch, held = [], 0
     [encoding.ids for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False)]
@@ -123,7 +130,7 @@ def encode_by_library(text: Path, file: str) -> None:
 def prepare(text: Path, tokenizer: str) -> None:
     """The whole way, with an empty cache."""
     with tempfile.TemporaryDirectory(dir=text.parent) as cache:
-        shards.prepare([str(text)], tokenizer=tokenizer, cache=Path(cache))
+        token_files.prepare([str(text)], tokenizer=tokenizer, cache=Path(cache))
 
 
 def seconds_apart(work: Callable[..., None], *arguments: Any) -> float:

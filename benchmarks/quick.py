@@ -21,13 +21,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from vitrine import launch, machine  # before torch: it sets what torch's libraries read when they start
-
-import torch  # isort: skip
+import torch
 
 from benchmarks import reference
 from benchmarks.corpora import tinyshakespeare
 from benchmarks.recording import Contestant
+from vitrine.training import launch
+from vitrine.training.device import physical_cores
 
 ROUNDS, STEPS, SPRINTS = 12, 10, 3
 SETTINGS = {
@@ -38,7 +38,7 @@ SETTINGS = {
 
 
 def main() -> None:
-    torch.set_num_threads(machine.physical_cores())
+    torch.set_num_threads(physical_cores())
     text = tinyshakespeare()
     plain = Plain(text)
     request = launch.Request((str(text),), settings=SETTINGS, steps=ROUNDS * STEPS)

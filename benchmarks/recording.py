@@ -20,13 +20,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vitrine import launch, machine
-from vitrine.processes import Processes
 from vitrine.recording.history import History
 from vitrine.recording.recorder import Recorder, StepLoss
 from vitrine.runs.records import StepRecord
 from vitrine.step import State, step
-from vitrine.trainer import build_state, make_batches, micro_batches
+from vitrine.training import launch
+from vitrine.training.device import memory_in_use
+from vitrine.training.distributed import Processes
+from vitrine.training.loop import build_state, make_batches, micro_batches
 
 from benchmarks.corpora import tinyshakespeare  # isort: skip
 
@@ -102,8 +103,8 @@ class Contestant:
             number, began = self.state.step, time.perf_counter()
             step(self.state, micro_batches(self.batches, number, self.decoder, Processes()), self.observer)
             duration = time.perf_counter() - began
-            optimizer, loss = self.state.optimizer, self.observer.take(Processes())
-            memory = machine.memory_in_use(self.state.parameters.values.device)
+            optimizer, loss = self.state.optimizer, self.observer.take()
+            memory = memory_in_use(self.state.parameters.values.device)
             record = StepRecord(number, loss, optimizer.gradient_norm, optimizer.learning_rate, 0, duration, memory)
             start_s = time.perf_counter()
             self.record(record, self.observer.take_statistics(), print)

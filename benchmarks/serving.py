@@ -33,11 +33,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import vitrine
-from vitrine import machine  # before torch: it sets what torch's libraries read when they start
+import httpx
+import torch
 
-import httpx  # isort: skip
-import torch  # isort: skip
+import vitrine
+from vitrine.training.device import physical_cores
 
 from benchmarks.corpora import tinyshakespeare  # isort: skip
 
@@ -206,7 +206,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each load")
     arguments = parser.parse_args()
-    torch.set_num_threads(machine.physical_cores())
+    torch.set_num_threads(physical_cores())
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         runs = make_runs(arguments.folder or folder, arguments.architecture, arguments.steps)
@@ -228,7 +228,7 @@ def main() -> None:
         }
     result = {
         "shape": SHAPE | {"architecture": arguments.architecture},
-        "threads": machine.physical_cores(),
+        "threads": physical_cores(),
         "cpus": os.cpu_count(),
     }
     for precision in PRECISIONS:

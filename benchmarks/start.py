@@ -23,14 +23,15 @@ MADE = b"made"
 # The command; it ends with its first step.
 TRAIN = """
 import os, sys
-from vitrine import cli, trainer
-step = trainer.step
+from vitrine.cli import main
+from vitrine.training import loop
+step = loop.step
 def first(*arguments):
     step(*arguments)
     os.write(1, b"made")
     os._exit(0)
-trainer.step = first
-cli.main()
+loop.step = first
+main.main()
 """
 
 

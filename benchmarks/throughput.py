@@ -23,10 +23,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from vitrine import machine  # before torch: it sets what torch's libraries read when they start
-
-import torch  # isort: skip
+import torch
 import torch.nn.functional as F
+
+from vitrine.training.device import physical_cores
 
 Step = Callable[[], None]
 
@@ -62,9 +62,9 @@ SHAPES = {
 def vitrine(shape: Shape, compiled: bool = False, recompute: bool = False) -> Step:
     """The step that `vitrine train` makes, without what is recorded (benchmarks/recording.py measures that)."""
     from vitrine.presets import Facts, resolve
-    from vitrine.processes import Processes
     from vitrine.step import MicroBatch, step
-    from vitrine.trainer import build_state
+    from vitrine.training.distributed import Processes
+    from vitrine.training.loop import build_state
 
     sizes = {"n_layers": shape.layers, "d_model": shape.width, "n_heads": shape.heads, "context": shape.context}
     settings: dict[str, Any] = {
@@ -247,7 +247,7 @@ def matrix_rate(shape: Shape) -> float:
 
 def measure(size: str, names: list[str], rounds: int, steps: int) -> dict[str, Any]:
     """One shape: every contestant by turns."""
-    from vitrine.census import flops_per_token
+    from vitrine.model.inventory import flops_per_token
     from vitrine.presets import Facts, resolve
 
     shape = SHAPES[size]
@@ -304,7 +304,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=list(CONTESTANTS), choices=CONTESTANTS, metavar="NAME")
     parser.add_argument("--compete", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    torch.set_num_threads(machine.physical_cores())
+    torch.set_num_threads(physical_cores())
     if given.compete:
         compete(given.compete, SHAPES[given.sizes[0]])
         return

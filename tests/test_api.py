@@ -12,8 +12,8 @@ import pytest
 
 import vitrine
 from vitrine.errors import RunError
-from vitrine.health import examine
-from vitrine.inspection import inspect
+from vitrine.inspection.health import examine
+from vitrine.inspection.views import inspect
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PAGE = Path(vitrine.__file__).parent / "studio" / "page" / "index.html"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import typer.main
-from conftest import TINY
 
 import vitrine as package
-from vitrine.cli import app
+from tests.conftest import TINY
+from vitrine.cli.main import app
 from vitrine.config import SECTIONS, check_name
 from vitrine.presets import PRESETS, Facts, resolve
 
@@ -61,7 +61,7 @@ def test_every_command_of_the_pages_can_be_typed(command):
 def test_the_readme_names_the_presets_with_their_true_sizes():
     rows = re.findall(r"^\| (\w+) \| (\d+) \| (\d+) \| (\d+) \| ([\d.]+) M \|$", README, re.MULTILINE)
     assert len(rows) == 5
-    from vitrine.census import census
+    from vitrine.model.inventory import census
 
     for name, layers, width, context, millions in rows:
         model = resolve(PRESETS[name], Facts(vocab_size=65, train_tokens=10**6)).model

@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+
+from tests.conftest import TINY
 
 STEPS = 120
 DROPOUT = ["--set", "model.dropout=0.1", "--set", "training.accumulation=2"]
@@ -129,7 +130,7 @@ def test_no_half_written_keyframe_is_ever_seen(book, tmp_path):
     _wait_for(lambda: keyframes.is_dir() and len(list(keyframes.glob("step-*"))) > 5, process)
     process.kill()
     process.wait()
-    from vitrine.checkpoint import keyframe_steps, load_keyframe
+    from vitrine.training.checkpoint import keyframe_steps, load_keyframe
 
     steps = keyframe_steps(keyframes)
     assert [load_keyframe(keyframes / f"step-{step:08d}").step for step in steps] == steps

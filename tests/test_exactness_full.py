@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from vitrine import machine
-from vitrine.biography import Address, rule_of
-from vitrine.census import census
-from vitrine.replay import Replayer
+from vitrine.inspection.parameter import Address, rule_of
+from vitrine.inspection.replay import Replayer
+from vitrine.model.inventory import census
 from vitrine.runs.reader import RunReader
 from vitrine.runs.store import COMMIT_EVERY_S
+from vitrine.training.device import prefers_bfloat16
 
 pytestmark = pytest.mark.full
 
 STEPS, ENTERED, PAIRS = 500, 50, 20  # pairs of a parameter and a step, for each step that is entered
 # Where a processor has no instructions for bfloat16, its products take 50 times as long: fewer steps of the same model.
 SLOW_STEPS, SLOW_ENTERED = 12, 4
-FAST = {"float32": True, "bfloat16": machine.prefers_bfloat16(torch.device("cpu"))}
+FAST = {"float32": True, "bfloat16": prefers_bfloat16(torch.device("cpu"))}
 
 
 @pytest.fixture(params=["float32", "bfloat16"])

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from test_huggingface import make_run
 
+from tests.exchange.test_huggingface import make_run
 from vitrine import api, notebook
 from vitrine.run import Run
 from vitrine.runs.records import SampleRecord, StepRecord

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from vitrine.census import census
 from vitrine.config import Config
 from vitrine.errors import ConfigError
+from vitrine.model.inventory import census
 from vitrine.presets import EFFICIENCY, PRESETS, SIZES, Facts, choose_size, preset_settings, resolve
 
 FACTS = Facts(vocab_size=65, train_tokens=100_000)

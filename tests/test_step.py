@@ -8,10 +8,10 @@ from torch import Tensor
 
 from vitrine.config import Config
 from vitrine.errors import DivergedError
-from vitrine.loss import next_token_loss
-from vitrine.model import Decoder, newborn
-from vitrine.optimizer import make_optimizer
-from vitrine.parameters import FlatParameters
+from vitrine.model.decoder import Decoder, newborn
+from vitrine.model.flat import FlatParameters
+from vitrine.model.loss import next_token_loss
+from vitrine.optimizers.rules import make_optimizer
 from vitrine.presets import Facts, resolve
 from vitrine.step import MicroBatch, Observer, State, step
 

@@ -8,17 +8,23 @@ A `Run` knows its history (steps, evaluations, samples, events, statistics), gen
 past steps (step, inspect), and is judged (health, verify). Its tables are those of pandas: pandas.DataFrame(run.steps()).
 """
 
+import os
 import time
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitrine.adopt import import_run
     from vitrine.api import open_run, plan, resume, train
     from vitrine.config import Config
-    from vitrine.corpora import python_topics
     from vitrine.errors import ConfigError, CorpusError, DivergedError, PromptError, RunError, VitrineError
+    from vitrine.exchange.hf_import import import_run
     from vitrine.run import Run
+    from vitrine.text.builtin import python_topics
+
+# torch's libraries read these when they start: as many threads as asked, never fewer at the library's own choice.
+os.environ.setdefault("MKL_DYNAMIC", "FALSE")
+os.environ.setdefault("OMP_DYNAMIC", "FALSE")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 __version__ = "0.1.0"
 STARTED_S = time.monotonic()  # when the process began, as near as we can tell
@@ -40,10 +46,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "vitrine.adopt": ("import_run",),
+    "vitrine.exchange.hf_import": ("import_run",),
     "vitrine.api": ("open_run", "plan", "resume", "train"),
     "vitrine.config": ("Config",),
-    "vitrine.corpora": ("python_topics",),
+    "vitrine.text.builtin": ("python_topics",),
     "vitrine.errors": (
         "ConfigError",
         "CorpusError",

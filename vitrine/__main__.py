@@ -1,5 +1,5 @@
 """`python -m vitrine`: the same as the `vitrine` command; torchrun starts it so."""
 
-from vitrine.cli import main
+from vitrine.cli.main import main
 
 main()

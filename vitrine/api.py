@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vitrine import launch
-from vitrine.census import Plan
 from vitrine.config import Settings, check_name
+from vitrine.model.inventory import Plan
+from vitrine.recording.reporter import Reporter
 from vitrine.run import Run
-from vitrine.trainer import Reporter
+from vitrine.training import launch
 
 
 def train(

@@ -10,8 +10,8 @@ from html import escape
 
 import numpy as np
 
-from vitrine.census import census
-from vitrine.runs.curves import Steps, Values, downsample
+from vitrine.model.inventory import census
+from vitrine.runs.downsample import Steps, Values, downsample
 from vitrine.runs.reader import RunReader, is_training
 
 WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM, TOP = 640, 220, 44, 18, 26, 20

@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from vitrine.budget import recording_settings
-from vitrine.census import flops_per_token
 from vitrine.config import Config, Settings, merge, validate
 from vitrine.errors import ConfigError, nearest
+from vitrine.model.inventory import flops_per_token
+from vitrine.runs.disk import recording_settings
 
 
 @dataclass(frozen=True)

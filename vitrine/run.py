@@ -8,32 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tokenizers import Tokenizer
 
-from vitrine import machine, notebook  # before torch: it sets what torch's libraries read when they start
-
-import torch  # isort: skip
-
-from vitrine.checkpoint import written_digest
+from vitrine import notebook
 from vitrine.config import SamplingConfig, merge, validate
-from vitrine.corpora import located
-from vitrine.data import shards
-from vitrine.data.text import Reading
 from vitrine.errors import ConfigError, CorpusError, RunError
-from vitrine.evaluate import Evaluation, evaluate
-from vitrine.generate import Generation, generate
-from vitrine.gguf import export_gguf
-from vitrine.health import Health, examine
-from vitrine.huggingface import Exported, export_run
-from vitrine.inspection import Inspected, inspect
-from vitrine.launch import find_step, load_step, open_tokens, tokens_folder
-from vitrine.model import Decoder
-from vitrine.ngrams import SAMPLE, Ngrams
-from vitrine.replay import OpenedStep, Replayer
-from vitrine.runs.keyframes import keyframe_path
+from vitrine.exchange.gguf import export_gguf
+from vitrine.exchange.hf_export import Exported, export_run
+from vitrine.generation.drafts import SAMPLE, Ngrams
+from vitrine.generation.generate import Generation, generate
+from vitrine.inspection.health import Health, examine
+from vitrine.inspection.replay import OpenedStep, Replayer
+from vitrine.inspection.verify import Check, verify
+from vitrine.inspection.views import Inspected, inspect
+from vitrine.model.decoder import Decoder
 from vitrine.runs.reader import KEYFRAMES, TOKENIZER, RunReader
-from vitrine.tokenizer import load_tokenizer
-from vitrine.verify import Check, verify
+from vitrine.runs.retention import keyframe_path
+from vitrine.text import token_files
+from vitrine.text.builtin import located
+from vitrine.text.sources import Reading
+from vitrine.text.tokenizer import load_tokenizer
+from vitrine.training.checkpoint import written_digest
+from vitrine.training.device import prepare_device
+from vitrine.training.evaluation import Evaluation, evaluate
+from vitrine.training.launch import find_step, load_step, open_tokens, tokens_folder
 
 
 class Run(RunReader):
@@ -72,7 +71,7 @@ class Run(RunReader):
         if key not in self._models:
             snapshot = load_step(self, number)
             try:
-                device = machine.prepare(self.config.machine)
+                device = prepare_device(self.config.machine)
             except ConfigError:  # trained on a device that is not here: its parameters serve on any
                 device = torch.device("cpu")
             dtype = getattr(torch, self.config.training.precision)
@@ -104,7 +103,7 @@ class Run(RunReader):
         if self._ngrams is None:
             folder = tokens_folder(self)
             try:
-                sources = shards.open_prepared(folder).train if folder.is_dir() else ()
+                sources = token_files.open_prepared(folder).train if folder.is_dir() else ()
             except CorpusError:
                 sources = ()
             parts = [source[: SAMPLE // len(sources)] for source in sources]
@@ -189,7 +188,9 @@ class Run(RunReader):
         """The loss over the whole validation split, or over other text."""
         model = self.model(step)
         if corpus:
-            tokens, size_bytes = shards.tokens_of([*map(located, corpus)], self.tokenizer, Reading.of(self.config.data))
+            tokens, size_bytes = token_files.tokens_of(
+                [*map(located, corpus)], self.tokenizer, Reading.of(self.config.data)
+            )
             return evaluate(model, tokens, size_bytes)
         texts = open_tokens(self)
         if len(texts.validation) < 2:

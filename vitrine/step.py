@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vitrine.loss import next_token_loss
-from vitrine.optimizer import Optimizer
-from vitrine.parameters import FlatParameters
+from vitrine.model.flat import FlatParameters
+from vitrine.model.loss import next_token_loss
+from vitrine.optimizers.rules import Optimizer
 
 
 @dataclass(frozen=True)

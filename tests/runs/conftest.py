@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from conftest import TINY
 from typer.testing import CliRunner
 
-from vitrine.cli import app
+from tests.conftest import TINY
+from vitrine.cli.main import app
 
 STEPS = 20
 

@@ -9,8 +9,8 @@ import pytest
 
 from vitrine import open_run
 from vitrine.errors import RunError
-from vitrine.runs.keyframes import keyframe_path
 from vitrine.runs.reader import HISTORY, KEYFRAMES, RunReader
+from vitrine.runs.retention import keyframe_path
 from vitrine.runs.store import Store
 
 
@@ -289,11 +289,11 @@ def test_without_any_keyframe_a_run_is_made_again_from_its_seed(copy, digest, co
 @pytest.mark.parametrize("when", ["before it is read", "while it is read"])
 def test_a_keyframe_that_makes_room_while_it_is_read_is_done_without(when, copy, command, monkeypatch):
     """The run still trains: what was listed may be gone."""
-    from vitrine import checkpoint
+    from vitrine.training import checkpoint
 
     path, sha256 = keyframe_path(copy / KEYFRAMES, 10), checkpoint._sha256
-    monkeypatch.setattr("vitrine.replay.keyframe_steps", lambda folder: [0, 5, 10, 15, 20])
-    monkeypatch.setattr("vitrine.verify.keyframe_steps", lambda folder: [0, 5, 10, 15, 20])
+    monkeypatch.setattr("vitrine.inspection.replay.keyframe_steps", lambda folder: [0, 5, 10, 15, 20])
+    monkeypatch.setattr("vitrine.inspection.verify.keyframe_steps", lambda folder: [0, 5, 10, 15, 20])
 
     def digest_and_remove(file: Path) -> str:
         if file.parent == path:
@@ -316,7 +316,7 @@ def test_a_keyframe_that_makes_room_while_it_is_read_is_done_without(when, copy,
 
 
 def test_a_model_is_read_once_and_never_its_optimizer(copy, monkeypatch):
-    from vitrine import checkpoint
+    from vitrine.training import checkpoint
 
     read: list[str] = []
     sha256 = checkpoint._sha256

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import obey_permissions
 
+from tests.conftest import obey_permissions
 from vitrine.runs.reader import HISTORY, RunReader
 from vitrine.runs.store import Store
 
@@ -21,7 +21,7 @@ import json, os, sys
 from pathlib import Path
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
-from vitrine.cli import app
+from vitrine.cli.main import app
 from vitrine.studio.app import make_app
 
 folder = Path(sys.argv[1])

@@ -9,16 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import TINY
 
+from tests.conftest import TINY
 from vitrine import resume, train
 from vitrine.errors import RunError
+from vitrine.recording.reporter import Reporter
 from vitrine.runs import store
-from vitrine.runs.keyframes import keyframe_steps
 from vitrine.runs.reader import HISTORY, KEYFRAMES, RunReader
 from vitrine.runs.records import StepRecord
 from vitrine.runs.refusals import refusal
-from vitrine.trainer import Reporter
+from vitrine.runs.retention import keyframe_steps
 
 
 class At(Reporter):

@@ -14,9 +14,9 @@ import pytest
 from vitrine.errors import RunError
 from vitrine.presets import Facts, resolve
 from vitrine.recording.history import History
+from vitrine.runs.layout import BLOCK, Layout, Numbers
 from vitrine.runs.reader import CONFIG, HISTORY, RunReader
 from vitrine.runs.records import StepRecord
-from vitrine.runs.statistics import BLOCK, Layout, Numbers
 from vitrine.runs.store import SCHEMA_VERSION, Store
 
 LAYOUT = Layout(every=3, tensors=("a", "b"), sample={"a": (0, 5), "b": (1,)})
@@ -239,7 +239,7 @@ WRITE_UNTIL_KILLED = """
 import itertools, sys, time
 import numpy as np
 from vitrine.runs.records import StepRecord
-from vitrine.runs.statistics import Layout
+from vitrine.runs.layout import Layout
 from vitrine.runs.store import Store
 
 layout = Layout(1, ("a",), {"a": ()})

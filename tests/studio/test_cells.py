@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from studio.conftest import Studio
-from vitrine.census import census, optimizer_memory
-from vitrine.replay import OpenedStep, Replayer
+from tests.studio.conftest import Studio
+from vitrine.inspection.replay import OpenedStep, Replayer
+from vitrine.model.inventory import census, optimizer_memory
 from vitrine.runs.film import pick, picks_at
 from vitrine.runs.reader import RunReader
 from vitrine.studio import tiles
-from vitrine.studio.answers import RefusalError
+from vitrine.studio.responses import RefusalError
 
 STEP = 153
 EXPAND = "blocks.0.mlp.expand.weight"  # 96 x 24
@@ -110,8 +110,8 @@ def test_every_tensor_says_what_the_optimizer_remembers_of_it(studio: Studio, re
 
 @pytest.mark.parametrize("settings", [{}, {"name": "muon"}, {"name": "sgd", "momentum": 0.9}, {"name": "sgd"}])
 def test_what_the_optimizer_will_remember_is_what_it_has(reader: RunReader, settings: dict):
-    from vitrine.processes import Processes
-    from vitrine.trainer import build_state
+    from vitrine.training.distributed import Processes
+    from vitrine.training.loop import build_state
 
     optimizer = reader.config.optimizer.model_copy(update={"momentum": 0.0} | settings)
     config = reader.config.model_copy(update={"optimizer": optimizer})

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from studio.conftest import Studio
-from vitrine.comparison import compare
+from tests.studio.conftest import Studio
 from vitrine.errors import RunError
+from vitrine.inspection.compare_runs import compare
 from vitrine.runs.reader import RunReader
 
 

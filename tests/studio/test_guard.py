@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from studio.conftest import Studio, serve
-from vitrine.studio import guard
+from tests.studio.conftest import Studio, serve
+from vitrine.http import guard
 
 PATHS = ["/", "/api/runs", "/api/runs/small", "/api/runs/small/stream", "/assets/x.js", "/api/openapi.json", "/nothing"]
 METHODS = ["GET", "POST", "DELETE", "PUT", "OPTIONS", "HEAD"]

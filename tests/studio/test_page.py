@@ -13,8 +13,8 @@ import torch
 
 from tests.studio.conftest import Studio, serve
 from vitrine.config import SamplingConfig
-from vitrine.generate import filter_logits
-from vitrine.inspection import inspect
+from vitrine.generation.generate import filter_logits
+from vitrine.inspection.views import inspect
 from vitrine.runs.reader import RunReader
 
 BROWSER = next(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from studio.conftest import Studio, until
+from tests.studio.conftest import Studio, until
 from vitrine.run import Run
 
 

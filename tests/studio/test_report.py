@@ -23,14 +23,14 @@ import pytest
 from tests.studio.conftest import SMALL, Studio, until
 from tests.studio.test_page import BROWSER, MISSING, OPENING_SEEN, QUIET, pixels_of
 from vitrine.errors import RunError
-from vitrine.inspection import inspect
-from vitrine.report import Written, write_report
+from vitrine.inspection.views import inspect
+from vitrine.runs.control import ask
 from vitrine.runs.film import Film
 from vitrine.runs.reader import RunReader, is_training
-from vitrine.runs.requests import ask
-from vitrine.studio import report as reporting
-from vitrine.studio.shell import Shell
-from vitrine.studio.stream import is_paused
+from vitrine.studio.events import is_paused
+from vitrine.studio.report import build as reporting
+from vitrine.studio.report.command import Written, write_report
+from vitrine.studio.report.html import Shell
 from vitrine.studio.tiles import read_birth
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from tests.studio.test_page import PAGE
-from vitrine.report import read_steps
 from vitrine.runs.film import Film, FilmWriter
 from vitrine.runs.reader import RunReader
-from vitrine.studio.bundle import Cut, cut_film, foretold
-from vitrine.studio.report import Wish, choose_steps
+from vitrine.studio.report.build import Wish, choose_steps
+from vitrine.studio.report.bundle import Cut, cut_film, foretold
+from vitrine.studio.report.command import read_steps
 
 built = pytest.mark.skipif(not PAGE.is_file(), reason="the page is not built (make page): no report can be written")
 
@@ -85,7 +85,9 @@ def test_a_film_is_cut_to_cells_that_it_has_and_unfolds_to_the_same_numbers(
         if step == 40:
             learned[3] = np.nan
         writer.write(step, learned, changes, changes)
-    monkeypatch.setattr("vitrine.studio.bundle.read_birth", lambda _, name: np.zeros(np.prod(shapes[name]), np.float32))
+    monkeypatch.setattr(
+        "vitrine.studio.report.bundle.read_birth", lambda _, name: np.zeros(np.prod(shapes[name]), np.float32)
+    )
     film = Film(tmp_path / "film")
     short = cut_film(reader, film, Cut(4, 300, 0), last_step=75)
     assert short.steps == [0, 20, 50, 70]

@@ -12,10 +12,10 @@ import httpx
 import numpy as np
 import pytest
 
-from studio.conftest import SCHEMA, SMALL, Studio, remove, serve
-from vitrine.replay import Replayer
+from tests.studio.conftest import SCHEMA, SMALL, Studio, remove, serve
+from vitrine.inspection.replay import Replayer
 from vitrine.runs.reader import RunReader
-from vitrine.studio import workers
+from vitrine.studio import worker_pool
 
 GAIN = {"tensor": "final_norm.gain", "mode": "gradient"}
 
@@ -111,7 +111,7 @@ def test_two_pages_at_different_steps_each_get_their_own(studio: Studio, runs: P
 
 def test_the_newest_job_comes_first_but_none_waits_for_ever(monkeypatch: pytest.MonkeyPatch):
     now = [100.0]
-    monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(worker_pool.time, "monotonic", lambda: now[0])
 
     class Orders:
         def __init__(self) -> None:
@@ -122,8 +122,8 @@ def test_the_newest_job_comes_first_but_none_waits_for_ever(monkeypatch: pytest.
                 raise EOFError
             return self.left.pop(0)
 
-    monkeypatch.setattr(workers.os, "_exit", lambda status: sys.exit(status))
-    desk = workers.Desk(Orders())
+    monkeypatch.setattr(worker_pool.os, "_exit", lambda status: sys.exit(status))
+    desk = worker_pool.Desk(Orders())
     with pytest.raises(SystemExit):
         desk.listen()
     order = []
@@ -137,7 +137,7 @@ def test_the_newest_job_comes_first_but_none_waits_for_ever(monkeypatch: pytest.
         desk.listen()
     desk.next()
     assert desk.number == 5
-    now[0] += workers.PATIENCE_S + 1
+    now[0] += worker_pool.PATIENCE_S + 1
     desk.connection.left = [("job", 6, "cells", {})]
     with pytest.raises(SystemExit):
         desk.listen()

@@ -12,11 +12,11 @@ from safetensors.numpy import load_file
 
 from tests.studio.conftest import Studio, serve
 from tests.studio.test_page import Browser, browser, chromium, pytestmark  # noqa: F401 - fixtures
-from vitrine.biography import find_address
-from vitrine.census import census
-from vitrine.inspection import inspect
-from vitrine.neuron import open_neuron
-from vitrine.replay import OpenedStep, Replayer
+from vitrine.inspection.neuron import open_neuron
+from vitrine.inspection.parameter import find_address
+from vitrine.inspection.replay import OpenedStep, Replayer
+from vitrine.inspection.views import inspect
+from vitrine.model.inventory import census
 from vitrine.runs.reader import RunReader
 
 sync_api = pytest.importorskip("playwright.sync_api")

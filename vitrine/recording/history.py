@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vitrine.runs.layout import Layout, Numbers
 from vitrine.runs.records import EvaluationRecord, StepRecord, record_of
-from vitrine.runs.statistics import Layout, Numbers
 from vitrine.runs.store import Store, digests
 
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,15 +11,14 @@ import torch
 from torch import Tensor
 
 from vitrine.config import Config
-from vitrine.parameters import FlatParameters
-from vitrine.processes import Processes
+from vitrine.model.flat import FlatParameters
 from vitrine.recording import statistics
 from vitrine.recording.history import History
 from vitrine.runs.film import MANIFEST, PICKS, FilmWriter, Floats
+from vitrine.runs.layout import HISTOGRAM_KINDS, Numbers, spaced
 from vitrine.runs.live import LiveWriter, Picture
 from vitrine.runs.reader import FILM, LIVE
 from vitrine.runs.records import HistogramRecord
-from vitrine.runs.statistics import HISTOGRAM_KINDS, Numbers, spaced
 from vitrine.step import MicroBatch, Observer, State
 
 FIRST_STEPS, FIRST_LOOKS = 20, 3  # that are timed at least, before it is decided how often to look
@@ -55,9 +55,9 @@ class StepLoss(Observer):
         """Keep the loss where it is; it is read after the step."""
         self.losses.append(loss)
 
-    def take(self, processes: Processes) -> float:
-        """The loss of the step that was just made, over all processes."""
-        losses = processes.mean(torch.stack(self.losses)).tolist()
+    def take(self, mean: Callable[[Tensor], Tensor] = lambda losses: losses) -> float:
+        """The loss of the step that was just made; `mean` averages a tensor over all processes that train."""
+        losses = mean(torch.stack(self.losses)).tolist()
         self.losses.clear()
         self.last = sum(losses) / len(losses)
         return self.last

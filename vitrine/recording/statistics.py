@@ -5,8 +5,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitrine.parameters import FlatParameters
-from vitrine.runs.statistics import HISTOGRAM_BINS, STATISTICS, Layout, choose_sample
+from vitrine.model.flat import FlatParameters
+from vitrine.runs.layout import HISTOGRAM_BINS, STATISTICS, Layout, choose_sample
 
 
 def make_layout(parameters: FlatParameters, every: int, seed: int) -> Layout:

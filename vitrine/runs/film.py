@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vitrine.draws import keyed_hash
 from vitrine.errors import RunError
+from vitrine.randomness import keyed_hash
 
 FORMAT_VERSION = 1
 MANIFEST, PICKS, FRAMES = "manifest.json", "picks.bin", "frames.bin"

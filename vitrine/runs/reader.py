@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from vitrine.config import Config, load_toml, validate
 from vitrine.errors import RunError, nearest
-from vitrine.runs.keyframes import KEYFRAMES as KEYFRAMES
-from vitrine.runs.keyframes import keyframe_steps
+from vitrine.runs.layout import BLOCK, STATISTICS, Layout, Numbers
 from vitrine.runs.records import EvaluationRecord, EventRecord, HistogramRecord, R, SampleRecord, StepRecord, record_of
 from vitrine.runs.refusals import sentences
-from vitrine.runs.statistics import BLOCK, STATISTICS, Layout, Numbers
+from vitrine.runs.retention import KEYFRAMES as KEYFRAMES
+from vitrine.runs.retention import keyframe_steps
 from vitrine.runs.store import CONFIG as CONFIG
 from vitrine.runs.store import HISTORY as HISTORY
 from vitrine.runs.store import TABLES, check_version, sqlite_code

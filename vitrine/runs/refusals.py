@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vitrine.errors import RunError
-from vitrine.runs.keyframes import KEYFRAMES, keyframe_steps
+from vitrine.runs.retention import KEYFRAMES, keyframe_steps
 from vitrine.runs.store import CONFIG, HISTORY, sqlite_code
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from vitrine.errors import RunError
+from vitrine.runs.layout import BLOCK, Layout, Numbers
 from vitrine.runs.records import (
     EvaluationRecord,
     EventRecord,
@@ -23,7 +24,6 @@ from vitrine.runs.records import (
     record_of,
     row_of,
 )
-from vitrine.runs.statistics import BLOCK, Layout, Numbers
 
 SCHEMA_VERSION = 2
 SCHEMA = """

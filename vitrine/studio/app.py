@@ -14,12 +14,12 @@ from starlette.responses import FileResponse, Response
 
 from vitrine import __version__
 from vitrine.errors import VitrineError
-from vitrine.studio import api, cells, inside, playground, sharing, starting
-from vitrine.studio.answers import IMMUTABLE, NUMBERS, RefusalError, error
-from vitrine.studio.guard import Guard
-from vitrine.studio.listing import Listing
-from vitrine.studio.shell import NO_PAGE, PAGE
-from vitrine.studio.workers import Workers
+from vitrine.http.guard import Guard
+from vitrine.studio.catalog import Listing
+from vitrine.studio.report.html import NO_PAGE, PAGE
+from vitrine.studio.responses import IMMUTABLE, NUMBERS, RefusalError, error
+from vitrine.studio.routes import cells, launch, playground, report, runs, steps
+from vitrine.studio.worker_pool import Workers
 
 
 def make_app(folders: list[Path], token: str, port: int) -> FastAPI:
@@ -45,12 +45,12 @@ def make_app(folders: list[Path], token: str, port: int) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.include_router(api.make_router(listing))
+    app.include_router(runs.make_router(listing))
     app.include_router(cells.make_router(listing, workers))
-    app.include_router(inside.make_router(listing, workers))
+    app.include_router(steps.make_router(listing, workers))
     app.include_router(playground.make_router(listing, workers))
-    app.include_router(starting.make_router(listing, workers))
-    app.include_router(sharing.make_router(listing))
+    app.include_router(launch.make_router(listing, workers))
+    app.include_router(report.make_router(listing))
     _add_errors(app)
     _add_page(app)
     app.add_middleware(

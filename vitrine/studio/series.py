@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vitrine.census import census
 from vitrine.errors import nearest
-from vitrine.runs.curves import downsample
+from vitrine.model.inventory import census
+from vitrine.runs.downsample import downsample
+from vitrine.runs.layout import STATISTICS, Layout
 from vitrine.runs.reader import RunReader
-from vitrine.runs.statistics import STATISTICS, Layout
-from vitrine.studio import models
-from vitrine.studio.answers import RefusalError
+from vitrine.studio import schemas_run
+from vitrine.studio.responses import RefusalError
 
 COLUMNS = ("loss", "gradient_norm", "learning_rate", "memory_bytes")
 NAMES = (*COLUMNS, "tokens_per_s", "validation")
@@ -21,7 +21,7 @@ POINTS = 200_000  # in one answer about all layers
 Series = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
-def series(reader: RunReader, name: str, first: int, last: int, pixels: int) -> models.Series:
+def series(reader: RunReader, name: str, first: int, last: int, pixels: int) -> schemas_run.Series:
     """The answer: at most so many points, each with the lowest and highest value of its steps.
 
     Values that are not finite are left out of low and high; where there is no other, both are null.
@@ -39,7 +39,7 @@ def series(reader: RunReader, name: str, first: int, last: int, pixels: int) -> 
     }
 
 
-def layers(reader: RunReader, statistic: str, by: str, first: int, last: int, pixels: int) -> models.Layers:
+def layers(reader: RunReader, statistic: str, by: str, first: int, last: int, pixels: int) -> schemas_run.Layers:
     """One statistic of every part of the model, or of every tensor, on the same steps."""
     if statistic not in KNOWN:
         raise RefusalError(404, f"There is no statistic {statistic[:100]!r}. {nearest(statistic, KNOWN)}")

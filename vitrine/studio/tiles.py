@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vitrine.census import TensorPlan, census, optimizer_memory
 from vitrine.errors import RunError, nearest
+from vitrine.model.inventory import TensorPlan, census, optimizer_memory
 from vitrine.runs.film import pick
-from vitrine.runs.keyframes import keyframe_path, keyframe_steps
 from vitrine.runs.reader import KEYFRAMES, RunReader
-from vitrine.studio.answers import RefusalError
+from vitrine.runs.retention import keyframe_path, keyframe_steps
+from vitrine.studio.responses import RefusalError
 
 CELLS, ALL_CELLS = 65_536, 2**20  # numbers in a tile at most, and in several tiles together: 4 MiB
 MODES = ("birth", "value", "learned", "gradient", "update")

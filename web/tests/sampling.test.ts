@@ -8,7 +8,7 @@ interface Case {
   sampling: { temperature: number; top_k: number; top_p: number; min_p: number; repetition_penalty: number };
   probabilities: number[];
 }
-// Written by tests/studio/test_sampling_cases.py from vitrine.generate.filter_logits, which it holds this file to.
+// Written by tests/studio/test_sampling_cases.py from vitrine.generation.generate.filter_logits, which it holds this file to.
 const cases = JSON.parse(readFileSync(new URL('./sampling-cases.json', import.meta.url), 'utf8')) as Case[];
 
 test.each(cases.map((item, i) => [i, item] as const))('case %i leaves what vitrine/generate.py leaves', (_, item) => {

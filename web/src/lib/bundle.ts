@@ -1,6 +1,6 @@
 /**
  * A report: the page in a file of its own, with the studio's answers beside it. What the page asks is looked up here,
- * and never goes to a network. vitrine/studio/bundle.py says how they lie in the file.
+ * and never goes to a network. vitrine/studio/report/bundle.py says how they lie in the file.
  */
 
 import type { RunInfo } from './types';

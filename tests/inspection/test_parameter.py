@@ -1,0 +1,227 @@
+"""The biography of a parameter: its rule gives its update, its history is true, its gradient keeps its promise."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from tests.apple import NAME, Gpu
+from tests.conftest import TINY
+from vitrine.errors import RunError
+from vitrine.inspection.gradient_check import Float64, nudge
+from vitrine.inspection.neuron import open_neuron
+from vitrine.inspection.parameter import Address, biography, connects, find_address, history_of, rule_of
+from vitrine.inspection.replay import Replayer
+from vitrine.inspection.views import inspect
+from vitrine.model.inventory import census
+from vitrine.runs.film import Film
+from vitrine.runs.reader import RunReader
+
+STEPS = 12
+RULES = {
+    "sgd": ["optimizer.name=sgd", "optimizer.learning_rate=0.3", "optimizer.clip=0.1"],
+    "sgd, momentum and decay": ["optimizer.name=sgd", "optimizer.momentum=0.9", "optimizer.weight_decay=0.05"],
+    "adamw": ["optimizer.name=adamw", "optimizer.weight_decay=0.1", "model.architecture=gpt2"],
+    "muon": ["optimizer.name=muon", "training.precision=bfloat16"],
+    "muon and decay": ["optimizer.name=muon", "optimizer.weight_decay=0.1", "model.architecture=llama"],
+}
+
+
+@pytest.fixture(scope="module", params=RULES)
+def opened(request, tmp_path_factory, prose):
+    """Step 7 of a run by each rule."""
+    run = train(tmp_path_factory.mktemp("run"), prose, ["training.precision=float32", *RULES[request.param]])
+    return Replayer(RunReader(run)).open(7)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, prose) -> Path:
+    """A gpt2, which has every kind of parameter, with AdamW, in float32."""
+    return train(
+        tmp_path_factory.mktemp("run"),
+        prose,
+        [*RULES["adamw"], "training.precision=float32", "recording.film_frames=6"],
+    )
+
+
+def test_the_rules_terms_come_to_the_update(opened):
+    """Within one rounding of the parameter, and 1e-5 of the update."""
+    for address in some_addresses(opened, 150):
+        tensor = opened.tensor(address.tensor.name)
+        before, update = tensor.before[address.index], float(tensor.update[address.index])
+        total = rule_of(opened, address).total
+        assert abs(total - update) <= np.spacing(np.abs(before)) + 1e-5 * abs(update), address.text
+
+
+def test_plain_sgd_is_the_learning_rate_times_the_clipped_gradient(opened):
+    for address in some_addresses(opened, 20):
+        found = biography(opened, address)
+        assert found.plain_sgd == pytest.approx(-opened.learning_rate * opened.clip_factor * found.gradient)
+        if found.rule.optimizer == "sgd" and "momentum" not in found.rule.terms:
+            assert found.rule.terms["step"] == pytest.approx(found.plain_sgd, rel=1e-6)
+
+
+def test_muons_direction_says_that_it_depends_on_the_whole_matrix(opened):
+    address = find_address(opened.config, "blocks.0.mlp.shrink.weight[1,2]")
+    rule = rule_of(opened, address)
+    if rule.optimizer == "muon":
+        assert "orthogonalised_direction" in rule.terms
+        assert "whole matrix" in rule.note
+    else:
+        assert "orthogonalised_direction" not in rule.terms
+
+
+def test_where_the_device_has_no_float64_a_nudge_is_computed_on_the_processor(run, monkeypatch):
+    opened = Replayer(RunReader(run)).open(7)
+    expected = Float64(opened).loss()
+    with Gpu():
+        there = SimpleNamespace(
+            config=opened.config,
+            parameters=opened.parameters,
+            witness=SimpleNamespace(values=opened.witness.values.to(NAME)),
+            micro_batches=[SimpleNamespace(micro=batch.micro.to(NAME)) for batch in opened.micro_batches],
+        )
+        with pytest.raises(TypeError, match="no float64"):
+            Float64(there)
+        monkeypatch.setattr("vitrine.model.loss.WITHOUT_FLOAT64", (NAME,))
+        assert torch.equal(Float64(there).loss(), expected)
+
+
+def test_a_nudge_changes_the_loss_as_the_gradient_promised(run):
+    opened = Replayer(RunReader(run)).open(7)
+    for name in ("blocks.1.mlp.expand.weight[5,3]", "blocks.0.attention.value.bias[4]", "final_norm.gain[2]"):
+        found = nudge(opened, find_address(opened.config, name), (1e-4, -1e-4))
+        slope = (found.losses[0] - found.losses[1]) / 2e-4
+        assert slope == pytest.approx(found.gradient, rel=1e-5, abs=1e-10)
+        assert found.run_gradient == pytest.approx(found.gradient, rel=1e-3, abs=1e-8)
+        assert found.loss == pytest.approx(opened.loss, rel=1e-6)
+
+
+def test_a_neurons_products_and_bias_add_up_to_its_output(run):
+    opened = Replayer(RunReader(run)).open(7)
+    for layer in ("blocks.0.mlp.expand", "blocks.1.attention.query", "blocks.1.mlp.shrink"):
+        neuron = open_neuron(opened, find_address(opened.config, f"{layer}[5]"), row=1, token=9)
+        assert neuron.total == pytest.approx(neuron.output, rel=1e-4, abs=1e-5)
+        kept = opened.tensor(f"{layer}.weight").before[5]
+        assert neuron.weights.tobytes() == kept.tobytes()
+        assert neuron.bias == opened.tensor(f"{layer}.bias").before[5]
+
+
+def test_the_history_has_keyframes_and_the_sample_exactly_and_the_film_nearly(run):
+    reader = RunReader(run)
+    layout, film = reader.layout(), Film(run / "film")
+    name = "blocks.0.mlp.expand.weight"
+    shape = next(plan.shape for plan in census(reader.config.model) if plan.name == name)
+    sampled = layout.sample[name][0]
+    picked = next(int(place) for place in film.values.indices[name].ravel() if int(place) not in layout.sample[name])
+    for place, steps in ((sampled, STEPS), (picked, 0)):
+        address = Address(next(p for p in census(reader.config.model) if p.name == name), divmod(place, shape[1]))
+        history = history_of(reader, address)
+        exact = {step: value for step, value, is_exact in history if is_exact}
+        assert len(exact) >= max(steps, 3)
+        for step in (0, 5, 10, 12):
+            kept = load_file(run / f"keyframes/step-{step:08d}/model.safetensors")[name]
+            assert exact[step] == kept[address.index]
+        if not steps:
+            truth = Replayer(reader)
+            for step, value, is_exact in history:
+                if not is_exact:
+                    true = float(truth.open(step).tensor(name).before[address.index])
+                    spread = np.abs(truth.open(step).tensor(name).before - load_birth(run)[name]).max()
+                    assert abs(value - true) <= spread / 250
+
+
+def test_inspect_prints_what_scripts_need(run, vitrine):
+    name = "blocks.0.attention.query.weight[3,7]"
+    found = json.loads(vitrine("inspect", run, name, "--step", 6, "--nudge", "1e-3", "--json").stdout)
+    assert (found["parameter"], found["kind"], found["step"], found["exact"]) == (name, "weight", 6, True)
+    assert found["rule"]["optimizer"] == "adamw"
+    assert {"first_moment", "second_moment", "decay", "step"} <= set(found["rule"]["terms"])
+    opened = Replayer(RunReader(run)).open(6)
+    tensor = opened.tensor("blocks.0.attention.query.weight")
+    for field in ("before", "gradient", "update", "after"):
+        assert np.float32(found[field]) == getattr(tensor, field)[3, 7]
+        assert len(repr(found[field])) <= 15  # the shortest digits that give the float32 back
+    assert np.float32(found["birth"]) == load_birth(run)["blocks.0.attention.query.weight"][3, 7]
+    assert found["history"][0] == [0, found["birth"], True]
+    assert found["nudge"]["moves"][0]["size"] == 1e-3
+    assert [6, found["before"], True] in found["history"]
+    assert [7, found["after"], True] in found["history"]
+
+
+def test_inspect_shows_the_census_a_tensor_and_a_neuron(run, vitrine):
+    whole = json.loads(vitrine("inspect", run, "--step", 5, "--json").stdout)
+    assert whole["parameters"] == sum(tensor["parameters"] for tensor in whole["tensors"])
+    tensor = json.loads(vitrine("inspect", run, "blocks.1.mlp.shrink.weight", "--step", 5, "--json").stdout)
+    recorded = next(t for t in whole["tensors"] if t["name"] == "blocks.1.mlp.shrink.weight")
+    assert tensor["gradient"]["norm"] == pytest.approx(recorded["gradient_norm"], rel=1e-5)
+    neuron = json.loads(vitrine("inspect", run, "blocks.1.mlp.shrink[3]", "--step", 5, "--token", 4, "--json").stdout)
+    assert sum(neuron["products"]) + neuron["bias"] == pytest.approx(neuron["total"])
+    for arguments in ((), ("blocks.1.mlp.shrink.weight",), ("blocks.1.mlp.shrink[3]",), ("positions.weight[2,3]",)):
+        done = vitrine("inspect", run, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert "nan" not in done.stdout
+
+
+def test_every_parameter_is_told_in_words(run):
+    reader = RunReader(run)
+    for plan in census(reader.config.model):
+        words = connects(reader, Address(plan, (1,) * len(plan.shape)))
+        assert re.search(r"channel|unit", words), plan.name
+    assert "tied" in connects(reader, find_address(reader.config, "embedding.weight[3,1]"))
+    query = connects(reader, find_address(reader.config, "blocks.1.attention.query.weight[17,5]"))
+    assert query == "from channel 5 of the normalised stream to channel 1 of head 1's query in block 1"
+
+
+@pytest.mark.parametrize(
+    ("what", "answer"),
+    [
+        ("blocks.0.attention.quary.weight[0,0]", "Did you mean blocks.0.attention.query.weight?"),
+        ("blocks.0.attention.query.weight[0]", r"needs 2 numbers \(0 to 31, 0 to 31\)"),
+        ("blocks.0.attention.query.weight[0,32]", r"needs 2 numbers \(0 to 31, 0 to 31\)"),
+        ("blocks.0.mlp.expand[4000]", "there is none with the number 4000"),
+        ("final_norm[0]", "There is no tensor final_norm"),
+        ("embedding[3]", "not a linear layer"),
+        ("blocks[", "A parameter is named like"),
+    ],
+)
+def test_an_address_that_leads_nowhere_is_refused_in_a_sentence(what, answer, run):
+    with pytest.raises(RunError, match=answer):
+        inspect(RunReader(run), what)
+
+
+def some_addresses(opened, count: int) -> list[Address]:
+    """Parameters of all tensors, and more of the large ones."""
+    plans, draws = census(opened.config.model), np.random.default_rng(5)
+    sizes = np.array([plan.parameters for plan in plans], float)
+    chosen = [*plans, *(plans[i] for i in draws.choice(len(plans), count, p=sizes / sizes.sum()))]
+    return [Address(plan, tuple(int(draws.integers(size)) for size in plan.shape)) for plan in chosen]
+
+
+def load_birth(run: Path) -> dict[str, np.ndarray]:
+    return load_file(run / "keyframes/step-00000000/model.safetensors")
+
+
+def train(folder: Path, prose: str, settings: list[str]) -> Path:
+    (folder / "book.txt").write_text(prose)
+    given = [part for setting in settings for part in ("--set", setting)]
+    command = ["train", "book.txt", *TINY, *given, "--steps", str(STEPS), "--run", "r"]
+    subprocess.run([sys.executable, "-m", "vitrine", *command], cwd=folder, check=True, capture_output=True)
+    return folder / "r"
+
+
+def test_the_model_in_float64_is_the_same_model(run):
+    opened = Replayer(RunReader(run)).open(3)
+    exact = Float64(opened)
+    batch = opened.micro_batches[0]
+    with torch.no_grad():
+        logits = exact.model(batch.micro.inputs, batch.micro.draws)
+    assert logits.dtype == torch.float64
+    assert np.abs(logits.numpy() - batch.logits).max() < 1e-5

@@ -1,0 +1,187 @@
+"""How the commands speak: results on standard output, the rest on standard error, and errors as one sentence."""
+
+import codecs
+import contextlib
+import errno
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import typer
+from typer.core import TyperCommand
+
+from vitrine.errors import ConfigError, DivergedError, RunError, VitrineError
+
+if TYPE_CHECKING:
+    from vitrine.cli.progress import OnStart, TerminalReporter
+
+
+@contextlib.contextmanager
+def errors_as_sentences() -> Iterator[None]:
+    """One sentence on standard error instead of a traceback, and the exit status."""
+    try:
+        yield
+    except VitrineError as error:
+        complain(str(error))
+        raise typer.Exit(2) from None
+    except DivergedError as error:
+        complain(str(error))
+        raise typer.Exit(1) from None
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or re.search("allocate memory|out of memory", str(error))):
+            raise
+        complain(
+            "There is not enough memory. A smaller training.batch_size with more training.accumulation needs "
+            "less, and so does a shorter model.context; `vitrine plan` adds it up."
+        )
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        raise typer.Exit(READER_GONE) from None
+
+
+def prepare_streams() -> None:
+    """Make the standard streams ready for whatever reads them: nothing, a reader that goes away, a narrow encoding.
+
+    What cannot be encoded is escaped. What cannot be written to standard error is dropped: it is only about the work.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # closed streams: no file of ours may take their place
+        os.set_inheritable(number, True)
+    os.close(number)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - for as long as the process lives
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    encoding = sys.stderr.encoding if sys.stderr else "utf-8"
+    unheard = io.BufferedWriter(_Unheard(2, "wb", closefd=False))
+    sys.stderr = io.TextIOWrapper(unheard, encoding, "backslashreplace", line_buffering=True, write_through=True)
+
+
+def end_streams(status: int) -> int:
+    """Write what is left; the exit status is then `status`, or says that nobody read it."""
+    try:
+        with errors_as_sentences():
+            print_text(end="")
+    except typer.Exit as failed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python tries once more when it ends
+        return status or failed.exit_code
+    return status
+
+
+class _Unheard(io.FileIO):
+    """A file to which one writes whether or not anyone can read it."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+PICTURES = {
+    **{code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"},
+    0x7F: "␡",
+    **{code: f"\\x{code:02x}" for code in range(0x80, 0xA0)},
+}
+
+
+class Command(TyperCommand):
+    """A command that takes '' for a mistake, such as a variable that is not set; but a prompt may be empty."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it, if no argument is empty."""
+        with errors_as_sentences():
+            for parameter in self.params:
+                value, source = ctx.params.get(parameter.name), ctx.get_parameter_source(parameter.name)
+                empty = value == "" or (isinstance(value, list | tuple) and "" in value)
+                if empty and source.name == "COMMANDLINE" and parameter.name != "prompt":
+                    name = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.metavar
+                    raise ConfigError(f"{name} must not be empty: got ''. Give it a value ({vars(parameter)['help']}).")
+        return super().invoke(ctx)
+
+
+class Showable(Protocol):
+    """What a command found."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For --json."""
+
+    def to_text(self) -> str:
+        """For people."""
+
+
+def show(found: Showable, as_json: bool) -> None:
+    """A finding, as JSON or as text."""
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_text(found.to_text())
+
+
+def give_way(run: str) -> None:
+    """Beside a training that goes on: take the processor only when it is free, and never wait by spinning.
+
+    It must come before torch is imported, whose threads read this when they start.
+    """
+    from vitrine.runs.reader import is_training
+
+    if is_training(run):
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        os.nice(19)
+
+
+READER_GONE = 141  # the exit status where a pipe was closed, as a shell has it
+
+
+def complain(text: str) -> None:
+    """A line on standard error."""
+    sys.stderr.write(text + "\n")
+
+
+def make_reporter(on_start: "OnStart | None" = None) -> "TerminalReporter":
+    """Who shows the progress of a training. on_start: see `TerminalReporter`."""
+    from vitrine.cli.progress import TerminalReporter
+
+    return TerminalReporter(on_start=on_start)
+
+
+def someone_is_there() -> bool:
+    """Whether a person sits at this terminal, who can press Ctrl-C."""
+    return sys.stdin.isatty() and sys.stderr.isatty() and not os.environ.get("CI")
+
+
+def print_text(text: str = "", end: str = "\n") -> None:
+    """On standard output, at once."""
+    try:
+        sys.stdout.write(text + end)
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno in (errno.EPIPE, errno.EIO):  # a pipe that was closed, a terminal that has gone
+            raise BrokenPipeError from None
+        raise RunError(f"Standard output cannot be written: {error.strerror}.") from None
+
+
+def visible(text: str) -> str:
+    """What a model wrote, so that a terminal shows it and does not obey it: ESC as ␛. Into a pipe it goes as it is."""
+    return text.translate(PICTURES) if sys.stdout.isatty() else text
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON object, without NaN: a number that is not finite becomes null."""
+    if os.environ.get("RANK", "0") == "0":
+        ascii_only = codecs.lookup(sys.stdout.encoding or "ascii").name != "utf-8"
+        print_text(json.dumps(_finite(value), ensure_ascii=ascii_only))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and value - value != 0:
+        return None
+    return value

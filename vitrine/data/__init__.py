@@ -1,1 +1,0 @@
-"""The training text: from files to the windows of a step."""

@@ -1,0 +1,1 @@
+"""The formats of other tools: Hugging Face and GGUF."""

@@ -1,0 +1,350 @@
+"""A run as a Hugging Face folder, which transformers opens with no code of ours.
+
+`to_theirs` and `to_ours` know the names and shapes of both sides; `adopt.py` goes the other way.
+"""
+
+import json
+import math
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+
+from vitrine.config import Config, ModelConfig
+from vitrine.errors import RunError
+from vitrine.model.flat import is_hidden_matrix
+from vitrine.model.inventory import TensorPlan, census
+from vitrine.runs.reader import CHAT_TEMPLATE, TOKENIZER, RunReader
+from vitrine.text.tokenizer import end_of_text_id, kind, load_tokenizer, save_tokenizer
+from vitrine.training.checkpoint import Snapshot, flush
+from vitrine.training.launch import load_step
+
+Floats = NDArray[np.float32]
+
+CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+MODEL, TOKENIZER_CONFIG = "model.safetensors", "tokenizer_config.json"
+
+# The parts of a block, ours and theirs. GPT-2 keeps query, key and value in one.
+GPT2_PARTS = {
+    "attention_norm": "ln_1",
+    "attention.query": "attn.c_attn",
+    "attention.key": "attn.c_attn",
+    "attention.value": "attn.c_attn",
+    "attention.output": "attn.c_proj",
+    "mlp_norm": "ln_2",
+    "mlp.expand": "mlp.c_fc",
+    "mlp.shrink": "mlp.c_proj",
+}
+LLAMA_PARTS = {
+    "attention_norm": "input_layernorm",
+    "attention.query": "self_attn.q_proj",
+    "attention.key": "self_attn.k_proj",
+    "attention.value": "self_attn.v_proj",
+    "attention.output": "self_attn.o_proj",
+    "attention.query_norm": "self_attn.q_norm",
+    "attention.key_norm": "self_attn.k_norm",
+    "mlp_norm": "post_attention_layernorm",
+    "mlp.expand": "mlp.up_proj",
+    "mlp.gate": "mlp.gate_proj",
+    "mlp.shrink": "mlp.down_proj",
+}
+OUTSIDE = {
+    "gpt2": {"embedding": "transformer.wte", "positions": "transformer.wpe", "final_norm": "transformer.ln_f"},
+    "llama": {"embedding": "model.embed_tokens", "final_norm": "model.norm", "head": "lm_head"},
+}
+
+# Tensors that older files carry beside the parameters: tables that are computed anyway.
+TABLES = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A folder, or a file, that was written."""
+
+    path: str
+    step: int
+    model: str
+    parameters: int
+    digest: str
+
+    def to_json(self) -> dict[str, Any]:
+        """What `export --json` prints."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """What `export` prints."""
+        return f"{self.path}: {self.model}, {self.parameters:,} parameters, as they were at step {self.step}"
+
+
+def export_run(run: str | Path, directory: str | Path, step: str | int = "last") -> Exported:
+    """Write a run as a Hugging Face folder, whole or not at all.
+
+    Args:
+        directory: does not exist yet, or is empty.
+        step: "last", "best" (by validation loss), or a step that has a keyframe.
+
+    Raises RunError: there is something in the directory, a number is not finite, or the disk refuses.
+    """
+    reader, directory = RunReader(run), Path(directory)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise RunError(f"{directory} exists already, and export replaces nothing. Name a new folder.")
+    snapshot, tokenizer = load_step(reader, step), load_tokenizer(reader.path / TOKENIZER)
+    ours = finite_numbers(snapshot)
+    model, end_id = reader.config.model, end_of_text_id(tokenizer)
+    texts = {
+        "config.json": _json(their_config(model, end_id)),
+        "generation_config.json": _json(_generation_config(reader.config, end_id)),
+        TOKENIZER_CONFIG: _json(_tokenizer_config(tokenizer, model.context)),
+        "README.md": _card(reader, snapshot, tokenizer),
+    }
+    if (reader.path / CHAT_TEMPLATE).is_file():
+        texts[CHAT_TEMPLATE] = (reader.path / CHAT_TEMPLATE).read_text(encoding="utf-8")
+    with made_whole(directory, f"The folder {directory} cannot be made") as temporary:
+        save_file(to_theirs(model, ours), temporary / MODEL, metadata={"format": "pt"})
+        save_tokenizer(tokenizer, temporary / "tokenizer.json")
+        for name, text in texts.items():
+            (temporary / name).write_text(text, encoding="utf-8")
+        (temporary / MODEL).chmod((temporary / "config.json").stat().st_mode)  # safetensors lets the owner alone read
+        for file in temporary.iterdir():
+            flush(file)
+    count = sum(numbers.size for numbers in ours.values())
+    return Exported(str(directory), snapshot.step, CLASSES[model.architecture], count, snapshot.digest)
+
+
+def finite_numbers(snapshot: Snapshot) -> dict[str, Floats]:
+    """The parameters of a step by name. Raises RunError if one of them is not finite."""
+    ours = {name: tensor.numpy() for name, tensor in snapshot.parameters.items()}
+    for name, numbers in ours.items():
+        if not np.isfinite(numbers).all():
+            raise RunError(
+                f"{name} holds numbers that are not finite at step {snapshot.step}: a model with these predicts "
+                "nothing. Export an earlier step, with --step."
+            )
+    return ours
+
+
+def their_config(model: ModelConfig, end_id: int | None) -> dict[str, Any]:
+    """The config.json of a model: every value written that transformers would otherwise choose by itself."""
+    common = {
+        "architectures": [CLASSES[model.architecture]],
+        "model_type": model.architecture,
+        "vocab_size": model.vocab_size,
+        "tie_word_embeddings": model.tie_embeddings,
+        "bos_token_id": end_id,
+        "eos_token_id": end_id,
+        "dtype": "float32",
+    }
+    if model.architecture == "gpt2":
+        return common | {
+            "n_positions": model.context,
+            "n_ctx": model.context,  # llama.cpp reads this one
+            "n_embd": model.d_model,
+            "n_layer": model.n_layers,
+            "n_head": model.n_heads,
+            "n_inner": model.d_ff,
+            "activation_function": "gelu_new",
+            "layer_norm_epsilon": model.norm_epsilon,
+            "embd_pdrop": model.dropout,
+            "resid_pdrop": model.dropout,
+            "attn_pdrop": 0.0,
+        }
+    config = common | {
+        "max_position_embeddings": model.context,
+        "hidden_size": model.d_model,
+        "intermediate_size": model.d_ff,
+        "num_hidden_layers": model.n_layers,
+        "num_attention_heads": model.n_heads,
+        "num_key_value_heads": model.n_kv_heads,
+        "head_dim": model.head_dim,  # qwen3's own choice would be 128
+        "hidden_act": "silu",
+        "rms_norm_eps": model.norm_epsilon,
+        "attention_bias": model.bias,
+        "attention_dropout": 0.0,
+        "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_base},
+        "rope_theta": model.rope_base,  # for transformers before version 5
+    }
+    own = {"mlp_bias": model.bias} if model.architecture == "llama" else {"use_sliding_window": False}
+    return config | own
+
+
+def to_theirs(model: ModelConfig, ours: Mapping[str, Floats]) -> dict[str, Floats]:
+    """Our parameters by the names, and in the shapes, of transformers."""
+    theirs = {}
+    for name, plans in _places(model).items():
+        numbers = np.concatenate([ours[plan.name] for plan in plans])
+        theirs[name] = np.ascontiguousarray(numbers.T if _turned(model, plans[0]) else numbers)
+    return theirs
+
+
+def to_ours(model: ModelConfig, theirs: Mapping[str, Callable[[], Floats]], folder: Path) -> dict[str, Floats]:
+    """Their tensors (each read when it is called) by our names and in our shapes. Raises RunError if one does not fit."""
+    places, ours = _places(model), {}
+    spare = {"lm_head.weight"} if model.tie_embeddings else set()
+    odd = [name for name in theirs if name not in places and name not in spare and not name.endswith(TABLES)]
+    if odd:
+        raise RunError(f"{folder} cannot be held: its tensor {odd[0]} has no place in the {model.architecture} family.")
+    for name, plans in places.items():
+        if name not in theirs:
+            raise RunError(f"{folder} is not whole: the tensor {name} is missing.")
+        numbers, shape = theirs[name](), (sum(plan.shape[0] for plan in plans), *plans[0].shape[1:])
+        turned = _turned(model, plans[0])
+        wanted = shape[::-1] if turned else shape
+        if numbers.shape != wanted:
+            raise RunError(f"{folder}: {name} has shape {numbers.shape}; by config.json it must be {wanted}.")
+        if not np.isfinite(numbers).all():
+            raise RunError(f"{folder}: {name} holds numbers that are not finite.")
+        for plan, part in zip(plans, np.split(numbers.T if turned else numbers, len(plans)), strict=True):
+            ours[plan.name] = np.ascontiguousarray(part)
+    return ours
+
+
+@contextmanager
+def made_whole(path: Path, failure: str) -> Iterator[Path]:
+    """A folder that is filled under another name, and gets its own when it is whole."""
+    path = path.absolute()
+    temporary = path.parent / f".{path.name}.partial-{os.getpid()}"
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        flush(temporary)
+        temporary.rename(path)  # onto nothing, or an empty folder
+        flush(path.parent)
+    except (OSError, SafetensorError, sqlite3.Error) as error:
+        raise RunError(f"{failure}: {error}.") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _places(model: ModelConfig) -> dict[str, list[TensorPlan]]:
+    """Every tensor of theirs, and those of ours that it holds, one below the other."""
+    gpt2 = model.architecture == "gpt2"
+    parts, outside = (GPT2_PARTS, OUTSIDE["gpt2"]) if gpt2 else (LLAMA_PARTS, OUTSIDE["llama"])
+    blocks = "transformer.h" if gpt2 else "model.layers"
+    places: dict[str, list[TensorPlan]] = {}
+    for plan in census(model):
+        part, _, end = plan.name.rpartition(".")
+        if part.startswith("blocks."):
+            _, layer, inside = part.split(".", 2)
+            home = f"{blocks}.{layer}.{parts[inside]}"
+        else:
+            home = outside[part]
+        places.setdefault(f"{home}.{'weight' if end == 'gain' else end}", []).append(plan)
+    return places
+
+
+def _turned(model: ModelConfig, plan: TensorPlan) -> bool:
+    """GPT-2's matrices are (inputs, outputs), ours (outputs, inputs)."""
+    return model.architecture == "gpt2" and is_hidden_matrix(plan.name, plan.shape)
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=2) + "\n"
+
+
+def _generation_config(config: Config, end_id: int | None) -> dict[str, Any]:
+    """The run's [sampling], as transformers' `generate` reads it. What is left out there has surprising values."""
+    sampling = config.sampling
+    common = {
+        "bos_token_id": end_id,
+        "eos_token_id": end_id,
+        "pad_token_id": end_id,
+        "max_length": config.model.context,  # prompt and all
+        "repetition_penalty": sampling.repetition_penalty,
+    }
+    if sampling.temperature == 0:
+        return common | {"do_sample": False}
+    drawing = {"do_sample": True, "temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
+    return common | drawing | ({"min_p": sampling.min_p} if sampling.min_p else {})
+
+
+def _tokenizer_config(tokenizer: Tokenizer, context: int) -> dict[str, Any]:
+    end_id = end_of_text_id(tokenizer)
+    end = None if end_id is None else tokenizer.id_to_token(end_id)
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": context,
+        "clean_up_tokenization_spaces": False,
+        "bos_token": end,
+        "eos_token": end,
+    }
+
+
+def _card(reader: RunReader, snapshot: Snapshot, tokenizer: Tokenizer) -> str:
+    """The README.md: what it is, what it learned from, how well it predicts, how to load it."""
+    config, model = reader.config, reader.config.model
+    count = sum(tensor.parameters for tensor in census(model))
+    losses = [f"- {sentence}" for sentence in measured(reader, snapshot.step)]
+    tokens = {
+        "char": "characters: one that is not in its vocabulary is an error in transformers too",
+        "byte": "bytes of UTF-8",
+        "bpe": "byte-level BPE",
+    }.get(kind(tokenizer), "as tokenizer.json says")
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags:
+- {model.architecture}
+- vitrine
+---
+
+# {reader.path.resolve().name}
+
+A language model of {count:,} parameters ({CLASSES[model.architecture]}), trained with Vitrine; these are the parameters
+that step {snapshot.step} of {config.training.steps} starts from.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("DIR")  # this folder
+model = AutoModelForCausalLM.from_pretrained("DIR")
+ids = tokenizer("Once", return_tensors="pt").input_ids
+print(tokenizer.decode(model.generate(ids)[0]))
+```
+
+It sees {model.context} tokens at once. Tokens: {model.vocab_size:,}, {tokens}.
+
+## Losses
+
+{chr(10).join(losses) or "Nothing was measured at this step."}
+
+## Where it comes from
+
+- corpus digest: {corpus_digest(reader) or "unknown"}
+- first parameters: {Path(config.training.parent).name or f"random, seed {config.training.seed}"}
+- digest of the parameters: {snapshot.digest}
+
+## Hyperparameters
+
+```toml
+{tomli_w.dumps(config.portable())}```
+"""
+
+
+def measured(reader: RunReader, step: int) -> list[str]:
+    """The losses that were measured at a step, each with its measure."""
+    losses = [
+        f"validation loss at step {e.step}: {e.loss:.4f} nats a token, over {e.tokens:,} tokens"
+        for e in reader.evaluations()
+        if e.step == step and math.isfinite(e.loss)
+    ]
+    before = reader.step_record(step - 1)
+    if before and math.isfinite(before.loss):
+        losses.append(f"training loss of the step before: {before.loss:.4f}")
+    return losses
+
+
+def corpus_digest(reader: RunReader) -> str:
+    """Of the text that the run learned from; empty: unknown."""
+    digest: str = json.loads(reader.facts().get("fingerprint", "{}")).get("corpus", "")
+    return digest

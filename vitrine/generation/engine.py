@@ -1,0 +1,494 @@
+"""Decoding: a token at a time, for many texts together, with the one key-value cache.
+
+`Engine` computes what `model.Decoder` does, laid out for speed: weights in the number format of the products
+and in the processor's own order, query, key and value as one product. A text's numbers are the same bits
+whether it is decoded alone or among others: each product has one of a few numbers of rows, and
+`Engine.settle` looks whether they agree on this machine. Where they do, a text that is alone is drafted some tokens
+ahead: the model reads all of them in one pass, which takes hardly longer than one token.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitrine.generation.drafts import Ngrams
+from vitrine.model.decoder import Attention, Block, Decoder, Embedding, LayerNorm, Linear, RMSNorm, rotate
+
+SAFE_ROWS = 4  # in a product, where nothing is known: MKL adds up fewer in another order
+PADDING = 16  # a prompt's tokens are filled up to a multiple: the processor prepares a product for each size anew
+SPAN = 64  # attention looks at a multiple of so many places
+DRAFTED = SAFE_ROWS - 1  # tokens that are read ahead of a text, at most
+
+Attend = Callable[[int, Tensor], Tensor]
+
+
+class Engine:
+    """A model with room for some texts at once. Text r is row r; when a row is removed, the last one takes its place.
+
+    Args:
+        model: its parameters are copied.
+        rows: texts at once, at most.
+        drafts: of what a text may go on with; used once the engine has settled.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: Decoder, rows: int = 1, drafts: Ngrams | None = None) -> None:
+        self.config, self.dtype = model.config, model.compute_dtype
+        self.device = model.embedding.weight.device
+        self.rows = rows
+        self.sizes = [SAFE_ROWS]  # the numbers of rows that a product may have
+        while self.sizes[-1] < rows:
+            self.sizes.append(2 * self.sizes[-1])
+        self.together = True  # whether the rows go through the model in one pass
+        self.drafts, self.drafting = drafts, False  # whether they are used
+        self._ahead: list[tuple[int, Tensor]] = []  # tokens that were drafted, and the logits after each
+        self._read = torch.empty(0)
+        self.windows: list[list[int]] = []  # of each row: the tokens that the model sees
+        self.weights = _Weights(model)
+        self.span = SPAN
+        self.cache = _Cache(model, self.sizes[-1])
+
+    @property
+    def cache_bytes(self) -> int:
+        """What keys and values take when every row is full."""
+        return self.cache.size_bytes
+
+    @torch.inference_mode()
+    def add(self, ids: Sequence[int]) -> int:
+        """Begin a text; of its tokens, the last `context` count. Returns its row."""
+        if not ids or len(self.windows) == self.rows:
+            raise ValueError(f"{len(ids)} tokens for row {len(self.windows)} of {self.rows}")
+        row, window = len(self.windows), list(ids[-self.config.context : -1])
+        self.windows.append(window)
+        self._fit()
+        self._read = self._fill(row, window)
+        return row
+
+    @torch.inference_mode()
+    def prompt_logits(self) -> Tensor:
+        """(tokens - 1, vocab_size) of float32: what followed each token of the text added last, but the last one."""
+        return self._logits(self._read) if len(self._read) else torch.empty(0, self.config.vocab_size)
+
+    @torch.inference_mode()
+    def fork(self, row: int) -> int:
+        """Begin a text like one that was added and has had no step yet; nothing is computed. Returns its row."""
+        new = len(self.windows)
+        self.windows.append(list(self.windows[row]))
+        self.cache.copy(row, new)
+        return new
+
+    @torch.inference_mode()
+    def remove(self, row: int) -> None:
+        """End a text; the last row moves into its place."""
+        self._ahead = []
+        last = len(self.windows) - 1
+        if row != last:
+            self.windows[row] = self.windows[last]
+            self.cache.copy(last, row)
+        self.windows.pop()
+        self._fit()
+
+    @torch.inference_mode()
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Give every row its next token (to a new row, the last of its prompt).
+
+        When the context is full, the older half is let go, and the rest is read again from position zero.
+
+        Returns:
+            (rows, vocab_size) of float32: logits of what comes next.
+        """
+        for window, token in zip(self.windows, tokens, strict=True):
+            window.append(token)
+        if self._ahead:
+            (drafted, logits), *self._ahead = self._ahead
+            if [drafted] == list(tokens):
+                return logits
+            self._ahead = []
+        self._fit()
+        for row, window in enumerate(self.windows):
+            if len(window) > self.config.context:
+                self.windows[row] = window = window[-max(1, self.config.context // 2) :]
+                self._fill(row, window[:-1])
+        if self.drafting and len(self.windows) == 1:
+            return self._step_ahead(self.windows[0])
+        positions = [len(window) - 1 for window in self.windows]
+        if self.together:
+            return self._decode(0, tokens, positions)
+        one_by_one = [self._decode(row, tokens[row : row + 1], positions[row : row + 1]) for row in range(len(tokens))]
+        return torch.cat(one_by_one)
+
+    def _step_ahead(self, window: list[int]) -> Tensor:
+        """A step of the only text, and the steps that would follow if its draft were chosen; (1, vocab_size)."""
+        assert self.drafts
+        drafted = self.drafts.draft(window, min(DRAFTED, self.config.context - len(window)))
+        first = len(window) - 1
+        logits = self._decode(0, [window[-1], *drafted], range(first, first + 1 + len(drafted)), ahead=True)
+        self._ahead = [(token, logits[row : row + 1]) for row, token in enumerate(drafted, 1)]
+        return logits[:1]
+
+    @torch.inference_mode()
+    def settle(self) -> str:
+        """Find out how rows may share a product so that none depends on the others, on this machine.
+
+        Returns:
+            In how many rows texts are decoded, for the log.
+        """
+        cache, self.cache, sizes = self.cache, self.cache.sample(), self.sizes
+        for fewer in ([1, 2], [2], []):
+            self.sizes = [*fewer, *sizes]
+            if self._rows_agree():
+                break
+        else:
+            self.sizes, self.span = sizes[-1:], cache.capacity
+            if not self._rows_agree():
+                self.together, self.sizes = False, [1]
+        self.cache = cache
+        self.drafting = self.drafts is not None and self.together and self._drafts_agree()
+        self._fit()
+        return ", ".join(map(str, self.sizes))
+
+    def _rows_agree(self) -> bool:
+        """Whether rows give the same bits in each of the sizes, filled up or not, in another order, beside longer ones."""
+        if not all(product.rows_agree(self.sizes) for product in self.weights.products()):
+            return False
+        count, context = self.sizes[-1], self.config.context
+        generator = torch.Generator().manual_seed(1)
+        tokens = torch.randint(self.config.vocab_size, (count,), generator=generator).tolist()
+        positions = [context * row // count for row in range(count)]
+
+        def decode(rows: Sequence[int]) -> Tensor:
+            self.cache.lay(self._span(max(positions[row] for row in rows) + 1), 0)
+            for place, row in enumerate(rows):
+                self.cache.scramble(place, positions[row], seed=row)
+            return self._decode(0, [tokens[row] for row in rows], [positions[row] for row in rows])
+
+        whole, backwards = decode(range(count)), decode(range(count)[::-1])
+        fewer = {*self.sizes, *(size - 1 for size in self.sizes), 1} - {0}
+        return torch.equal(whole, backwards.flip(0)) and all(torch.equal(decode(range(n)), whole[:n]) for n in fewer)
+
+    def _drafts_agree(self) -> bool:
+        """Whether tokens that one pass reads have the bits that they have one by one."""
+        first = max(0, self.config.context // 2 - DRAFTED)
+        count, positions = 1 + min(DRAFTED, self.config.context - 1), range(first, self.config.context)
+        tokens = [number % self.config.vocab_size for number in range(count)]
+
+        def begin() -> None:
+            self.cache.lay(self._span(self.config.context), 0)
+            self.cache.scramble(0, first, seed=1)
+
+        begin()
+        singly = [self._decode(0, [token], [at]) for token, at in zip(tokens, positions, strict=False)]
+        begin()
+        return torch.equal(torch.cat(singly), self._decode(0, tokens, positions[:count], ahead=True))
+
+    def _span(self, length: int) -> int:
+        return -(-length // self.span) * self.span
+
+    def _fit(self) -> None:
+        """Give the cache the room that the longest text needs."""
+        ahead = DRAFTED if self.drafting else 0
+        span = self._span(max((len(window) for window in self.windows), default=1) + ahead)
+        if not self.cache.span // 2 < span <= self.cache.span:
+            self.cache.lay(min(span, self.cache.capacity), len(self.windows))
+
+    def _decode(self, first: int, tokens: Sequence[int], positions: Sequence[int], ahead: bool = False) -> Tensor:
+        """Logits after one token each of the rows from `first` on, or ahead: after some of that row alone.
+
+        Returns:
+            (len(tokens), vocab_size).
+        """
+        count, head_dim = len(tokens), self.config.head_dim
+        n_heads, kv_heads = self.config.n_heads, self.config.n_kv_heads
+        size = next(size for size in self.sizes if size >= count)
+        numbers = torch.tensor([[*tokens, *[0] * (size - count)], [*positions, *[0] * (size - count)]])
+        ids, at = numbers.to(self.device)
+        of_one = ahead or count == 1
+        masks = [self.cache.mask([at]) for at in positions] if of_one else [self.cache.mask(positions)]
+        views = self.cache.views(first, 1 if of_one else count)
+        # One row's places, by plain numbers: they cost a third of an index.
+        own = self.cache.places(first, positions[0], count) if of_one else []
+        places = slice(0) if of_one else torch.arange(first, first + count, device=self.device)
+        filled = torch.zeros(size, n_heads * head_dim, dtype=self.dtype, device=self.device)
+        # The queries that share a key are side by side. Each text has its own part, or each token of one text.
+        given = filled[:count].view(count * kv_heads, -1, head_dim)
+        queries, mixed = (given.new_empty(given.shape, dtype=self.cache.dtype) for _ in range(2))
+        asked = queries.view(count, n_heads, head_dim)
+        scores, shares = queries.new_empty(2, *given.shape[:2], self.cache.span)
+        parts = [*zip(masks, *(each.chunk(len(masks)) for each in (queries, scores, shares, mixed)), strict=True)]
+
+        def attend(layer: int, heads: Tensor) -> Tensor:
+            heads = heads[:count]
+            asked.copy_(heads[:, :n_heads])
+            new = heads[:, n_heads:].view(count, 2, kv_heads, head_dim)
+            if of_one:
+                own[layer].copy_(new.permute(1, 2, 0, 3))
+            else:
+                self.cache.layers[layer][:, places, :, at[:count]] = new.to(self.cache.dtype)
+            keys, values = views[layer]
+            for mask, q, some, _, _ in parts:
+                torch.baddbmm(mask, q, keys, alpha=head_dim**-0.5, out=some)
+            torch.softmax(scores, -1, out=shares)
+            for _, _, _, some, out in parts:
+                torch.bmm(some, values, out=out)
+            given.copy_(mixed)
+            return filled
+
+        return self._logits(self.weights(ids, at, attend))[:count]
+
+    def _fill(self, row: int, ids: Sequence[int]) -> Tensor:
+        """Read a text at once, into the cache of a row; (len(ids), d_model), after the final norm."""
+        if not ids:
+            return torch.empty(0, self.config.d_model, device=self.device)
+        n_heads, n_kv_heads = self.config.n_heads, self.config.n_kv_heads
+        size = -(-len(ids) // PADDING) * PADDING
+        tokens = torch.tensor([*ids, *[0] * (size - len(ids))], device=self.device)
+        at = torch.arange(size, device=self.device).clamp_(max=self.config.context - 1)
+
+        def attend(layer: int, heads: Tensor) -> Tensor:
+            q, k, v = heads.transpose(0, 1).split((n_heads, n_kv_heads, n_kv_heads))  # (heads, size, head_dim)
+            keys, values = self.cache.layers[layer]
+            keys[row, :, :size] = k
+            values[row, :, :size] = v
+            mixed = F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, enable_gqa=True)
+            return mixed[0].transpose(0, 1).reshape(size, -1)
+
+        return self.weights(tokens, at, attend)[: len(ids)]
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return self.weights.head(x.to(self.dtype)).float()
+
+
+class _Cache:
+    """Keys and values of the tokens so far, so that none is computed twice.
+
+    layers: of each, keys and values: (2, rows, n_kv_heads, span, head_dim). They are laid out for `span` places, and
+    anew when that changes: attention reads memory without gaps, three times as fast as with them.
+    """
+
+    def __init__(self, model: Decoder, rows: int) -> None:
+        config = model.config
+        self.capacity = -(-config.context // SPAN) * SPAN
+        self.shape = rows, config.n_kv_heads, config.head_dim
+        # Zeros, not whatever memory holds: a place that is masked still takes part, with the weight 0.
+        count = rows * config.n_kv_heads * self.capacity * config.head_dim
+        device = model.embedding.weight.device
+        # On a processor, attention of one token is faster in float32, though it reads twice as much.
+        on_cpu = device.type == "cpu" and model.compute_dtype == torch.bfloat16
+        self.dtype = torch.float32 if on_cpu else model.compute_dtype
+        self.memory = torch.zeros(config.n_layers, 2, count, dtype=self.dtype, device=device)
+        # Any row of a mask is a part of this.
+        self._strip = torch.zeros(2 * self.capacity, dtype=self.dtype, device=device)
+        self._strip[self.capacity :] = float("-inf")
+        self.layers: list[Tensor] = []
+        self._views: list[tuple[Tensor, Tensor]] = []
+        self.lay(SPAN, 0)
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes when every row is full."""
+        return self.memory.nbytes
+
+    def lay(self, span: int, used: int) -> None:
+        """Change the number of places; what the first `used` rows hold stays, as far as there is room."""
+        rows, kv_heads, head_dim = self.shape
+        old = self.layers if used else []
+        self.span, self._viewed = span, (0, 0)
+        parts = self.memory[..., : rows * kv_heads * span * head_dim]
+        self.layers = [pair.view(2, rows, kv_heads, span, head_dim) for pair in parts]
+        for source, target in zip(old, self.layers, strict=False):
+            for before, after in zip(source, target, strict=True):
+                kept = before[:used, :, :span].clone()
+                after[:used, :, : kept.shape[2]] = kept
+
+    def mask(self, positions: Sequence[int]) -> Tensor:
+        """(rows x n_kv_heads, 1, span), of one row (span,): 0 at the places that hold tokens, -inf after them."""
+        strips = [self._strip[self.capacity - 1 - at : self.capacity - 1 - at + self.span] for at in positions]
+        return torch.stack(strips).repeat_interleave(self.shape[1], 0)[:, None] if len(strips) > 1 else strips[0]
+
+    def views(self, first: int, count: int) -> list[tuple[Tensor, Tensor]]:
+        """Of each layer, for some rows: keys (rows x n_kv_heads, head_dim, span), values (.., span, head_dim)."""
+        if (first, count) != self._viewed:
+            rows = slice(first, first + count)
+            self._views = [(k[rows].flatten(0, 1).transpose(1, 2), v[rows].flatten(0, 1)) for k, v in self.layers]
+            self._viewed = first, count
+        return self._views
+
+    def places(self, row: int, position: int, count: int) -> list[Tensor]:
+        """Of each layer, where the keys and values of some tokens lie: (2, n_kv_heads, count, head_dim)."""
+        return [pair[:, row, :, position : position + count] for pair in self.layers]
+
+    def copy(self, source: int, target: int) -> None:
+        """One row onto another."""
+        for pair in self.layers:
+            pair[:, target] = pair[:, source]
+
+    def sample(self) -> "_Cache":
+        """A cache for trials: the same, but with one memory for all layers; each pass writes and reads it in order."""
+        trial = copy.copy(self)
+        trial.memory = torch.zeros_like(self.memory[:1]).expand_as(self.memory)
+        trial.lay(SPAN, 0)
+        return trial
+
+    def scramble(self, row: int, length: int, seed: int) -> None:
+        """Fill places of a row with random numbers."""
+        _, kv_heads, head_dim = self.shape
+        numbers = torch.randn(2, kv_heads, length, head_dim, generator=torch.Generator().manual_seed(seed))
+        for part, some in zip(self.layers[0], numbers, strict=True):
+            part[row, :, :length] = some.to(part)
+
+
+class _Product:
+    """Weighted sums, their weights copied into the order that the processor reads fastest; GELU of them, if asked for."""
+
+    def __init__(self, dtype: torch.dtype, *parts: Linear | Embedding, gelu: bool = False) -> None:
+        weight = torch.cat([part.weight.detach() for part in parts]).to(dtype)
+        self.width = weight.shape[1]
+        biases = [part.bias.detach() for part in parts if isinstance(part, Linear) and part.bias is not None]
+        self.bias = torch.cat(biases).to(dtype) if biases else None
+        self.gelu = gelu
+        self.after: tuple[str, list[float], str] = ("gelu", [], "tanh") if gelu else ("none", [], "")
+        self.packed = _can_be_packed(weight)
+        # oneDNN's own order: half the time of a plain matrix, in few rows.
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self.packed else weight
+
+    def rows_agree(self, sizes: Sequence[int]) -> bool:
+        """Whether a row gives the same bits in each of these numbers of rows, whatever rounding would hide.
+
+        A bias takes away all of each sum but what the order of its additions left: bfloat16 shows eight bits of that.
+        """
+        row = torch.randn(1, self.width, generator=torch.Generator().manual_seed(1)).to(self.weight)
+        rest = copy.copy(self)
+        rest.gelu, rest.after = False, ("none", [], "")
+        rest.bias = None
+        rest.bias = -rest(row.expand(sizes[-1], -1).contiguous())[0]
+        whole = rest(row.expand(sizes[-1], -1).contiguous())
+        return all(torch.equal(rest(row.expand(size, -1).contiguous()), whole[:size]) for size in sizes)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(rows, in_features) to (rows, out_features)."""
+        if self.packed:
+            y: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, *self.after)
+            return y
+        y = F.linear(x, self.weight, self.bias)
+        return F.gelu(y, approximate="tanh") if self.gelu else y
+
+
+@dataclass
+class _Layer:
+    """One block's products and norms."""
+
+    attention_norm: Callable[[Tensor], Tensor]
+    query_key_value: _Product
+    head_norm: Callable[[Tensor], Tensor] | None
+    output: _Product
+    mlp_norm: Callable[[Tensor], Tensor]
+    expand: _Product  # in gated families: gate and expand
+    shrink: _Product
+
+
+class _Weights:
+    """The parameters of a model, ready for products; called, they are the model but for its attention and head."""
+
+    def __init__(self, model: Decoder) -> None:
+        config, dtype = model.config, model.compute_dtype
+        self.config, self.dtype = config, dtype
+        self.embedding = model.embedding.weight.detach().clone()
+        self.layers = []
+        for block in model.blocks:
+            assert isinstance(block, Block)
+            attention, mlp = block.attention, block.mlp
+            self.layers.append(
+                _Layer(
+                    _norm(block.attention_norm),
+                    _Product(dtype, attention.query, attention.key, attention.value),
+                    _head_norm(attention) if attention.normalised else None,
+                    _Product(dtype, attention.output),
+                    _norm(block.mlp_norm),
+                    _Product(dtype, mlp.gate, mlp.expand) if mlp.gated else _Product(dtype, mlp.expand, gelu=True),
+                    _Product(dtype, mlp.shrink),
+                )
+            )
+        self.final_norm = _norm(model.final_norm)
+        self.head = _Product(dtype, model.embedding if config.tie_embeddings else model.head)
+        self.positions: Tensor | None = None
+        if config.architecture == "gpt2":
+            self.positions = model.positions.weight.detach().clone()
+        else:
+            self.cos, self.sin = model.rope_cos[:, None], model.rope_sin[:, None]  # (context, 1, head_dim)
+
+    def products(self) -> list[_Product]:
+        """One of each shape."""
+        layer = self.layers[0]
+        return [layer.query_key_value, layer.output, layer.expand, layer.shrink, self.head]
+
+    def __call__(self, tokens: Tensor, at: Tensor, attend: Attend) -> Tensor:
+        """(rows,) of tokens and their positions to (rows, d_model), after the final norm.
+
+        attend: is given the layer and its queries, keys and values, (rows, n_heads + 2 n_kv_heads, head_dim);
+        returns (rows, d_model).
+        """
+        turned, head_dim = self.config.n_heads + self.config.n_kv_heads, self.config.head_dim
+        x = F.embedding(tokens, self.embedding)
+        rope = None
+        if self.positions is not None:
+            x = x + F.embedding(at, self.positions)
+        else:
+            rope = self.cos[at], self.sin[at]
+        for index, layer in enumerate(self.layers):
+            heads = layer.query_key_value(layer.attention_norm(x).to(self.dtype)).view(len(x), -1, head_dim)
+            if rope:
+                qk = heads[:, :turned]
+                heads[:, :turned] = rotate(layer.head_norm(qk) if layer.head_norm else qk, *rope)
+            x = x + layer.output(attend(index, heads))
+            inner = layer.expand(layer.mlp_norm(x).to(self.dtype))
+            if self.config.gated:
+                gate, inner = inner.chunk(2, -1)
+                inner = F.silu(gate) * inner
+            x = x + layer.shrink(inner)
+        return self.final_norm(x)
+
+
+def _norm(norm: torch.nn.Module) -> Callable[[Tensor], Tensor]:
+    if isinstance(norm, LayerNorm):
+        width, epsilon, (gain, bias) = norm.gain.shape, norm.epsilon, _copies(norm.gain, norm.bias)
+        return lambda x: torch.layer_norm(x, width, gain, bias, epsilon)
+    assert isinstance(norm, RMSNorm)
+    return _rms_norm(norm.gain.detach().clone(), norm.epsilon)
+
+
+def _head_norm(attention: Attention) -> Callable[[Tensor], Tensor]:
+    """The norms of the queries and of the keys, as one."""
+    of_queries, of_keys = attention.query_norm, attention.key_norm
+    assert isinstance(of_queries, RMSNorm)
+    assert isinstance(of_keys, RMSNorm)
+    q, k = _copies(of_queries.gain, of_keys.gain)
+    gain = torch.cat([q.expand(attention.n_heads, -1), k.expand(attention.n_kv_heads, -1)])
+    return _rms_norm(gain, of_queries.epsilon)
+
+
+def _rms_norm(gain: Tensor, epsilon: float) -> Callable[[Tensor], Tensor]:
+    def normalise(x: Tensor) -> Tensor:
+        x = x.to(gain.dtype)
+        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().mul_(1 / x.shape[-1])
+        normalised: Tensor = x * scale.add_(epsilon).rsqrt_() * gain
+        return normalised
+
+    return normalise
+
+
+def _copies(*parameters: Tensor) -> tuple[Tensor, ...]:
+    return tuple(parameter.detach().clone() for parameter in parameters)
+
+
+def _can_be_packed(weight: Tensor) -> bool:
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight") or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    if weight.dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return weight.dtype == torch.float32

@@ -1,0 +1,1 @@
+"""Looking inside a run: replay, explanations of single parameters, health, comparison."""

@@ -1,0 +1,97 @@
+"""Nudge a parameter, and measure what that does to the loss: the gradient's promise, tested."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitrine.inspection.parameter import Address
+from vitrine.inspection.replay import OpenedStep
+from vitrine.model.decoder import Decoder
+from vitrine.model.loss import float64_device
+
+
+@dataclass(frozen=True)
+class Nudge:
+    """The loss of a step's own batch with one parameter moved, everything in float64.
+
+    loss: with nothing moved; gradient: of this loss, by autograd in float64; run_gradient: what training had.
+    sizes, losses: how far the parameter was moved, and the loss then.
+    """
+
+    parameter: str
+    step: int
+    loss: float
+    gradient: float
+    run_gradient: float
+    sizes: tuple[float, ...]
+    losses: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """What `inspect --nudge --json` has under `nudge`."""
+        return {
+            "loss": self.loss,
+            "gradient": self.gradient,
+            "run_gradient": self.run_gradient,
+            "moves": [
+                {"size": size, "loss": loss, "measured": loss - self.loss, "predicted": size * self.run_gradient}
+                for size, loss in zip(self.sizes, self.losses, strict=True)
+            ],
+        }
+
+    def to_text(self) -> str:
+        """What `inspect --nudge` prints."""
+        lines = [
+            f"nudge {self.parameter}, by the loss of this batch in float64: {self.loss:.12g}",
+            f"gradient: {self.gradient:.9g} in float64, {self.run_gradient:.9g} in training's own number format",
+            f"{'moved by':>12}{'loss':>20}{'change measured':>20}{'gradient x move':>20}",
+        ]
+        lines += [
+            f"{size:>+12.4g}{loss:>20.12g}{loss - self.loss:>+20.6g}{size * self.run_gradient:>+20.6g}"
+            for size, loss in zip(self.sizes, self.losses, strict=True)
+        ]
+        return "\n".join(lines)
+
+
+class Float64:
+    """The model of an opened step in float64, with the parameters that the step starts from, and the step's batch."""
+
+    def __init__(self, opened: OpenedStep) -> None:
+        values = opened.witness.values
+        device = float64_device(values.device)
+        self.model = Decoder(opened.config.model, torch.float64)
+        self.model.load_state_dict(opened.parameters.named(values))
+        self.model.double().to(device)
+        self.batch = [batch.micro.to(device) for batch in opened.micro_batches]
+
+    def loss(self) -> Tensor:
+        """The mean loss of the batch, with the dropout that the step had."""
+        total = torch.zeros((), dtype=torch.float64, device=self.model.embedding.weight.device)
+        for micro in self.batch:
+            logits = self.model(micro.inputs, micro.draws)
+            total = total + micro.share * F.cross_entropy(logits.flatten(0, 1), micro.targets.flatten())
+        return total
+
+    def parameter(self, name: str) -> Tensor:
+        """A tensor of the model, to be moved."""
+        return dict(self.model.named_parameters())[name]
+
+
+def nudge(opened: OpenedStep, address: Address, sizes: Sequence[float]) -> Nudge:
+    """Move one parameter by each of these sizes in turn, and measure the loss of the step's batch."""
+    exact = Float64(opened)
+    tensor, index = exact.parameter(address.tensor.name), address.index
+    loss = exact.loss()
+    gradient = float(torch.autograd.grad(loss, tensor)[0][index])
+    losses = []
+    with torch.no_grad():
+        for size in sizes:
+            before = tensor[index].clone()
+            tensor[index] += size
+            losses.append(float(exact.loss()))
+            tensor[index] = before
+    run_gradient = float(opened.tensor(address.tensor.name).gradient[index])
+    return Nudge(address.text, opened.step, float(loss.detach()), gradient, run_gradient, tuple(sizes), tuple(losses))

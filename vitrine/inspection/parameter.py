@@ -1,0 +1,376 @@
+"""What one parameter is, and how it came to its value: its connections, its update term by term, its history."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+
+from vitrine.config import Config
+from vitrine.errors import RunError, nearest
+from vitrine.inspection.replay import OpenedStep
+from vitrine.model.flat import is_hidden_matrix
+from vitrine.model.inventory import TensorPlan, census
+from vitrine.optimizers.rules import Muon, learning_rate_scale, matrix_scale
+from vitrine.runs.film import Film
+from vitrine.runs.reader import FILM, KEYFRAMES, TOKENIZER, RunReader
+from vitrine.runs.retention import keyframe_path, keyframe_steps
+from vitrine.text.tokenizer import load_tokenizer, spell
+from vitrine.training.checkpoint import load_birth
+
+Point = tuple[int, float, bool]  # step, value, whether it is exact
+
+
+@dataclass(frozen=True)
+class Address:
+    """What `inspect` was asked for: a tensor, one parameter of it, or one unit of a linear layer.
+
+    index: of a parameter, as many numbers as the tensor has axes; empty: the whole tensor.
+    unit: of a layer: an output; None: no unit is meant.
+    """
+
+    tensor: TensorPlan
+    index: tuple[int, ...] = ()
+    unit: int | None = None
+
+    @property
+    def place(self) -> int:
+        """The parameter's place in the flattened tensor."""
+        return int(np.ravel_multi_index(self.index, self.tensor.shape))
+
+    @property
+    def text(self) -> str:
+        """As it was asked for."""
+        return f"{self.tensor.name}[{','.join(map(str, self.index))}]" if self.index else self.tensor.name
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An update as the optimizer's rule makes it up. terms: its numbers, by name; total: what they come to."""
+
+    optimizer: str
+    formula: str
+    terms: dict[str, float]
+    total: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Biography:
+    """One parameter in one step. All values are float32, held as float64; exact: whether the replay proved them."""
+
+    address: Address
+    kind: str
+    connects: str
+    step: int
+    before: float
+    gradient: float
+    update: float
+    after: float
+    rule: Rule
+    plain_sgd: float
+    birth: float
+    history: list[Point]
+    exact: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """What `inspect --json` prints; numbers of parameters in the shortest form that gives the float32 back."""
+        return {
+            "parameter": self.address.text,
+            "kind": self.kind,
+            "connects": self.connects,
+            "step": self.step,
+            "before": shortest(self.before),
+            "gradient": shortest(self.gradient),
+            "update": shortest(self.update),
+            "after": shortest(self.after),
+            "rule": {
+                "optimizer": self.rule.optimizer,
+                "formula": self.rule.formula,
+                "terms": self.rule.terms,
+                "total": self.rule.total,
+                "note": self.rule.note,
+            },
+            "plain_sgd": self.plain_sgd,
+            "birth": shortest(self.birth),
+            "history": [[step, shortest(value) if exact else value, exact] for step, value, exact in self.history],
+            "exact": self.exact,
+        }
+
+    def to_text(self) -> str:
+        """What `inspect` prints."""
+        rule = self.rule
+        width = max(map(len, rule.terms))
+        moved = (
+            "against" if self.gradient * self.update < 0 else "along" if self.update * self.gradient > 0 else "beside"
+        )
+        lines = [
+            f"{self.address.text}, {'an' if self.kind[0] in 'aeio' else 'a'} {self.kind}",
+            self.connects,
+            "",
+            f"birth     {shortest(self.birth):>14}",
+            f"step {self.step:<5}{shortest(self.before):>14}   before",
+            f"gradient  {shortest(self.gradient):>14}   before clipping",
+            f"update    {shortest(self.update):>14}   {moved} the gradient",
+            f"after     {shortest(self.after):>14}",
+            "",
+            f"{rule.optimizer}: {rule.formula}",
+            *(f"  {name:<{width}}  {value:>16.9g}" for name, value in rule.terms.items()),
+            f"  {'the rule comes to':<{width}}  {rule.total:>16.9g}",
+        ]
+        if rule.note:
+            lines.append(f"  {rule.note}")
+        lines += [
+            f"plain SGD with the same gradient and learning rate: {self.plain_sgd:.9g}",
+            "",
+            f"history   {_line(self.history)}",
+            f"exact: {str(self.exact).lower()}",
+        ]
+        return "\n".join(lines)
+
+
+def find_address(config: Config, text: str) -> Address:
+    """Read NAME, NAME[i,j] or LAYER[unit]. Raises RunError, naming the nearest tensor or the bounds."""
+    found = re.fullmatch(r"([\w.]+?)(?:\[\s*(\d+(?:\s*,\s*\d+)*)\s*\])?", text.strip())
+    if not found:
+        raise RunError(
+            f"A parameter is named like blocks.0.attention.query.weight[3,7], a unit like blocks.0.mlp.expand[12]: "
+            f"got {text!r}."
+        )
+    tensors = {tensor.name: tensor for tensor in census(config.model)}
+    name, numbers = found[1], tuple(int(number) for number in (found[2] or "").split(",") if number)
+    if name not in tensors and len(numbers) == 1 and len(tensors.get(f"{name}.weight", _NOTHING).shape) == 2:
+        tensor = tensors[f"{name}.weight"]
+        if numbers[0] >= tensor.shape[0]:
+            raise RunError(f"{name} has {tensor.shape[0]} units: there is none with the number {numbers[0]}.")
+        return Address(tensor, unit=numbers[0])
+    if name not in tensors:
+        raise RunError(f"There is no tensor {name}. {nearest(name, tensors)}")
+    shape = tensors[name].shape
+    if numbers and (len(numbers) != len(shape) or any(n >= size for n, size in zip(numbers, shape, strict=True))):
+        bounds = ", ".join(f"0 to {size - 1}" for size in shape)
+        raise RunError(f"{name} has shape {shape}: an index needs {len(shape)} numbers ({bounds}), got {text!r}.")
+    return Address(tensors[name], numbers)
+
+
+def biography(opened: OpenedStep, address: Address) -> Biography:
+    """All about one parameter in an opened step."""
+    tensor, reader = opened.tensor(address.tensor.name), opened.replayer.reader
+    index = address.index
+    place = opened.parameters.by_name[address.tensor.name]
+    points = [(step, float(place.view(flat)[index]), True) for step, flat in opened.passed.items()]
+    points.append((opened.step + 1, float(tensor.after[index]), True))
+    history = history_of(reader, address, points if opened.exact else [])
+    scale = learning_rate_scale(opened.config.schedule, opened.step, opened.config.training.steps)
+    learning_rate = opened.config.optimizer.learning_rate * scale
+    return Biography(
+        address=address,
+        kind=address.tensor.kind,
+        connects=connects(reader, address),
+        step=opened.step,
+        before=float(tensor.before[index]),
+        gradient=float(tensor.gradient[index]),
+        update=float(tensor.update[index]),
+        after=float(tensor.after[index]),
+        rule=rule_of(opened, address),
+        plain_sgd=0.0 - learning_rate * opened.clip_factor * float(tensor.gradient[index]),
+        birth=birth_of(reader, address),
+        history=history,
+        exact=opened.exact,
+    )
+
+
+def rule_of(opened: OpenedStep, address: Address) -> Rule:
+    """The update of one parameter, put together from the numbers that the optimizer used, in float64."""
+    config, name, index = opened.config.optimizer, address.tensor.name, address.index
+    place, parameters = opened.parameters.by_name[name], opened.parameters
+    tensor = opened.tensor(name)
+    before, gradient = float(tensor.before[index]), float(place.view(opened.witness.clipped)[index])
+    scale = learning_rate_scale(opened.config.schedule, opened.step, opened.config.training.steps)
+    memory = {kind: float(values[index]) for kind, values in tensor.memory_after.items()}
+    hidden = is_hidden_matrix(name, address.tensor.shape)
+    muon = config.name == "muon"
+    lr = (config.adamw_learning_rate if muon and not hidden else config.learning_rate) * scale
+    terms = {"gradient": float(tensor.gradient[index]), "clip_factor": opened.clip_factor, "clipped_gradient": gradient}
+    note = ""
+    if config.name == "sgd":
+        formula, direction = "update = - learning_rate x clipped_gradient", gradient
+        if config.momentum:
+            formula, direction = "update = - learning_rate x momentum", memory["momentum"]
+            terms |= {"momentum_before": float(tensor.memory_before["momentum"][index]), **memory}
+        terms["learning_rate"] = lr
+        step = -lr * direction
+    elif muon and hidden:
+        optimizer = opened.replayer.state.optimizer
+        assert isinstance(optimizer, Muon)
+        stacks = optimizer.directions(
+            opened.witness.clipped[: parameters.hidden], opened.witness.memory_after["momentum"]
+        )
+        matrices = [matrix for stack in stacks for matrix in stack]
+        direction = float(matrices[parameters.places.index(place)][index])
+        factor = matrix_scale(*place.shape)
+        formula = "update = - learning_rate x matrix_scale x orthogonalised_direction"
+        terms |= {
+            "momentum_before": float(tensor.memory_before["momentum"][index]),
+            "momentum": memory["momentum"],
+            "orthogonalised_direction": direction,
+            "matrix_scale": factor,
+            "learning_rate": lr,
+        }
+        step = -lr * factor * direction
+        note = "the orthogonalised direction depends on the whole matrix, not on this cell alone"
+    else:
+        beta1, beta2 = config.betas
+        first, second = memory["first_moment"], memory["second_moment"]
+        correction1, correction2 = 1 - beta1 ** (opened.step + 1), 1 - beta2 ** (opened.step + 1)
+        terms |= {
+            "first_moment_before": float(tensor.memory_before["first_moment"][index]),
+            "second_moment_before": float(tensor.memory_before["second_moment"][index]),
+            "first_moment": first,
+            "second_moment": second,
+            "first_correction": correction1,
+            "second_correction": correction2,
+            "mean_gradient": first / correction1,
+            "typical_size": (second / correction2) ** 0.5,
+            "epsilon": config.epsilon,
+            "learning_rate": lr,
+        }
+        formula = "update = - learning_rate x mean_gradient / (typical_size + epsilon)"
+        step = -lr * terms["mean_gradient"] / (terms["typical_size"] + config.epsilon)
+        note = "muon leaves what is not a matrix inside a block to AdamW" if muon else ""
+    decayed = config.weight_decay and (hidden if muon else place.start < parameters.matrices)
+    terms["step"] = step + 0.0  # no minus before a zero
+    if decayed:
+        formula += " - learning_rate x weight_decay x before"
+        terms |= {"weight_decay": config.weight_decay, "decay": -lr * config.weight_decay * before}
+    return Rule(
+        "adamw" if muon and not hidden else config.name, formula, terms, terms["step"] + terms.get("decay", 0.0), note
+    )
+
+
+def birth_of(reader: RunReader, address: Address) -> float:
+    """The value at step 0."""
+    try:
+        return _value_in_keyframe(reader, 0, address)
+    except RunError:  # it follows from the seed
+        born = load_birth(reader.path / KEYFRAMES, reader.config, reader.facts().get("birth", ""))
+        return float(born[address.tensor.name][address.index])
+
+
+def history_of(reader: RunReader, address: Address, known: Sequence[Point] = ()) -> list[Point]:
+    """All that is known of a parameter's value over the run, in order of the steps.
+
+    Exact: from keyframes, from the recorded sample, and what is known from a replay. Not exact: from the film.
+    """
+    name, place = address.tensor.name, address.place
+    points: dict[int, tuple[float, bool]] = {}
+    if (reader.path / FILM).is_dir():
+        points |= _from_film(reader, address)
+    points[0] = birth_of(reader, address), True
+    for step in keyframe_steps(reader.path / KEYFRAMES):
+        try:
+            points[step] = _value_in_keyframe(reader, step, address), True
+        except RunError:
+            if step and keyframe_path(reader.path / KEYFRAMES, step).is_dir():  # else it just made room for another
+                raise
+    layout = reader.layout()
+    sampled = layout.sampled_at(name, place) if layout else None
+    if sampled:
+        steps, values = reader.series(sampled[0])
+        points |= {int(step): (float(value), True) for step, value in zip(steps, values, strict=True)}
+    points |= {step: (value, exact) for step, value, exact in known}
+    return [(step, *points[step]) for step in sorted(points)]
+
+
+def connects(reader: RunReader, address: Address) -> str:
+    """What a parameter connects, in words."""
+    model, parts = reader.config.model, address.tensor.name.split(".")
+    first, last = address.index[0], address.index[-1]
+
+    def token(number: int) -> str:
+        return repr(spell(load_tokenizer(reader.path / TOKENIZER), number))
+
+    if parts[0] == "embedding":
+        also = " (and weighs that channel for the token's logit: the head is tied)" if model.tie_embeddings else ""
+        return f"channel {last} of the vector that stands for the token {token(first)}{also}"
+    if parts[0] == "positions":
+        return f"channel {last} of the vector that stands for position {first}"
+    if parts[0] == "head":
+        return f"from channel {last} of the stream to the logit of the token {token(first)}"
+    if parts[0] == "final_norm":
+        return f"{_norm_word(parts[-1])} channel {last} of the stream, before the head"
+    where = f"in block {parts[1]}"
+    if parts[2] in ("attention_norm", "mlp_norm"):
+        return f"{_norm_word(parts[-1])} channel {last} of the stream, before the {parts[2][:-5]} {where}"
+    if parts[3].endswith("_norm"):
+        return f"factor on channel {last} of each head's {parts[3][:-5]} {where}"
+    outputs = {
+        "query": _channel_of_head("query", first, model.head_dim),
+        "key": _channel_of_head("key", first, model.head_dim),
+        "value": _channel_of_head("value", first, model.head_dim),
+        "output": f"channel {first} of the stream",
+        "expand": f"hidden unit {first} of the MLP",
+        "gate": f"the gate of hidden unit {first} of the MLP",
+        "shrink": f"channel {first} of the stream",
+    }
+    if parts[-1] == "bias":
+        return f"added to {outputs[parts[3]]} {where}"
+    inputs = {
+        "output": _channel_of_head("mixed values", last, model.head_dim),
+        "shrink": f"hidden unit {last} of the MLP",
+    }.get(parts[3], f"channel {last} of the normalised stream")
+    return f"from {inputs} to {outputs[parts[3]]} {where}"
+
+
+def shortest(value: float) -> float:
+    """The same float32 with the fewest digits: 0.1, not 0.10000000149011612."""
+    return float(str(np.float32(value)))
+
+
+_NOTHING = TensorPlan("", (), "weight", "zeros")
+
+
+def _channel_of_head(what: str, number: int, head_dim: int) -> str:
+    return f"channel {number % head_dim} of head {number // head_dim}'s {what}"
+
+
+def _norm_word(part: str) -> str:
+    return "factor on" if part == "gain" else "added to"
+
+
+def _value_in_keyframe(reader: RunReader, step: int, address: Address) -> float:
+    file = keyframe_path(reader.path / KEYFRAMES, step) / "model.safetensors"
+    try:
+        with safe_open(file, "numpy") as tensors:
+            part = tensors.get_slice(address.tensor.name)
+            row = part[address.index[0] : address.index[0] + 1]
+    except Exception as error:  # the library raises its own, and OSError
+        raise RunError(f"{file} cannot be read: {error}. vitrine verify {reader.path} says more.") from None
+    return float(row[(0, *address.index[1:])])
+
+
+def _from_film(reader: RunReader, address: Address) -> dict[int, tuple[float, bool]]:
+    """The film's values, if the parameter is one of its picks."""
+    film = Film(reader.path / FILM)
+    before = 0
+    for name, grid in film.values.indices.items():
+        if name == address.tensor.name:
+            break
+        before += grid.size
+    found = np.flatnonzero(grid.ravel() == address.place)
+    if not len(found):
+        return {}
+    birth = birth_of(reader, address)
+    return {
+        int(step): (birth + float(film.frame(number).learned[before + int(found[0])]), False)
+        for number, step in enumerate(film.steps())
+    }
+
+
+def _line(history: list[Point]) -> str:
+    """A few of the points, from first to last."""
+    chosen = [history[round(i * (len(history) - 1) / 7)] for i in range(8)] if len(history) > 8 else history
+    shown = [f"{step}: {'' if exact else '≈ '}{value:.5g}" for step, value, exact in chosen]
+    return f"{len(history)} points; " + ", ".join(shown)

@@ -1,0 +1,81 @@
+"""The same model, born once more: other random numbers, or the same ones further apart, and the loss of the first batch."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vitrine.errors import RunError
+from vitrine.inspection.parameter import shortest
+from vitrine.model.decoder import Decoder, newborn
+from vitrine.model.inventory import census
+from vitrine.model.loss import next_token_loss
+from vitrine.recording.recorder import StepLoss
+from vitrine.runs.reader import RunReader
+from vitrine.training.device import prepare_device
+from vitrine.training.distributed import Processes
+from vitrine.training.launch import open_tokens
+from vitrine.training.loop import Texts, make_batches, micro_batches
+
+CELLS = 6  # of a tensor, that show which numbers were drawn
+
+
+@dataclass(frozen=True)
+class Birth:
+    """A newborn model, and how it does on the batch of the run's step 0.
+
+    spread: what the random values were multiplied by.
+    loss: mean of that batch; not finite if the model overflows.
+    cells: the first of a tensor, by name.
+    """
+
+    seed: int
+    spread: float
+    loss: float
+    guessing_loss: float
+    cells: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """What the studio answers with."""
+        return {
+            "seed": self.seed,
+            "spread": self.spread,
+            "loss": self.loss,
+            "guessing_loss": self.guessing_loss,
+            "cells": {name: shortest(value) for name, value in self.cells.items()},
+        }
+
+
+def bear(reader: RunReader, seed: int, spread: float = 1.0) -> Birth:
+    """Draw the first parameters of a run's model by a seed, `spread` times as far apart, and measure them.
+
+    Gains, biases and projections that are born at one or at zero are not drawn, and stay so. With the run's own seed and
+    a spread of 1 the loss is that of its step 0, unless it went on from another run's parameters. On the CPU.
+    """
+    if not 0 <= spread < math.inf:
+        raise RunError(f"spread must be a number from 0 up: got {spread}. Try 1, as the run has it.")
+    config = reader.config
+    prepare_device(config.machine.model_copy(update={"device": "cpu"}))
+    model = newborn(config.model, seed, getattr(torch, config.training.precision))
+    parameters = dict(model.named_parameters())
+    drawn = [plan for plan in census(config.model) if plan.birth == "normal"]
+    with torch.no_grad():
+        for plan in drawn:
+            parameters[plan.name].mul_(spread)
+        loss = _first_loss(reader, model)
+    shown = next((plan for plan in drawn if plan.name.startswith("blocks.")), drawn[0])
+    row = parameters[shown.name][0, :CELLS].tolist()
+    cells = {f"{shown.name}[0,{column}]": value for column, value in enumerate(row)}
+    return Birth(seed, spread, loss, math.log(config.model.vocab_size), cells)
+
+
+def _first_loss(reader: RunReader, model: Decoder) -> float:
+    """Of the batch of step 0, as a step computes it."""
+    tokens = open_tokens(reader)
+    batches = make_batches(reader.config, Texts(tokens.train, tokens.validation, tokens.validation_bytes))
+    losses = StepLoss()
+    for micro in micro_batches(batches, 0, model, Processes()):
+        logits = model(micro.inputs, micro.draws)
+        losses.micro_batch(micro, logits, next_token_loss(logits, micro.targets))
+    return losses.take()

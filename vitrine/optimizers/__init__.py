@@ -1,0 +1,1 @@
+"""The rules of the update and the schedule of the learning rate."""

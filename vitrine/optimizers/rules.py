@@ -1,0 +1,248 @@
+"""The update: clip the gradient, look up the learning rate, step by the rule.
+
+The rules are written out on flat buffers, so that every term of every parameter's update can be shown.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from vitrine.config import OptimizerConfig, ScheduleConfig
+from vitrine.errors import DivergedError
+from vitrine.model.flat import FlatParameters
+
+IN_CACHE = 2**18  # numbers that AdamW updates together: its ten passes over them stay in the processor's cache
+
+
+class Optimizer:
+    """What SGD, AdamW and Muon share.
+
+    state: the memory of past gradients, each a flat buffer; a keyframe stores it beside the parameters.
+    gradient_norm, learning_rate: of the last update; the norm is taken before clipping.
+    """
+
+    def __init__(
+        self, parameters: FlatParameters, config: OptimizerConfig, schedule: ScheduleConfig, steps: int
+    ) -> None:
+        self.parameters, self.config = parameters, config
+        self.schedule, self.steps = schedule, steps
+        self.state: dict[str, Tensor] = {}
+        self.state_start: dict[str, int] = {}
+        self.gradient_norm = math.nan
+        self.learning_rate = math.nan
+
+    def update(self, step: int) -> None:
+        """Move every parameter once, against its gradient. Raises DivergedError before it moves any."""
+        self.gradient_norm = self._finite_norm(step)
+        if self.config.clip and self.gradient_norm > self.config.clip:
+            # Clip before the update: AdamW's moments would otherwise remember the spike.
+            self.parameters.gradients.mul_(self.config.clip / self.gradient_norm)
+        scale = learning_rate_scale(self.schedule, step, self.steps)
+        self.learning_rate = self.config.learning_rate * scale
+        self.rule(step, scale)
+
+    def rule(self, step: int, scale: float) -> None:
+        """Apply the update rule; `scale` is the schedule's factor on the learning rates."""
+        raise NotImplementedError
+
+    def named_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Views of (a copy of) the state, named `parameter.memory`, as a keyframe stores them."""
+        named = {}
+        for memory, flat in state.items():
+            start = self.state_start[memory]
+            for place in self.parameters.places:
+                if start <= place.start and place.stop <= start + len(flat):
+                    numbers = flat[place.start - start : place.stop - start]
+                    named[f"{place.name}.{memory}"] = numbers.view(place.shape)
+        return named
+
+    def _remember(self, memory: str, start: int, stop: int) -> None:
+        """Make room for one memory of the parameters from `start` to `stop` in the flat buffer."""
+        self.state[memory] = torch.zeros_like(self.parameters.values[start:stop])
+        self.state_start[memory] = start
+
+    def _finite_norm(self, step: int) -> float:
+        norm = float(torch.linalg.vector_norm(self.parameters.gradients))
+        if math.isfinite(norm):
+            return norm
+        for name, gradient in self.parameters.named(self.parameters.gradients).items():
+            bad = int((~torch.isfinite(gradient)).sum())
+            if bad:
+                raise DivergedError(
+                    f"Step {step}: {bad} of {gradient.numel()} gradients of {name} are not finite. The update was "
+                    "not made. Try a lower optimizer.learning_rate, more schedule.warmup_steps, or "
+                    "training.precision = float32."
+                )
+        raise DivergedError(
+            f"Step {step}: the norm of the gradient is too large for float32. The update was not "
+            "made. Try a lower optimizer.learning_rate."
+        )
+
+
+class SGD(Optimizer):
+    """Step against the gradient: w -= lr * (g + decay * w); with momentum, against a running sum of it."""
+
+    def __init__(
+        self, parameters: FlatParameters, config: OptimizerConfig, schedule: ScheduleConfig, steps: int
+    ) -> None:
+        super().__init__(parameters, config, schedule, steps)
+        if config.momentum:
+            self._remember("momentum", 0, len(parameters.values))
+
+    def rule(self, step: int, scale: float) -> None:
+        """One step of SGD."""
+        values, lr, decay = self.parameters.values, self.config.learning_rate * scale, self.config.weight_decay
+        direction = self.parameters.gradients
+        if self.config.momentum:
+            direction = self.state["momentum"].mul_(self.config.momentum).add_(direction)
+        if not decay:
+            values.add_(direction, alpha=-lr)
+            return
+        change, matrices = direction * lr, slice(self.parameters.matrices)
+        change[matrices].add_(values[matrices], alpha=lr * decay)
+        values.sub_(change)
+
+
+class AdamW(Optimizer):
+    """Step against the mean gradient, divided by its typical size; matrices also decay towards zero.
+
+    Source: Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2.
+    """
+
+    def __init__(
+        self, parameters: FlatParameters, config: OptimizerConfig, schedule: ScheduleConfig, steps: int
+    ) -> None:
+        super().__init__(parameters, config, schedule, steps)
+        for moment in ("first_moment", "second_moment"):
+            self._remember(moment, 0, len(parameters.values))
+
+    def rule(self, step: int, scale: float) -> None:
+        """One step of AdamW."""
+        values, lr, decay = self.parameters.values, self.config.learning_rate * scale, self.config.weight_decay
+        gradients, first, second = self.parameters.gradients, self.state["first_moment"], self.state["second_moment"]
+        for start in range(0, len(values), IN_CACHE):
+            part = slice(start, start + IN_CACHE)
+            change = adam_change(gradients[part], first[part], second[part], step, lr, self.config)
+            if decay:
+                matrices = slice(max(0, self.parameters.matrices - start))
+                change[matrices].add_(values[part][matrices], alpha=lr * decay)
+            values[part].sub_(change)
+
+
+class Muon(Optimizer):
+    """Hidden matrices step along an orthogonalised momentum; everything else by AdamW.
+
+    Source: K. Jordan 2024, https://kellerjordan.github.io/posts/muon.
+    """
+
+    def __init__(
+        self, parameters: FlatParameters, config: OptimizerConfig, schedule: ScheduleConfig, steps: int
+    ) -> None:
+        super().__init__(parameters, config, schedule, steps)
+        self._remember("momentum", 0, parameters.hidden)
+        for moment in ("first_moment", "second_moment"):
+            self._remember(moment, parameters.hidden, len(parameters.values))
+        self.dtype = torch.float32  # of the orthogonalisation; bfloat16 where training is
+
+    def rule(self, step: int, scale: float) -> None:
+        """One step of Muon, and of AdamW for the rest."""
+        parameters, config, hidden = self.parameters, self.config, self.parameters.hidden
+        lr = config.learning_rate * scale
+        momentum, first, second = (self.state[name] for name in ("momentum", "first_moment", "second_moment"))
+        momentum.mul_(config.momentum).add_(parameters.gradients[:hidden], alpha=1 - config.momentum)
+        directions = self.directions(parameters.gradients[:hidden], momentum)
+        for values, direction in zip(parameters.stacks(parameters.values), directions, strict=True):
+            factor = matrix_scale(*values.shape[1:])
+            if config.weight_decay:
+                direction = direction.float().mul_(factor).add_(values, alpha=config.weight_decay)
+                factor = 1.0
+            values.sub_(direction, alpha=lr * factor)
+        lr = config.adamw_learning_rate * scale
+        change = adam_change(parameters.gradients[hidden:], first, second, step, lr, config)
+        parameters.values[hidden:].sub_(change)
+
+    def directions(self, gradients: Tensor, momentum: Tensor) -> list[Tensor]:
+        """The stacks of hidden matrices, orthogonalised: along the momentum as it will be with one more such gradient.
+
+        Args:
+            gradients, momentum: flat, of the hidden matrices; the momentum after this step's gradient.
+        """
+        nesterov = gradients.mul(1 - self.config.momentum).add_(momentum, alpha=self.config.momentum)
+        return [orthogonalise(stack, self.dtype) for stack in self.parameters.stacks(nesterov)]
+
+
+def make_optimizer(
+    parameters: FlatParameters,
+    config: OptimizerConfig,
+    schedule: ScheduleConfig,
+    steps: int,
+    dtype: torch.dtype,
+) -> Optimizer:
+    """The optimizer that the hyperparameters name; `dtype` is that of the matrix products."""
+    kinds: dict[str, type[Optimizer]] = {"sgd": SGD, "adamw": AdamW, "muon": Muon}
+    optimizer = kinds[config.name](parameters, config, schedule, steps)
+    if isinstance(optimizer, Muon):
+        optimizer.dtype = dtype
+    return optimizer
+
+
+def adam_change(
+    gradients: Tensor, first: Tensor, second: Tensor, step: int, lr: float, config: OptimizerConfig
+) -> Tensor:
+    """lr * m / (sqrt(v) + epsilon), with the moments m and v corrected for their start at zero.
+
+    The moments, `first` and `second`, take the new gradients in. What is returned is still to be subtracted: so
+    that a parameter is rounded once, whatever the update is made of.
+    """
+    beta1, beta2 = config.betas
+    first.mul_(beta1).add_(gradients, alpha=1 - beta1)
+    second.mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
+    root = second.sqrt().mul_((1 - beta2 ** (step + 1)) ** -0.5).add_(config.epsilon)
+    return torch.div(first, root, out=root).mul_(lr / (1 - beta1 ** (step + 1)))
+
+
+def matrix_scale(rows: int, columns: int) -> float:
+    """Muon's factor on the learning rate of a matrix: tall ones take larger steps."""
+    return math.sqrt(max(1.0, rows / columns))
+
+
+def orthogonalise(stack: Tensor, dtype: torch.dtype, iterations: int = 5) -> Tensor:
+    """Bring all singular values of each matrix near one (0.7 to 1.2), and keep its directions.
+
+    Args:
+        stack: (n, rows, columns).
+        dtype: of the products.
+
+    Returns:
+        (n, rows, columns) of `dtype`.
+
+    Source: the quintic Newton-Schulz iteration of Muon (K. Jordan 2024).
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = stack.to(dtype)
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.transpose(1, 2)
+    x = x / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(iterations):
+        gram = torch.bmm(x, x.transpose(1, 2))
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    return x.transpose(1, 2) if tall else x
+
+
+def learning_rate_scale(schedule: ScheduleConfig, step: int, steps: int) -> float:
+    """The schedule's factor on the learning rate at a step: a pure function, 0 <= factor <= 1."""
+    if step < schedule.warmup_steps:
+        return (step + 1) / (schedule.warmup_steps + 1)
+    progress = (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
+    final = schedule.final_fraction
+    if schedule.name == "constant":
+        return 1.0
+    if schedule.name == "linear":
+        return 1 - (1 - final) * progress
+    if schedule.name == "cosine":
+        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+    left = (steps - step) / max(1.0, steps * schedule.decay_fraction)
+    return 1.0 if left >= 1 else final + (1 - final) * left

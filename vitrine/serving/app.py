@@ -1,0 +1,228 @@
+"""The routes: each reads a request, asks the decoding process, and answers."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from vitrine.errors import PromptError
+from vitrine.serving.chat_template import ABSENT
+from vitrine.serving.decoder_process import Decoding
+from vitrine.serving.errors import ApiError
+from vitrine.serving.gate import Gate
+from vitrine.serving.messages import Job
+from vitrine.serving.metrics import CONTENT_TYPE, Metrics
+from vitrine.serving.request_models import Body, ChatBody, CompletionBody, check, parse
+from vitrine.serving.response_models import Answer, Chat, Completion, stream, whole
+from vitrine.serving.served_model import Model
+
+BODY_BYTES = 8 * 2**20  # largest body of a request
+GONE = 499  # for the metrics: nobody reads it
+
+Prompt = tuple[list[int], str, list[int]]  # ids; what is echoed of it, and where in that each token begins
+
+
+class Server:
+    """The model, the process that decodes, and what is counted."""
+
+    def __init__(self, model: Model, decoding: Decoding) -> None:
+        self.model, self.decoding, self.metrics = model, decoding, Metrics()
+
+    async def completions(self, request: Request) -> Response:
+        """`POST /v1/completions`."""
+        body = await self._body(request, CompletionBody)
+        if body.best_of not in (None, body.n or 1):
+            raise ApiError(400, f"best_of must be as n: got {body.best_of} and {body.n or 1}.", "best_of")
+        told = body.logprobs is not None
+        prompts: list[Prompt] = []
+        for text, ids in await asyncio.to_thread(body.prompts, self.model):
+            read, offsets = self.model.text(ids) if body.echo and (told or text is None) else ("", [])
+            prompts.append((ids, (text or read) if body.echo else "", offsets))
+        settings = {"max_tokens": 16 if body.max_tokens is None else body.max_tokens, "ends": self.model.end_ids}
+        settings |= {"logprobs": body.logprobs, "echo": bool(body.echo and told)}
+        return await self._answer(request, body, prompts, settings, Completion(self.model))
+
+    async def chats(self, request: Request) -> Response:
+        """`POST /v1/chat/completions`."""
+        body = await self._body(request, ChatBody)
+        template = self.model.template
+        if template is None:
+            raise ApiError(400, ABSENT, "messages")
+        text = await asyncio.to_thread(template.render, [message.to_json() for message in body.messages])
+        try:
+            ids = await asyncio.to_thread(self.model.encode, text, True)
+        except PromptError as error:
+            raise ApiError(400, str(error), "messages") from None
+        if not ids:
+            raise ApiError(400, "The chat template makes no text of these messages.", "messages")
+        check(ids, self.model, "messages")
+        if body.top_logprobs is not None and not body.logprobs:
+            raise ApiError(400, "top_logprobs needs logprobs to be true.", "top_logprobs")
+        given = [count for count in (body.max_completion_tokens, body.max_tokens) if count is not None]
+        settings = {"max_tokens": (given or [max(1, self.model.context - len(ids))])[0], "ends": self.model.special_ids}
+        settings |= {"logprobs": (body.top_logprobs or 0) if body.logprobs else None}
+        return await self._answer(request, body, [(ids, "", [])], settings, Chat(self.model))
+
+    async def models(self, request: Request) -> Response:
+        """`GET /v1/models`, and one of them by its name."""
+        if "name" in request.path_params:
+            self._check_name(request.path_params["name"])
+            return JSONResponse(self.model.to_json())
+        return JSONResponse({"object": "list", "data": [self.model.to_json()]})
+
+    async def health(self, request: Request) -> Response:
+        """`GET /health`: whether requests are answered."""
+        ready = self.decoding.ready is not None
+        return JSONResponse({"status": "ok" if ready else "loading"}, 200 if ready else 503)
+
+    async def show_metrics(self, request: Request) -> Response:
+        """`GET /metrics`, for Prometheus."""
+        writing = min(self.decoding.texts, self.decoding.rows)
+        ready = self.decoding.ready is not None
+        text = self.metrics.to_text(writing, self.decoding.texts - writing, ready)
+        return Response(text, headers={"Content-Type": CONTENT_TYPE})
+
+    async def _body(self, request: Request, kind: Any) -> Any:
+        raw = bytearray()
+        async for part in request.stream():
+            raw += part
+            if len(raw) > BODY_BYTES:
+                raise ApiError(413, f"The body is larger than {BODY_BYTES // 2**20} MiB. Send fewer prompts at once.")
+        body = await asyncio.to_thread(parse, kind, bytes(raw))
+        self._check_name(body.model)
+        return body
+
+    def _check_name(self, name: str) -> None:
+        if name != self.model.name:
+            raise ApiError(
+                404, f"There is no model {name!r}. This server has {self.model.name!r}.", "model", "model_not_found"
+            )
+
+    async def _answer(
+        self, request: Request, body: Body, prompts: list[Prompt], settings: dict[str, Any], shape: Completion
+    ) -> Response:
+        stops, common, number = body.stops(), body.common(self.model), self.decoding.number
+        self.decoding.check_room(len(prompts) * (body.n or 1))
+        jobs = [
+            (Job(number(), tuple(ids), choice=choice, **settings, **common), echo, offsets)
+            for ids, echo, offsets in prompts
+            for choice in range(body.n or 1)
+        ]
+        answer = Answer(self.model, self.decoding, jobs, stops)
+        answer.start()
+        started_s = time.perf_counter()
+        answer.on_first = lambda: self.metrics.first.add(time.perf_counter() - started_s)
+
+        def count() -> None:
+            self.metrics.read += answer.usage["prompt_tokens"]
+            self.metrics.written += answer.written
+            self.metrics.dropped += not answer.done
+            self.metrics.duration.add(time.perf_counter() - started_s)
+
+        if body.stream:
+            parts = stream(answer, shape, body.with_usage, count)
+            return StreamingResponse(parts, headers={"Cache-Control": "no-store"}, media_type="text/event-stream")
+        try:
+            return JSONResponse(await _while_there(request, whole(answer, shape)))
+        finally:
+            answer.stop()
+            count()
+
+
+def make_app(model: Model, decoding: Decoding, key: str, hosts: frozenset[str]) -> ASGIApp:
+    """The whole application."""
+    server = Server(model, decoding)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        decoding.listen()
+        try:
+            yield
+        finally:
+            await decoding.close()
+
+    app = Starlette(
+        routes=[
+            Route("/v1/completions", server.completions, methods=["POST"]),
+            Route("/v1/chat/completions", server.chats, methods=["POST"]),
+            Route("/v1/models", server.models),
+            Route("/v1/models/{name:path}", server.models),
+            Route("/health", server.health),
+            Route("/metrics", server.show_metrics),
+        ],
+        exception_handlers={
+            ApiError: _refused,
+            HTTPException: _not_there,
+            ClientDisconnect: _left,
+            Exception: _broken,
+        },
+        lifespan=lifespan,
+    )
+    return _Counted(Gate(app, key, hosts), server.metrics)
+
+
+class _Counted:
+    """Counts answers by path and status."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_and_count(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                path = scope["path"] if scope["path"] in _COUNTED else "other"
+                self.metrics.requests[path, message["status"]] += 1
+            await send(message)
+
+        await self.app(scope, receive, send_and_count if scope["type"] == "http" else send)
+
+
+_COUNTED = ("/v1/completions", "/v1/chat/completions", "/v1/models", "/health", "/metrics")
+
+
+async def _while_there(request: Request, work: Any) -> Any:
+    """Wait for an answer as long as the client does."""
+    answer, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise ClientDisconnect
+        return answer.result()
+    finally:
+        for task in (answer, gone):
+            task.cancel()
+        await asyncio.gather(answer, gone, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error.to_response()
+
+
+async def _not_there(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    sentence = f"There is no {request.method} {request.scope['path']} here. POST /v1/completions continues a text."
+    refusal = ApiError(error.status_code, sentence).to_response()
+    refusal.headers.update(error.headers or {})
+    return refusal
+
+
+async def _left(request: Request, error: Exception) -> Response:
+    return PlainTextResponse("", GONE)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    return ApiError(500, f"The server made a mistake: {type(error).__name__}. Its log says more.").to_response()

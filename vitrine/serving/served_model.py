@@ -1,0 +1,92 @@
+"""The model as the server knows it: its tokenizer, its limits, and its name. The numbers are in the other process."""
+
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from vitrine.config import SamplingConfig
+from vitrine.generation.detokenize import Writer
+from vitrine.runs.reader import TOKENIZER, RunReader
+from vitrine.serving.chat_template import Template
+from vitrine.text.tokenizer import encode, end_of_text_id, load_tokenizer, name
+
+
+@dataclass
+class Model:
+    """What is served.
+
+    step: whose parameters; template: of chats, if the tokenizer has one.
+    """
+
+    name: str
+    tokenizer: Tokenizer
+    vocab_size: int
+    context: int
+    sampling: SamplingConfig
+    template: Template | None
+    step: int = 0
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @classmethod
+    def of(cls, run: str, named: str, template: str) -> "Model":
+        """Of a run folder. template: a file; empty: the run's own, if it has one."""
+        reader = RunReader(run)
+        config, tokenizer = reader.config, load_tokenizer(reader.path / TOKENIZER)
+        return cls(
+            named or reader.path.resolve().name,
+            tokenizer,
+            config.model.vocab_size,
+            config.model.context,
+            config.sampling,
+            Template.find(Path(template) if template else None, reader.path, tokenizer),
+        )
+
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """The ids of a text. Raises PromptError."""
+        return encode(self.tokenizer, text, special)
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """The token that ends a text, if there is one."""
+        end = end_of_text_id(self.tokenizer)
+        return frozenset() if end is None else frozenset({end})
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The special tokens: any of them ends an answer in a chat."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        return self.end_ids | frozenset(index for index, token in added.items() if token.special)
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        return {}
+
+    def token_name(self, token: int) -> str:
+        """The text of one token."""
+        if token not in self._names:
+            self._names[token] = name(self.tokenizer, token)
+        return self._names[token]
+
+    def text(self, ids: list[int]) -> tuple[str, list[int]]:
+        """The text of ids, and where in it each of them begins."""
+        writer, offsets = Writer(self.tokenizer, []), []
+        for token in ids:
+            offsets.append(writer.length)
+            writer.add(token)
+        writer.finish()
+        return writer.text, offsets
+
+    def to_json(self) -> dict[str, Any]:
+        """An entry of `/v1/models`."""
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "vitrine",
+            "step": self.step,
+            "context": self.context,
+        }

@@ -1,0 +1,383 @@
+"""A report: one HTML file with the studio's page and what it asks for, of one run. Needs no torch in this process.
+
+The studio itself is asked, as the page would ask it, and its answers are put into the file: so a report cannot say
+anything else than the studio. `bundle` says how they lie in it; `shell` is the page around them.
+"""
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import numpy as np
+from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Message
+
+from vitrine import __version__
+from vitrine.errors import RunError
+from vitrine.runs.film import Film, grid_shape
+from vitrine.runs.reader import FILM, RunReader
+from vitrine.studio.report.bundle import CUTS, Answer, ShortFilm, cut_film, pack_answers
+from vitrine.studio.report.html import Shell
+
+LARGEST_BYTES = 5_000_000
+SMALLEST = 0.25  # of its raw bytes, is what a film can be compressed to, with luck
+MOST_STEPS = 8  # in full
+SERIES = ("loss", "gradient_norm", "learning_rate", "tokens_per_s", "memory_bytes", "validation")
+PIXELS = 1200  # of a curve
+PARTS = 8  # of the run: by their highest norms the page chooses what its colours stand for
+OVERVIEW = 262_144  # cells of all tensors in a picture: as the page first asks for
+AROUND = 12  # exact cells to each side of the chosen one
+NUDGES = (-1, -0.75, -0.5, -0.25, -0.1, 0.1, 0.25, 0.5, 0.75, 1)
+WARNING = (
+    "It contains text of what the model was trained on, and text that the model wrote: look before you pass it on."
+)
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a report is to hold beside the film and the curves.
+
+    steps: in full; none: birth, one half-way, the last, where they are at hand at keyframes. cell: whose story is told;
+    empty: one of the first matrix. prompt: None: as the page begins. here: one step more, where the page stands.
+    """
+
+    steps: tuple[int, ...] = ()
+    cell: str = ""
+    prompt: str | None = None
+    here: int | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """The file, and what is in it. parts: bytes of each. refused: steps that could not be kept, and why."""
+
+    html: bytes
+    run: str
+    steps: list[int]
+    cell: str
+    frames: int
+    frames_recorded: int
+    cells: int
+    parameters: int
+    changes: bool
+    parts: dict[str, int]
+    refused: dict[int, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the file itself."""
+        return {key: value for key, value in self.__dict__.items() if key != "html"} | {"size_bytes": len(self.html)}
+
+
+class Inside:
+    """Asks an application about one run as a browser would, without a network.
+
+    Args:
+        headers: that let the requests through its guard.
+    """
+
+    def __init__(self, app: ASGIApp, run: str, headers: Mapping[str, str]) -> None:
+        self.app, self.run, self.headers = app, run, headers
+
+    async def ask(
+        self, path: str, query: Mapping[str, Any] | None = None, body: dict[str, Any] | None = None
+    ) -> Answer:
+        """Whatever it answers. path: below the run; with a / in front: below /api."""
+        whole = f"/api{path}" if path.startswith("/") else f"/api/runs/{self.run}/{path}".rstrip("/")
+        waiting = [b"" if body is None else json.dumps(body).encode()]
+        start: dict[str, Any] = {}
+        said = bytearray()
+
+        async def receive() -> Message:
+            if waiting:
+                return {"type": "http.request", "body": waiting.pop(), "more_body": False}
+            await asyncio.Event().wait()  # nobody hangs up: who cancels, cancels this too
+            raise AssertionError
+
+        async def send(message: Message) -> None:
+            start.update(message)
+            said.extend(message.get("body", b""))
+
+        headers = {"content-type": "application/json", **self.headers}
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "GET" if body is None else "POST",
+            "scheme": "http",
+            "path": whole,
+            "raw_path": quote(whole, errors="surrogateescape").encode(),
+            "query_string": urlencode(query or {}).encode(),
+            "root_path": "",
+            "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()],
+            "client": None,
+            "server": None,
+        }
+        await self.app(scope, receive, send)
+        given = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in start["headers"]}
+        return Answer(path, dict(query or {}), start["status"], given, bytes(said), body)
+
+
+async def make_report(inside: Inside, reader: RunReader, wish: Wish, shell: Shell, say: Say) -> Report:
+    """Ask for everything, and put as much of the film beside it as there is room for.
+
+    Raises RunError for a wish that cannot be met. say: is told what is being done.
+    """
+    info = await _about(inside, "")
+    steps = choose_steps(reader, info, wish)
+    asking = Asking(inside, info, wish, say)
+    await asking.start()
+    # Where the run ends there is a keyframe, unless it was killed, or trains: to get there could take long.
+    end = [info["steps_made"]] if info["steps_made"] in info["keyframes"] else []
+    for step in [*steps, *end]:
+        await asking.step(step)
+    if not info["film"]:
+        await asking.pictures([0, *end])
+    await asking.health()
+    say("the film")
+    about = {
+        "run": inside.run,
+        "steps": asking.full,
+        "begin": info["steps_made"] if end or not asking.full else asking.full[-1],
+        "cell": asking.cell,
+        "made_s": time.time(),
+        "training": info["training"],
+        "version": __version__,
+        "warning": WARNING,
+    }
+    answers = [_without_folders(answer, reader) for answer in asking.answers]
+    report = await run_in_threadpool(fit, reader, info, about, answers, shell)
+    return replace(report, refused=asking.refused)
+
+
+def choose_steps(reader: RunReader, info: dict[str, Any], wish: Wish) -> list[int]:
+    """The steps that are kept in full."""
+    made, wanted = info["steps_made"], set(wish.steps)
+    if wish.here is not None and wish.here < made:
+        wanted.add(wish.here)
+    for step in wanted:
+        if not 0 <= step < made:
+            hint = f"Give steps from 0 to {made - 1}." if made else "It has made none yet."
+            raise RunError(f"{reader.path.name} has made {made} steps: step {step} cannot be kept. {hint}")
+    if len(wanted) > MOST_STEPS:
+        raise RunError(f"A report keeps {MOST_STEPS} steps in full at most: got {len(wanted)}. Leave some out.")
+    at_hand = [step for step in info["keyframes"] if step < made]
+    if at_hand and not wish.steps:
+        wanted |= {at_hand[0], min(at_hand, key=lambda step: abs(step - made / 2)), at_hand[-1]}
+    return sorted(wanted)
+
+
+class Asking:
+    """Asks what the page would ask, and keeps the answers; also refusals, so that the page says the same sentence."""
+
+    def __init__(self, inside: Inside, info: dict[str, Any], wish: Wish, say: Say) -> None:
+        self.inside, self.info, self.say = inside, info, say
+        self.cell = wish.cell or _first_cell(info)
+        self.prompt = _first_prompt(info) if wish.prompt is None else wish.prompt
+        self.tensor, _, place = self.cell.rstrip("]").partition("[")
+        shape = next((t["shape"] for t in info["tensors"] if t["name"] == self.tensor), None)
+        digits = place.split(",")
+        if shape is None or len(digits) != len(shape) or not all(digit.isdecimal() for digit in digits):
+            raise RunError(
+                f"A parameter is named with its place, such as {_first_cell(info)}: got {self.cell[:200]!r}."
+            )
+        places = [int(digit) for digit in digits]
+        if any(at >= size for at, size in zip(places, shape, strict=True)):
+            raise RunError(
+                f"{self.tensor} has the shape {tuple(shape)}, counted from 0: there is no {self.cell[:200]}."
+            )
+        self.row, self.column = places[0] if len(places) == 2 else 0, places[-1]
+        self.answers: list[Answer] = []
+        self.full: list[int] = []  # the steps that could be made again
+        self.refused: dict[int, str] = {}  # those that could not, and why
+
+    async def keep(
+        self, path: str, query: Mapping[str, Any] | None = None, body: dict[str, Any] | None = None
+    ) -> Answer:
+        """Ask, and keep the answer."""
+        answer = await self.inside.ask(path, query, body)
+        self.answers.append(answer)
+        return answer
+
+    async def start(self) -> None:
+        """The run, and its curves."""
+        self.say("the run and its curves")
+        listing = await _about(self.inside, "/runs")
+        mine = [row | {"training": False} for row in listing["runs"] if row["name"] == self.inside.run]
+        self.answers.append(_json("/runs", {"runs": mine, "unreadable": []}))
+        own = [f"{self.tensor}/{name}" for name in ("weight_norm", "gradient_norm", "update_norm")]
+        await self._series([*SERIES, *(own if self.info["statistics_every"] else ())])
+        for statistic in self.info["statistics"]:
+            await self.keep("layers", {"statistic": statistic, "by": "part", **self._whole(PIXELS // 4)})
+            await self.keep("layers", {"statistic": statistic, "by": "tensor", **self._whole(PARTS)})
+
+    async def pictures(self, steps: list[int]) -> None:
+        """Where there is no film: cells of every tensor, at birth and at the end."""
+        shapes = {tensor["name"]: tuple(tensor["shape"]) for tensor in self.info["tensors"]}
+        level = 0
+        while sum(math.prod(grid_shape(shape, level)) for shape in shapes.values()) > OVERVIEW:
+            level += 1
+        for step in steps:
+            await self.keep("tiles", {"step": step, "mode": "value", "every": 1 << level})
+
+    async def health(self) -> None:
+        """The verdicts, and the curves that show them."""
+        self.say("health")
+        said = json.loads((await self.keep("health")).content)
+        known = {answer.query["name"] for answer in self.answers if answer.path == "series"}
+        plots = [verdict["plot"] for verdict in said.get("verdicts", ())]
+        await self._series(sorted({name for plot in plots if plot for name in plot["series"]} - known))
+
+    async def _series(self, names: list[str]) -> None:
+        for name in names:
+            await self.keep("series", {"name": name, **self._whole(PIXELS)})
+
+    def _whole(self, pixels: int) -> dict[str, int]:
+        """Up to the step that the run had reached when it was first asked for."""
+        return {"last": max(0, self.info["steps_made"] - 1), "pixels": pixels}
+
+    async def step(self, step: int) -> None:
+        """One step in full; of the end of the run, from which no step was made, what there is."""
+        made = step < self.info["steps_made"]
+        self.say(f"step {step} in full" if made else "the end")
+        if made:
+            answer = await self.keep(f"step/{step}", {"row": 0, "token": -1})
+            phases = json.loads(answer.content)
+            if answer.status == 200:
+                self.full.append(step)
+                await self._stories(step, phases["forward"]["token"])
+            else:
+                self.refused[step] = phases["error"]
+        for mode in ("birth", "value", "learned", *(("gradient", "update") if step in self.full else ())):
+            await self._tile(step, mode)
+        if step in self.full:
+            sizes = [self._reach() * share for share in NUDGES]
+            await self.keep("nudge", None, {"parameter": self.cell, "step": step, "sizes": sizes})
+        await self.keep("next", None, {"prompt": self.prompt, "step": step})
+
+    async def _stories(self, step: int, token: int) -> None:
+        """Of the chosen cell, its tensor, and its neuron."""
+        await self.keep("parameter", {"name": self.cell, "step": step})
+        await self.keep("tensor", {"name": self.tensor, "step": step})
+        layer, _, kind = self.tensor.rpartition(".")
+        if layer.startswith("blocks.") and kind == "weight":
+            await self.keep("neuron", {"name": f"{layer}[{self.row}]", "step": step, "row": 0, "token": token})
+
+    async def _tile(self, step: int, mode: str) -> None:
+        """The cells around the chosen one."""
+        top, left = max(0, self.row - AROUND), max(0, self.column - AROUND)
+        place = {
+            "row": top,
+            "column": left,
+            "rows": self.row + AROUND + 1 - top,
+            "columns": self.column + AROUND + 1 - left,
+        }
+        await self.keep("tile", {"tensor": self.tensor, "step": step, "mode": mode, **place})
+
+    def _reach(self) -> float:
+        """How far the cell is nudged at most: about half of what is large among its neighbours."""
+        tiles = [a for a in self.answers if a.path == "tile" and a.query["mode"] == "value" and a.status == 200]
+        sizes = np.abs(np.frombuffer(tiles[-1].content, "<f4")) if tiles else np.zeros(1)
+        large = float(np.quantile(sizes[np.isfinite(sizes)], 0.995)) if np.isfinite(sizes).any() else 0.0
+        return _round_up(large) / 2 if large > 0 else 0.05
+
+
+def fit(reader: RunReader, info: dict[str, Any], about: dict[str, Any], answers: list[Answer], shell: Shell) -> Report:
+    """The largest report that is not too large."""
+    made = info["steps_made"]
+    film = Film(reader.path / FILM) if info["film"] else None
+    for cut in CUTS:
+        short = cut_film(reader, film, cut, made) if film else None
+        if short and short.raw_bytes * SMALLEST > LARGEST_BYTES:
+            continue
+        parts = _pack(info, about, answers, short)
+        html = shell.page(f"{about['run']} · Vitrine", WARNING, parts)
+        if len(html) <= LARGEST_BYTES:
+            break
+    else:
+        raise RunError(
+            f"A report has {LARGEST_BYTES:,} bytes at most: this one comes to {len(html):,}. Keep fewer steps: --steps 0."
+        )
+    sizes = {name: math.ceil(len(part) / 3) * 4 for name, part in parts.items()}
+    return Report(
+        html=html,
+        run=about["run"],
+        steps=about["steps"],
+        cell=about["cell"],
+        frames=len(short.steps) if short else 0,
+        frames_recorded=int((film.steps() <= made).sum()) if film else 0,
+        cells=short.values.count if short else 0,
+        parameters=info["parameters"],
+        changes=bool(short and short.changes.count),
+        parts=sizes | {"page": len(html) - sum(sizes.values())},
+    )
+
+
+def _pack(
+    info: dict[str, Any], about: dict[str, Any], answers: list[Answer], short: ShortFilm | None
+) -> dict[str, bytes]:
+    """The run as it stands in this file: with the film that it has here, and not in training any more."""
+    here = info | {"film": short and short.info, "training": False, "paused": False}
+    here["config"] = _plain_names(info["config"])
+    if here["ended"] and "run" in here["ended"]:
+        here["ended"] = here["ended"] | {"run": about["run"]}
+    packed = {"answers": pack_answers(about, [_json("", here), *answers])}
+    return packed | ({"film": short.packed()} if short else {})
+
+
+def _plain_names(config: dict[str, Any]) -> dict[str, Any]:
+    """The names of the files that were learned from, without the folders of whoever trained."""
+    data, training = config["data"], config["training"]
+    data = {key: [PurePath(name).name for name in value] if key == "corpus" else value for key, value in data.items()}
+    if not isinstance(data["validation"], int | float):
+        data["validation"] = PurePath(str(data["validation"])).name
+    data["tokenizer"] = PurePath(data["tokenizer"]).name
+    return config | {"data": data, "training": training | {"parent": PurePath(training["parent"]).name}}
+
+
+def _without_folders(answer: Answer, reader: RunReader) -> Answer:
+    """A sentence may name the run's folder: here it is only its name."""
+    if answer.headers.get("content-type") != "application/json":
+        return answer
+    folder = json.dumps(f"{reader.path.parent}/")[1:-1].encode()
+    return replace(answer, content=answer.content.replace(folder, b""))
+
+
+async def _about(inside: Inside, path: str) -> dict[str, Any]:
+    answer = await inside.ask(path)
+    said: dict[str, Any] = json.loads(answer.content)
+    if answer.status != 200:
+        raise RunError(said["error"])
+    return said
+
+
+def _json(path: str, content: dict[str, Any]) -> Answer:
+    return Answer(path, {}, 200, {"content-type": "application/json"}, json.dumps(content).encode("ascii"))
+
+
+def _first_cell(info: dict[str, Any]) -> str:
+    """Where the page begins: see readCell in web/src/lib/address.ts."""
+    tensors = {tensor["name"]: tensor["shape"] for tensor in info["tensors"]}
+    name = "blocks.0.attention.query.weight"
+    name = name if name in tensors else next(iter(tensors))
+    place = [min(at, size - 1) for at, size in zip((3, 7), tensors[name], strict=False)]
+    return f"{name}[{','.join(map(str, place))}]"
+
+
+def _first_prompt(info: dict[str, Any]) -> str:
+    """What the page first asks the model to go on from: see defaultPrompt in web/src/lib/writing.svelte.ts."""
+    wish, known = "The ", info["vocab"]
+    if known is None or all(letter in known for letter in wish):
+        return wish
+    return str(info["samples"][0]["prompt"]) if info["samples"] else ""
+
+
+def _round_up(number: float) -> float:
+    power = 10.0 ** math.floor(math.log10(number))
+    return next(step * power for step in (1, 2, 5, 10) if number <= step * power * (1 + 1e-9))

@@ -1,0 +1,120 @@
+"""`vitrine report`: a run as one HTML file, which opens by a double click, without a server and without a network."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitrine.errors import RunError
+from vitrine.runs.reader import RunReader
+from vitrine.studio.app import make_app
+from vitrine.studio.report.build import WARNING, Inside, Report, Say, Wish, make_report
+from vitrine.studio.report.html import Shell
+
+PORT = 1  # nothing listens there: the requests never leave the process
+WORDS = ("birth", "best", "last")
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where a report lies, and what is in it."""
+
+    file: Path
+    report: Report
+
+    def to_json(self) -> dict[str, Any]:
+        """For a program."""
+        return {"file": str(self.file), "warning": WARNING} | self.report.to_json()
+
+    def to_text(self) -> str:
+        """For a person."""
+        report, sizes = self.report, {name: f"{size / 1e6:.2f} MB" for name, size in self.report.parts.items()}
+        film = (
+            f"{report.frames} of {report.frames_recorded} frames, {report.cells:,} of {report.parameters:,} parameters"
+            + ("" if report.changes else ", without gradients and updates")
+            if report.frames
+            else "none was recorded"
+        )
+        steps = ", ".join(map(str, report.steps)) or "none"
+        lines = [
+            f"{self.file}  {len(report.html) / 1e6:.2f} MB: opens by a double click, and needs no network",
+            f"  film   {sizes.get('film', ''):>8}  {film}",
+            f"  steps  {sizes['answers']:>8}  in full: {steps}; the story of {report.cell}; curves, text, health",
+            f"  page   {sizes['page']:>8}",
+            *(f"Step {step} is not in it: {reason}" for step, reason in report.refused.items()),
+            WARNING,
+        ]
+        return "\n".join(lines)
+
+
+def write_report(run: str, out: str, steps: str, cell: str, force: bool, say: Say) -> Written:
+    """Write a report of a run. The file is there whole, or not at all.
+
+    Args:
+        out: the file; empty: named after the run, in the working folder.
+        steps: to keep in full, such as "birth,300,last"; empty: what is at hand.
+        force: whether a file that exists already may be replaced.
+        say: is told what is being done.
+    """
+    reader = RunReader(run)
+    name = reader.path.resolve().name
+    file = Path(out or f"{name}.html")
+    _check(file, force)
+    wish = Wish(tuple(read_steps(reader, steps)), cell)
+    report = asyncio.run(_make(reader, name, wish, Shell(), say))
+    _write(file, report.html, force)
+    return Written(file, report)
+
+
+def read_steps(reader: RunReader, text: str) -> list[int]:
+    """Steps as they are typed: numbers and words, with commas between."""
+    made = reader.steps_made()
+    best = reader.best_step()
+    # The best parameters may be those that the last step left behind: it is the last that can be opened.
+    words = {"birth": 0, "best": min(best or 0, max(0, made - 1)), "last": max(0, made - 1)}
+    steps = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        if part not in words and not part.isdecimal():
+            raise RunError(f"--steps takes numbers and {', '.join(WORDS)}, with commas between: got {part[:100]!r}.")
+        steps.append(words[part] if part in words else int(part))
+    return steps
+
+
+async def _make(reader: RunReader, name: str, wish: Wish, shell: Shell, say: Say) -> Report:
+    token = secrets.token_urlsafe(24)
+    app = make_app([reader.path.resolve()], token, PORT)
+    headers = {"host": f"127.0.0.1:{PORT}", "cookie": f"vitrine-{PORT}={token}"}
+    async with app.router.lifespan_context(app):
+        return await make_report(Inside(app, name, headers), reader, wish, shell, say)
+
+
+def _check(file: Path, force: bool) -> None:
+    """Raise RunError where no file of this name may be made."""
+    if file.is_dir():
+        raise RunError(f"{file} is a folder. Give --out a file, such as {file / 'report.html'}.")
+    if file.exists() and not force:
+        raise RunError(f"{file} exists already. Give another name with --out, or replace it with --force.")
+    if not file.absolute().parent.is_dir():
+        raise RunError(f"There is no folder {file.absolute().parent} to write {file.name} into. Make it first.")
+    if not os.access(file.absolute().parent, os.W_OK | os.X_OK):
+        raise RunError(f"Nothing can be written into {file.absolute().parent}. Give another place with --out.")
+
+
+def _write(file: Path, content: bytes, force: bool) -> None:
+    """Under another name first, then by a rename: nobody sees half a file."""
+    partial = file.absolute().parent / f".report-{os.getpid()}.partial"
+    try:
+        with open(partial, "xb") as whole:
+            whole.write(content)
+            whole.flush()
+            os.fsync(whole.fileno())
+        _check(file, force)  # again: making it took a while
+        partial.replace(file)
+    except OSError as error:
+        raise RunError(f"{file} cannot be written: {error.strerror}. Give another place with --out.") from None
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()

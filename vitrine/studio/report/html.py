@@ -1,0 +1,72 @@
+"""The studio's built page as one file: script and style inside, data behind it, and no way to a network."""
+
+import base64
+import hashlib
+import html
+import re
+from pathlib import Path
+
+from vitrine.errors import RunError
+
+PAGE = Path(__file__).parents[1] / "page"
+NO_PAGE = (
+    "The page has not been built in this checkout: run «npm ci» and «npm run build» in the folder web, "
+    "or install Vitrine with pip, which builds it."
+)
+SCRIPT = re.compile(r'<script type="module"[^>]*\ssrc="\./assets/([\w.-]+\.js)"></script>')
+STYLE = re.compile(r'<link rel="stylesheet"[^>]*\shref="\./assets/([\w.-]+\.css)">')
+ICON = re.compile(r'href="\./assets/([\w.-]+\.svg)"')
+TITLE = re.compile(r"<title>.*?</title>", re.DOTALL)
+
+
+class Shell:
+    """The page of a report. Raises RunError where the page has not been built, or is not one that can be put into a file.
+
+    Args:
+        page: the folder of the built page.
+    """
+
+    def __init__(self, page: Path = PAGE) -> None:
+        if not (page / "index.html").is_file():
+            raise RunError(NO_PAGE)
+        text = (page / "index.html").read_text(encoding="utf-8")
+        scripts = [_script(page, name) for name in SCRIPT.findall(text)]
+        styles = [(page / "assets" / name).read_text(encoding="utf-8") for name in STYLE.findall(text)]
+        text = SCRIPT.sub("", STYLE.sub("", text))
+        text = ICON.sub(lambda found: f'href="{_data_address(page / "assets" / found[1])}"', text)
+        if len(scripts) != 1 or "assets/" in text or "</style" in "".join(styles).lower():
+            raise RunError(f"The page in {page} cannot be put into one file: build it anew, with «make page».")
+        digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+        # Nothing may be loaded, and no script run but this one.
+        policy = (
+            f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data: blob:; "
+            "worker-src blob:; media-src blob:; base-uri 'none'; form-action 'none'"
+        )
+        head = f'<meta http-equiv="Content-Security-Policy" content="{policy}" />'
+        text = text.replace("<head>", f"<head>\n    {head}", 1)
+        text = text.replace("</head>", f"<style>{''.join(styles)}</style>\n  </head>", 1)
+        self._before, self._after = TITLE.split(text, maxsplit=1)
+        self._script = f'<script type="module">{scripts[0]}</script>\n  '
+
+    def page(self, title: str, warning: str, data: dict[str, bytes]) -> bytes:
+        """The whole file. data: by the id that the script looks it up with."""
+        blocks = "".join(
+            f'<script type="application/octet-stream" id="{name}">{base64.b64encode(content).decode("ascii")}</script>\n  '
+            for name, content in data.items()
+        )
+        end, closing = self._after.rsplit("</body>", 1)
+        note = f'<meta name="description" content="{html.escape(warning)}" />'
+        text = (
+            f"{self._before}<title>{html.escape(title)}</title>\n    {note}{end}{blocks}{self._script}</body>{closing}"
+        )
+        return text.encode("utf-8", "replace")
+
+
+def _script(page: Path, name: str) -> str:
+    """A built script that can stand in a page: what would end it, or hide its end, is spelled in another way."""
+    text = (page / "assets" / name).read_text(encoding="utf-8")
+    return re.sub(r"<(?=/script|script)", r"\\x3c", text.replace("<!--", r"\x3c!--"), flags=re.IGNORECASE)
+
+
+def _data_address(file: Path) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(file.read_bytes()).decode('ascii')}"

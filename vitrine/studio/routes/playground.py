@@ -1,0 +1,130 @@
+"""The routes on which a model writes: next-token logits, and text."""
+
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+from starlette.responses import Response, StreamingResponse
+
+from vitrine.config import SamplingConfig, merge, validate
+from vitrine.runs.reader import TOKENIZER, RunReader
+from vitrine.studio import schemas_run
+from vitrine.studio.catalog import Listing, identity
+from vitrine.studio.responses import EVENTS, NEVER, Json, RefusalError, Text, event
+from vitrine.studio.routes.runs import ERRORS, LARGEST, Name
+from vitrine.studio.routes.steps import check_step
+from vitrine.studio.tiles import keyframes
+from vitrine.studio.worker_pool import DONE, Worker, Workers, while_there
+from vitrine.text.tokenizer import encode, load_tokenizer
+
+NEW_TOKENS, PROMPT = 400, 100_000  # tokens in one text; characters in a prompt
+MOST_SPREAD = 1000.0
+
+Prompt = Annotated[Text, Field(max_length=PROMPT)]
+WrittenAt = Annotated[int, Field(ge=0, lt=LARGEST)]
+
+
+class NextRequest(BaseModel):
+    """A prompt, and the step whose parameters are asked."""
+
+    prompt: Prompt
+    step: WrittenAt
+
+
+class GenerateRequest(BaseModel):
+    """A prompt and the decoding hyperparameters; what is left out is as the run has it."""
+
+    prompt: Prompt = ""
+    step: WrittenAt
+    max_new_tokens: Annotated[int, Field(ge=1, le=NEW_TOKENS)] = 200
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+
+    def sampling(self, reader: RunReader) -> SamplingConfig:
+        """The run's own, some of it replaced; validated."""
+        names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return validate(merge(reader.config.model_dump(mode="json"), {"sampling": given})).sampling
+
+
+class BirthRequest(BaseModel):
+    """A seed, and what its random values are multiplied by."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    spread: Annotated[float, Field(ge=0, le=MOST_SPREAD, allow_inf_nan=False)] = 1.0
+
+
+def make_router(listing: Listing, workers: Workers) -> APIRouter:
+    """The routes, for these runs."""
+    router = APIRouter(prefix="/api/runs/{run}", responses=ERRORS)
+
+    def worker_for(reader: RunReader, step: int) -> Worker:
+        """A keyframe is only read; any other step has to be entered again."""
+        return workers.writing if step in keyframes(reader) else workers.replay
+
+    @router.post("/next", response_model=schemas_run.Next)
+    async def following(request: Request, run: Name, body: NextRequest) -> Response:
+        """The ids of a prompt, and the raw logit of every token that may follow."""
+        reader = listing.open(run)
+        check(reader, body.prompt, body.step)
+        job = worker_for(reader, body.step).ask(
+            "next", run=str(reader.path), identity=identity(reader), step=body.step, prompt=body.prompt
+        )
+        return Json(await while_there(request, job))
+
+    @router.post("/births", response_model=schemas_run.Birth)
+    async def births(request: Request, run: Name, body: BirthRequest) -> Response:
+        """The run's model, newborn by this seed and spread: its first numbers, and its loss on the batch of step 0."""
+        reader = listing.open(run)
+        job = workers.writing.ask(
+            "births", run=str(reader.path), identity=identity(reader), seed=body.seed, spread=body.spread
+        )
+        return Json(await while_there(request, job))
+
+    @router.post("/generate", responses=EVENTS, response_class=Response)
+    async def generate(request: Request, run: Name, body: GenerateRequest) -> Response:
+        """Server-sent events: text, piece by piece; at last the whole."""
+        reader = listing.open(run)
+        check(reader, body.prompt, body.step)
+        messages = worker_for(reader, body.step).follow(
+            "generate",
+            run=str(reader.path),
+            identity=identity(reader),
+            step=body.step,
+            prompt=body.prompt,
+            max_new_tokens=body.max_new_tokens,
+            sampling=body.sampling(reader).model_dump(),
+            seed=body.seed,
+        )
+        first = await while_there(request, anext(messages))  # what is refused at once has its status
+        return StreamingResponse(
+            _pieces(first, messages, body.step), 200, {"Cache-Control": NEVER}, "text/event-stream"
+        )
+
+    return router
+
+
+def check(reader: RunReader, prompt: str, step: int) -> None:
+    """Raise PromptError or RefusalError for what cannot be continued."""
+    check_step(reader, step, opened=False)
+    encode(load_tokenizer(reader.path / TOKENIZER), prompt)
+
+
+async def _pieces(
+    first: tuple[str, Any], messages: AsyncGenerator[tuple[str, Any], None], step: int
+) -> AsyncGenerator[str, None]:
+    async with contextlib.aclosing(messages):
+        message = first
+        try:
+            while message[0] != DONE:
+                yield event({"text": message[1]})
+                message = await anext(messages)
+            yield event({"done": True, "step": step} | message[1])
+        except RefusalError as error:
+            yield event({"error": error.sentence})

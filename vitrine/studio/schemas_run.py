@@ -1,0 +1,387 @@
+"""What every JSON route answers with, as types: the schema (`schema.py`), and the page's own types, follow from them.
+
+A number that may not be finite is null then (`answers.dumps`): Real says so.
+"""
+
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
+
+from vitrine.model.inventory import Kind
+from vitrine.runs.records import EventRecord, SampleRecord
+
+Real = float | None
+Settings = dict[str, dict[str, Any]]
+
+
+class Problem(TypedDict):
+    """Every error."""
+
+    error: str
+
+
+class RunSummary(TypedDict):
+    """A run in the listing."""
+
+    name: str
+    parameters: int
+    architecture: str
+    steps: int
+    steps_made: int
+    training: bool
+    val_loss: Real
+    train_loss: Real
+    modified_s: float
+
+
+class UnreadableRun(TypedDict):
+    """A folder that looks like a run and cannot be read, with the reason."""
+
+    name: str
+    error: str
+
+
+class Runs(TypedDict):
+    """The listing."""
+
+    runs: list[RunSummary]
+    unreadable: list[UnreadableRun]
+
+
+class PlannedTensor(TypedDict):
+    """A tensor of a model. std: the spread of a normal birth."""
+
+    name: str
+    shape: list[int]
+    kind: Kind
+    parameters: int
+    birth: Literal["normal", "zeros", "ones"]
+    std: float
+
+
+class TensorInfo(PlannedTensor):
+    """A tensor of a run's model. memory: what the optimizer remembers of it, by name."""
+
+    memory: list[str]
+
+
+class FilmTensor(TypedDict):
+    """The grids of a tensor in the film: rows and columns."""
+
+    name: str
+    values: tuple[int, int]
+    changes: tuple[int, int]
+
+
+class FilmInfo(TypedDict):
+    """The film. level: one parameter is shown of each square of side 2^level."""
+
+    steps: list[int]
+    value_level: int
+    change_level: int
+    frame_bytes: int
+    tensors: list[FilmTensor]
+
+
+class Memory(TypedDict):
+    """Bytes that training needs, by part. Activations are an estimate, the rest is exact."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+
+class RunMemory(TypedDict):
+    """Memory of a training process: computed from its hyperparameters; and the most that it held, program included."""
+
+    computed: Memory
+    measured_peak_bytes: int | None
+
+
+class Evaluation(TypedDict):
+    """The validation loss of the parameters that a step starts from.
+
+    whole: over the whole split; final: over the part of it that the last evaluation measures, where that is not all.
+    """
+
+    step: int
+    loss: Real
+    tokens: int
+    whole: bool
+    duration_s: float
+    final: bool
+
+
+class RunInfo(TypedDict):
+    """All that a page needs to open a run.
+
+    ended: what `train --json` printed. series: curves of the whole run; statistics: of each tensor or part of the model,
+    as TENSOR/STATISTIC or PART/STATISTIC.
+    """
+
+    name: str
+    identity: str
+    config: Settings
+    tensors: list[TensorInfo]
+    parameters: int
+    vocab: list[str] | None
+    steps: int
+    steps_made: int
+    training: bool
+    paused: bool
+    ended: dict[str, Any] | None
+    keyframes: list[int]
+    best_step: int | None
+    guessing_loss: float
+    events: list[EventRecord]
+    evaluations: list[Evaluation]
+    samples: list[SampleRecord]
+    film: FilmInfo | None
+    statistics_every: int | None
+    tied: bool
+    memory: RunMemory
+    series: list[str]
+    statistics: list[str]
+
+
+class Series(TypedDict):
+    """One curve: the first step of each pixel, the lowest and the highest value in it."""
+
+    name: str
+    first: int
+    last: int
+    steps: list[int]
+    low: list[Real]
+    high: list[Real]
+
+
+class LayerCurve(TypedDict):
+    """One part of the model, or one tensor: the lowest and the highest value of each pixel."""
+
+    name: str
+    parameters: int
+    low: list[Real]
+    high: list[Real]
+
+
+class Layers(TypedDict):
+    """One statistic of every part of the model on the same steps: the first of each pixel."""
+
+    statistic: str
+    by: Literal["part", "tensor"]
+    first: int
+    last: int
+    steps: list[int]
+    rows: list[LayerCurve]
+
+
+class LossCurve(TypedDict):
+    """The training loss: the first step of each pixel, and the lowest and highest value in it."""
+
+    steps: list[int]
+    tokens: list[int]
+    seconds: list[float]
+    low: list[Real]
+    high: list[Real]
+
+
+class ValidationCurve(TypedDict):
+    """Every validation loss by the same sample of the split."""
+
+    steps: list[int]
+    tokens: list[int]
+    seconds: list[Real]
+    loss: list[Real]
+
+
+class BestStep(TypedDict):
+    """The step with the least validation loss."""
+
+    step: int
+    loss: float
+
+
+class ComparedRun(TypedDict):
+    """One of several runs. result: what `train --json` printed. seconds: of the recorded steps."""
+
+    name: str
+    parameters: int
+    architecture: str
+    steps: int
+    steps_made: int
+    training: bool
+    result: dict[str, Any] | None
+    best: BestStep | None
+    train_loss: Real
+    val_loss: Real
+    seconds: float
+    tokens: int
+    loss: LossCurve
+    validation: ValidationCurve
+    samples: list[SampleRecord]
+
+
+class Difference(TypedDict):
+    """A hyperparameter that is not the same in all runs; values: in their order, null where a run has none."""
+
+    key: str
+    values: list[Any]
+
+
+class Comparison(TypedDict):
+    """Runs side by side: what `compare --json` prints. same_tokens: whether their losses a token can be compared."""
+
+    runs: list[ComparedRun]
+    differs: list[Difference]
+    same_tokens: bool
+
+
+class Next(TypedDict):
+    """The ids of a prompt, and the logit of every token that may follow."""
+
+    step: int
+    tokens: list[int]
+    logits: list[float]
+
+
+class Birth(TypedDict):
+    """The run's model, born once more: its loss on the batch of step 0, and the first cells of a tensor by name."""
+
+    seed: int
+    spread: float
+    loss: Real
+    guessing_loss: float
+    cells: dict[str, float]
+
+
+class Plot(TypedDict):
+    """What a picture of a verdict's evidence shows: series from first to last; or points, step and value, at keyframes."""
+
+    series: list[str]
+    first: int
+    last: int
+    points: list[tuple[int, Real]]
+
+
+class Verdict(TypedDict):
+    """One thing that was looked at in a run's health."""
+
+    name: str
+    level: Literal["ill", "watch", "unknown", "ok"]
+    sentence: str
+    cause: str
+    evidence: dict[str, Any]
+    step: int | None
+    plot: Plot | None
+
+
+class Health(TypedDict):
+    """All verdicts: what `health --json` prints."""
+
+    healthy: bool
+    verdicts: list[Verdict]
+
+
+class Hyperparameter(TypedDict):
+    """One hyperparameter as a form needs it. least, most: allowed; above, below: not themselves allowed."""
+
+    section: str
+    key: str
+    description: str
+    default: Any
+    kind: Literal["int", "float", "bool", "choice", "text"]
+    choices: list[str]
+    least: Real
+    above: Real
+    most: Real
+    below: Real
+
+
+class Hyperparameters(TypedDict):
+    """Every hyperparameter, and the presets."""
+
+    hyperparameters: list[Hyperparameter]
+    presets: dict[str, Settings]
+
+
+class Recording(TypedDict):
+    """What a run will leave on disk, in bytes, and how many steps a re-entry makes at most."""
+
+    statistics_bytes: int
+    histogram_bytes: int
+    film_bytes: int
+    keyframe_bytes: int
+    keyframes: int
+    reentry_steps: int
+
+
+class SourceReading(TypedDict):
+    """What was read of a source. read, left_out: files and bytes, by ending. invalid: what was not valid text."""
+
+    spec: str
+    read: dict[str, tuple[int, int]]
+    left_out: dict[str, tuple[int, int]]
+    documents: int
+    train_tokens: int
+    held_back: Literal["end", "documents", "all", "nothing"]
+    invalid: dict[str, int | str | list[str]]
+
+
+class Reading(TypedDict):
+    """What was read of a corpus."""
+
+    sources: list[SourceReading]
+    validation_tokens: int
+
+
+class Plan(TypedDict):
+    """What a choice of hyperparameters comes to: what `plan --json` prints."""
+
+    parameters: int
+    tensors: list[PlannedTensor]
+    flops_per_token: int
+    memory_bytes: int
+    memory: Memory
+    available_bytes: int
+    fits: bool
+    keyframe_bytes: int
+    recording: Recording
+    tokens_per_step: int
+    step_s: Real
+    duration_s: Real
+    reading: Reading
+    config: Settings
+
+
+class Started(TypedDict):
+    """A new run. started: whether its folder is there already."""
+
+    name: str
+    started: bool
+
+
+class Starting(TypedDict):
+    """A training that has no folder yet; error: it came to none."""
+
+    name: str
+    error: str | None
+
+
+class AllStarting(TypedDict):
+    """Trainings that were started here and have no folder yet."""
+
+    starting: list[Starting]
+
+
+class ReportProgress(TypedDict):
+    """What is being done for a report; empty: none is being written."""
+
+    doing: str
+
+
+class Acknowledged(TypedDict):
+    """Whether a training has done what it was asked, and at which step it stood."""
+
+    acknowledged: bool
+    step: int | None

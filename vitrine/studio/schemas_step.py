@@ -1,0 +1,200 @@
+"""What the routes answer that look inside a step, as types; see `models`."""
+
+from typing_extensions import TypedDict
+
+from vitrine.model.inventory import Kind
+from vitrine.studio.schemas_run import Real
+
+Likely = tuple[str, float]  # a token's text and its probability
+
+
+class Compared(TypedDict):
+    """One kind of recorded thing, held against what a replay found. steps: the first and the last."""
+
+    what: str
+    steps: tuple[int, int]
+    made: int
+    equal: int
+
+
+class Norm(TypedDict):
+    """A norm as it was found, and as it was recorded."""
+
+    value: Real
+    recorded: Real
+
+
+class LargestDifference(TypedDict):
+    """Of the probing pass, from the training pass."""
+
+    logits: Real
+    attention: Real
+
+
+# `from` is a word of the language.
+Forward = TypedDict(
+    "Forward",
+    {
+        "batch": list[list[str]],
+        "row": int,
+        "tokens": list[str],
+        "token": int,
+        "target": str,
+        "probabilities": list[Likely],
+        "target_probability": float,
+        "logit_lens": list[list[Likely]],
+        "stream_norms": list[float],
+        "dead_units": list[float],
+        "attention": list[list[list[float]]],
+        "attention_entropy": list[list[float]],
+        "from": str,
+        "largest_difference": LargestDifference,
+    },
+)
+
+
+class StepLoss(TypedDict):
+    """The second phase. tokens: the loss of each token of the row."""
+
+    value: float
+    recorded: Real
+    tokens: list[float]
+    same_batch_again: Real
+    next_batch: Real
+
+
+class Backward(TypedDict):
+    """The third phase."""
+
+    gradient_norm: float
+    recorded: Real
+    clip_factor: float
+
+
+class Update(TypedDict):
+    """The fourth phase."""
+
+    norm: float
+    recorded: Real
+    learning_rate: float
+
+
+class TensorNorms(TypedDict):
+    """The norms of a tensor in a step."""
+
+    name: str
+    weight_norm: Norm
+    gradient_norm: Norm
+    update_norm: Norm
+
+
+class Phases(TypedDict):
+    """A step laid open, seen from one token of one row: what `replay --json` prints."""
+
+    step: int
+    exact: bool
+    compared: list[Compared]
+    differs: list[str]
+    forward: Forward
+    loss: StepLoss
+    backward: Backward
+    update: Update
+    tensors: list[TensorNorms]
+
+
+class Rule(TypedDict):
+    """An update, put together from its terms."""
+
+    optimizer: str
+    formula: str
+    terms: dict[str, float]
+    total: float
+    note: str
+
+
+class Biography(TypedDict):
+    """One parameter in one step: what `inspect --json` prints. history: step, value, whether it is exact."""
+
+    parameter: str
+    kind: Kind
+    connects: str
+    step: int
+    before: float
+    gradient: float
+    update: float
+    after: float
+    rule: Rule
+    plain_sgd: float
+    birth: float
+    history: list[tuple[int, float, bool]]
+    exact: bool
+
+
+class Neuron(TypedDict):
+    """One output of a linear layer at one token."""
+
+    neuron: str
+    step: int
+    row: int
+    token: int
+    text: str
+    inputs: list[float]
+    weights: list[float]
+    products: list[float]
+    bias: float
+    total: float
+    output: float
+    difference: float
+
+
+class Spread(TypedDict):
+    """How the numbers of a tensor are spread."""
+
+    norm: float
+    mean: float
+    spread: float
+    least: float
+    most: float
+
+
+class TensorView(TypedDict):
+    """One tensor in one step. scatter: gradient and update of some of its parameters."""
+
+    tensor: str
+    kind: Kind
+    shape: list[int]
+    parameters: int
+    step: int
+    before: Spread
+    gradient: Spread
+    update: Spread
+    after: Spread
+    against_gradient: float
+    exact: bool
+    scatter: list[tuple[float, float]]
+
+
+class Move(TypedDict):
+    """The loss with one parameter moved so far. predicted: by the run's gradient."""
+
+    size: float
+    loss: float
+    measured: float
+    predicted: float
+
+
+class Nudge(TypedDict):
+    """What moving one parameter does to the loss of a step's batch."""
+
+    step: int
+    loss: float
+    gradient: float
+    run_gradient: float
+    moves: list[Move]
+
+
+# `from` is a word of the language.
+Progress = TypedDict(
+    "Progress",
+    {"working": bool, "step": int | None, "from": int | None, "made": int, "of": int, "wanted": int},
+)

@@ -1,0 +1,250 @@
+"""What the worker processes do, with torch: enter steps again, look into them, let the model write, make plans."""
+
+import copy
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitrine.config import SamplingConfig, Settings
+from vitrine.errors import RunError
+from vitrine.generation.generate import generate, next_logits
+from vitrine.inspection.gradient_check import nudge
+from vitrine.inspection.health import examine
+from vitrine.inspection.neuron import open_neuron
+from vitrine.inspection.parameter import biography, find_address
+from vitrine.inspection.reinit import bear
+from vitrine.inspection.replay import OpenedStep, Replayer
+from vitrine.inspection.step_report import lay_open
+from vitrine.inspection.views import TensorView
+from vitrine.model.decoder import Decoder
+from vitrine.model.flat import digest
+from vitrine.randomness import keyed_generator
+from vitrine.recording.recorder import to_numpy
+from vitrine.recording.reporter import Reporter
+from vitrine.run import Run
+from vitrine.runs.reader import KEYFRAMES, RunReader
+from vitrine.runs.retention import keyframe_steps
+from vitrine.step import State
+from vitrine.studio.tiles import MEMORY, Floats, Tile, read_births
+from vitrine.studio.worker_pool import PART, PROGRESS, Desk
+from vitrine.training.device import prepare_device
+from vitrine.training.launch import Request
+from vitrine.training.plan import plan
+
+RUNS = 2  # whose replayers are kept
+STEPS, STEP_BYTES = 4, 2**30  # opened ones that are kept, and the memory that they may take; the last always is
+DIGEST_BYTES = 2**28  # of parameters, that are digested around each text
+PAIRS = 2000  # of gradient and update, in a scatter of a tensor
+
+Key = tuple[str, str]  # a run's folder and its identity
+Whole = Callable[[str], Floats]  # a whole tensor, by its name
+
+
+class Bench:
+    """Each public method is a job. run: the folder; identity: another run in the same folder has another."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.replayers: OrderedDict[Key, Replayer] = OrderedDict()
+        self.steps: OrderedDict[tuple[Key, int], OpenedStep] = OrderedDict()
+        self.models: OrderedDict[Key, Run] = OrderedDict()
+
+    def forget(self) -> None:
+        """Start anew: something went wrong, and what is kept may be half changed."""
+        self.replayers.clear()
+        self.steps.clear()
+        self.models.clear()
+
+    def cells(
+        self, run: str, identity: str, step: int, mode: str, tiles: tuple[Tile, ...], opened: bool
+    ) -> tuple[Floats, bool]:
+        """Tiles of tensors, one after the other, and whether they are exact. opened: whether the step has been made."""
+        if opened:
+            whole, exact = self._opened_tensors(run, identity, step, mode)
+        else:
+            whole, exact = self._entered_tensors(run, identity, step, mode)
+        found = np.concatenate([tile.cut(whole(tile.tensor)).ravel() for tile in tiles])
+        if mode == "learned":
+            found -= np.concatenate([tile.ravel() for tile in read_births(RunReader(run), tiles)])
+        return found, exact
+
+    def _opened_tensors(self, run: str, identity: str, step: int, mode: str) -> tuple[Whole, bool]:
+        """How to get whole tensors of a step that is made again itself, so that its own record proves them."""
+        opened = self._open(run, identity, step)
+
+        def whole(name: str) -> Floats:
+            tensor = opened.tensor(name)
+            if mode.startswith(MEMORY):
+                return tensor.memory_before[mode.removeprefix(MEMORY)]
+            return tensor.gradient if mode == "gradient" else tensor.update if mode == "update" else tensor.before
+
+        return whole, opened.exact
+
+    def _entered_tensors(self, run: str, identity: str, step: int, mode: str) -> tuple[Whole, bool]:
+        """The same where the run stands now: this step was not made yet."""
+        replayer = self._enter(run, identity, step)
+        state = replayer.state
+        flats = state.optimizer.named_state(state.optimizer.state)
+
+        def whole(name: str) -> Floats:
+            if mode.startswith(MEMORY):
+                return to_numpy(flats[f"{name}.{mode.removeprefix(MEMORY)}"])
+            return to_numpy(state.parameters.by_name[name].view(state.parameters.values))
+
+        return whole, replayer.comparisons.exact
+
+    def phases(self, run: str, identity: str, step: int, row: int, token: int) -> dict[str, Any]:
+        """The four phases of a step."""
+        return lay_open(self._open(run, identity, step), row, token).to_json()
+
+    def parameter(self, run: str, identity: str, step: int, name: str) -> dict[str, Any]:
+        """The biography of one parameter."""
+        address = find_address(RunReader(run).config, name)
+        if not address.index:
+            raise RunError(f"A parameter is named with its place, such as {address.tensor.name}[0]: got {name!r}.")
+        return biography(self._open(run, identity, step), address).to_json()
+
+    def neuron(self, run: str, identity: str, step: int, name: str, row: int, token: int) -> dict[str, Any]:
+        """One neuron, opened."""
+        address = find_address(RunReader(run).config, name)
+        opened = self._open(run, identity, step)
+        seq = opened.micro_batches[0].inputs.shape[1]
+        return open_neuron(opened, address, row, token + seq if token < 0 else token).to_json()
+
+    def tensor(self, run: str, identity: str, step: int, name: str) -> dict[str, Any]:
+        """One tensor in a step, and a scatter of gradients against updates."""
+        reader = RunReader(run)
+        address, opened = find_address(reader.config, name), self._open(run, identity, step)
+        numbers = opened.tensor(address.tensor.name)
+        size, seed = numbers.gradient.size, reader.config.training.seed
+        places = np.sort(
+            keyed_generator(seed, "scatter", address.tensor.name).choice(size, min(PAIRS, size), replace=False)
+        )
+        pairs = np.stack([numbers.gradient.ravel()[places], numbers.update.ravel()[places]], axis=1)
+        return TensorView(opened, address.tensor).to_json() | {"scatter": pairs.tolist()}
+
+    def nudge(self, run: str, identity: str, step: int, name: str, sizes: list[float]) -> dict[str, Any]:
+        """The loss of a step's batch with one parameter moved."""
+        address = find_address(RunReader(run).config, name)
+        if not address.index:
+            raise RunError(f"One parameter is nudged, such as {address.tensor.name}[0]: got {name!r}.")
+        found = nudge(self._open(run, identity, step), address, sizes)
+        for size, loss in zip(found.sizes, found.losses, strict=True):
+            if not math.isfinite(loss):
+                raise RunError(f"Moved by {size:g}, {name} makes a loss that is not finite. Move it by less.")
+        return {"step": step} | found.to_json()
+
+    def health(self, run: str) -> dict[str, Any]:
+        """Verdicts on a run."""
+        return examine(RunReader(run)).to_json()
+
+    def births(self, run: str, identity: str, seed: int, spread: float) -> dict[str, Any]:
+        """The run's model, born by another seed, or further apart."""
+        return bear(RunReader(run), seed, spread).to_json()
+
+    def next(self, run: str, identity: str, step: int, prompt: str) -> dict[str, Any]:
+        """The logits of whatever may follow a prompt."""
+        with self._model(run, identity, step) as (model, opened):
+            ids, logits = next_logits(model, opened.tokenizer, prompt)
+        return {"step": step, "tokens": ids, "logits": logits}
+
+    def generate(
+        self, run: str, identity: str, step: int, prompt: str, max_new_tokens: int, sampling: dict[str, Any], seed: int
+    ) -> dict[str, Any]:
+        """Let the model write; each piece is a part. digest: of its parameters, before and after."""
+
+        def on_text(text: str) -> None:
+            self.desk.check()
+            self.desk.say(PART, text)
+
+        with self._model(run, identity, step) as (model, opened):
+            chosen, before = SamplingConfig(**sampling), _digest(model)
+            text = generate(model, opened.tokenizer, prompt, max_new_tokens, chosen, seed, on_text, opened.ngrams).text
+            return {"text": text, "digest": {"before": before, "after": _digest(model)}}
+
+    def plan(
+        self, corpus: list[str], preset: str, settings: Settings, steps: int, for_s: float, parent: str
+    ) -> dict[str, Any]:
+        """What a choice of hyperparameters comes to, with its time."""
+        request = Request(tuple(corpus), preset=preset, settings=settings, steps=steps, for_s=for_s, parent=parent)
+        return plan(request, Reporter()).to_json()
+
+    def ready(self) -> None:
+        """Nothing, once torch is loaded."""
+
+    @contextmanager
+    def _model(self, run: str, identity: str, step: int) -> Iterator[tuple[Decoder, Run]]:
+        """The model with the parameters that a step starts from: of a keyframe, or by entering the step again."""
+        key = run, identity
+        opened = self.models.get(key) or Run(run)
+        _keep(self.models, key, opened, RUNS)
+        if step in keyframe_steps(Path(run) / KEYFRAMES):
+            yield opened.model(step), opened
+        elif warm := self.steps.get((key, step)):
+            with warm.with_values(warm.witness.values):
+                yield warm.replayer.decoder, opened
+        else:
+            yield self._enter(run, identity, step).decoder, opened
+
+    def _enter(self, run: str, identity: str, step: int) -> Replayer:
+        """A replayer that stands where a step starts."""
+        replayer = self._replayer((run, identity))
+        replayer.watch = self._watcher(step)
+        replayer.enter(step)
+        return replayer
+
+    def _open(self, run: str, identity: str, step: int) -> OpenedStep:
+        """A step laid open; one of the last few is there at once."""
+        key = run, identity
+        opened = self.steps.get((key, step))
+        if opened is None:
+            replayer = self._replayer(key)
+            replayer.watch = self._watcher(step)
+            opened = replayer.open(step)
+            opened.comparisons = copy.deepcopy(opened.comparisons)  # the replayer goes on with its own
+        flat = opened.witness.values
+        size = flat.numel() * flat.element_size() * (4 + 2 * len(opened.witness.memory_before) + len(opened.passed))
+        size += sum(batch.logits.nbytes for batch in opened.micro_batches)
+        _keep(self.steps, (key, step), opened, max(1, min(STEPS, STEP_BYTES // size)))
+        return opened
+
+    def _replayer(self, key: Key) -> Replayer:
+        replayer = self.replayers.get(key) or Replayer(RunReader(key[0]))
+        prepare_device(replayer.config.machine)  # threads are the process's: another run may have other ones
+        _keep(self.replayers, key, replayer, RUNS)
+        for old in [old for old in self.steps if old[0] not in self.replayers]:
+            del self.steps[old]
+        return replayer
+
+    def _watcher(self, target: int) -> Any:
+        """Is called at the start of each step of a replay: says how far it is, and ends what nobody waits for."""
+        start: list[int] = []
+
+        def watch(state: State) -> None:
+            start[:] = start or [state.step]
+            self.desk.say(
+                PROGRESS,
+                {"step": target, "from": start[0], "made": state.step - start[0], "of": target - start[0]},
+            )
+            self.desk.check()
+
+        return watch
+
+
+def _digest(model: Decoder) -> str | None:
+    """Of the parameters as they are in memory, as keyframes have it; None where that would take long."""
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    return digest(model.state_dict()) if size <= DIGEST_BYTES else None
+
+
+def _keep(shelf: OrderedDict[Any, Any], key: Any, value: Any, count: int) -> None:
+    """Put something on a shelf as its newest; the oldest fall off."""
+    shelf[key] = value
+    shelf.move_to_end(key)
+    while len(shelf) > count:
+        shelf.popitem(last=False)

@@ -1,0 +1,1 @@
+"""Text to windows of token ids: files, tokenizer, token files, batches. Never imports torch."""

@@ -1,0 +1,110 @@
+"""Texts that are there for whoever has none at hand, and the place where texts are kept. Needs no torch."""
+
+import hashlib
+import os
+import pydoc_data.topics
+import stat
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from vitrine.errors import CorpusError
+from vitrine.text.cache import PIPED, TEXTS, cache_folder, free_bytes, remove_leftovers
+
+SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+
+CHUNK_BYTES = 2**20  # of a pipe at a time
+
+
+def python_topics() -> Path:
+    """The prose on the language that every Python carries, as a file in the cache."""
+    topics = pydoc_data.topics.topics
+    text = "\n\n".join(topics[name].strip() for name in sorted(topics))
+    return keep("python-topics.txt", text.encode("utf-8"))
+
+
+def shakespeare() -> Path:
+    """The 1.1 MB of Shakespeare that small language models are compared on; downloaded once."""
+    file = cache_folder() / TEXTS / "shakespeare.txt"
+    if file.is_file() and _sha256(file.read_bytes()) == SHAKESPEARE_SHA256:
+        return file
+    try:
+        with urllib.request.urlopen(SHAKESPEARE, timeout=30) as answer:
+            content: bytes = answer.read(10_000_000)
+    except (urllib.error.URLError, OSError) as error:
+        raise CorpusError(
+            f"Shakespeare cannot be downloaded from {SHAKESPEARE}: {error}. Without a network: vitrine demo"
+        ) from None
+    if _sha256(content) != SHAKESPEARE_SHA256:
+        raise CorpusError(
+            f"What {SHAKESPEARE} sent is not the expected text: its SHA-256 is {_sha256(content)}, not "
+            f"{SHAKESPEARE_SHA256}. Without it: vitrine demo"
+        )
+    return keep("shakespeare.txt", content)
+
+
+def keep(name: str, content: bytes) -> Path:
+    """Write a file into the cache, whole or not at all."""
+    file = cache_folder() / TEXTS / name
+    if file.is_file() and file.read_bytes() == content:
+        return file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(file.parent)
+    ending = f".partial-{os.getpid()}"
+    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{name}.", suffix=ending, delete=False) as handle:
+        handle.write(content)
+    return Path(handle.name).rename(file)
+
+
+def located(spec: str) -> str:
+    """A corpus as a run remembers it: found again from any folder, and read again. A pipe is copied into the cache."""
+    if spec.startswith("hf:"):
+        return spec
+    if not spec.strip():
+        raise CorpusError("An argument is empty, and names no text. Give a file, a folder or a glob.")
+    if is_pipe(spec):
+        return str(_spool(spec))
+    return str(Path(spec).absolute())
+
+
+def is_pipe(spec: str) -> bool:
+    """Whether a corpus can be read only once: standard input (-), or a named pipe such as <(...) of a shell."""
+    try:
+        return spec == "-" or stat.S_ISFIFO(Path(spec).stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _spool(spec: str) -> Path:
+    """What comes through a pipe, as a file that is named by its content; whole or not at all."""
+    folder, name = cache_folder() / TEXTS, "standard input" if spec == "-" else spec
+    temporary = folder / f".{PIPED}txt.partial-{os.getpid()}"
+    content, size = hashlib.sha256(), 0
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        with open(0 if spec == "-" else spec, "rb", closefd=spec != "-") as pipe, open(temporary, "wb") as copy:
+            while chunk := pipe.read(CHUNK_BYTES):
+                size += len(chunk)
+                if len(chunk) > free_bytes(folder):
+                    raise CorpusError(
+                        f"{name} does not fit on the disk of {folder}: {size:,} bytes came, and it goes on. Set "
+                        "VITRINE_CACHE to a folder with more room."
+                    )
+                content.update(chunk)
+                copy.write(chunk)
+        if not size:
+            raise CorpusError(f"{name} is empty. Send text through it: cat book.txt | vitrine train -")
+        return temporary.rename(folder / f"{PIPED}{content.hexdigest()[:32]}.txt")
+    except OSError as error:
+        raise CorpusError(
+            f"{name} cannot be copied into {folder}: {error.strerror or error}. Set VITRINE_CACHE to another folder."
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

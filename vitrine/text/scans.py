@@ -1,0 +1,91 @@
+"""Scans of sources, remembered for as long as no file changes; and whether one did."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from vitrine.errors import CorpusError
+from vitrine.text.cache import SCANS, remove_leftovers
+from vitrine.text.ids import holds_ids, scan_ids
+from vitrine.text.sources import Progress, Reading, Scan, Source, scan
+
+VERSION = 2  # of what is remembered
+ARRAYS = ("document_keys", "document_bytes")
+
+
+class Stamp(NamedTuple):
+    """What tells that a file changed, at no cost. Its mtime can be set back, its ctime cannot."""
+
+    path: str
+    size_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+
+def stamps(sources: Sequence[Source]) -> list[Stamp]:
+    """Of each file of each source, as it is now."""
+    found = []
+    for file in (file for source in sources for file in source.files):
+        try:
+            stat = file.stat()
+        except OSError as error:
+            raise CorpusError(f"{file} cannot be read: {error.strerror or error}.") from None
+        found.append(Stamp(str(file.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
+    return found
+
+
+def check_unchanged(before: Sequence[Stamp], after: Sequence[Stamp]) -> None:
+    """Refuse a text that is not what it was when it was read first."""
+    for then, now in zip(before, after, strict=True):
+        if then != now:
+            sizes = f" ({then.size_bytes:,} bytes before, {now.size_bytes:,} now)"
+            raise changed(then.path, sizes if then.size_bytes != now.size_bytes else "")
+
+
+def changed(what: str, how: str = "") -> CorpusError:
+    """A text is read twice or more; token ids of another text must not come under its digest."""
+    return CorpusError(f"{what} changed while it was read{how}. Wait until nothing writes to it, or give a copy.")
+
+
+def remembered_scan(source: Source, reading: Reading, cache: Path, progress: Progress | None) -> Scan:
+    """A scan of a source, from the cache if its files are as they were."""
+    if not source.files:
+        return scan(source, reading, progress)
+    before = stamps([source])
+    key = hashlib.sha256(json.dumps([VERSION, asdict(reading), before]).encode()).hexdigest()
+    file = cache / SCANS / f"{key}.npz"
+    try:
+        return _read(file)
+    except (OSError, ValueError, TypeError, KeyError, EOFError):
+        pass
+    facts = scan_ids(source) if holds_ids(source) else scan(source, reading, progress)
+    check_unchanged(before, stamps([source]))
+    with suppress(OSError):  # a cache that cannot be written costs time, not the run
+        _write(file, facts)
+    return facts
+
+
+def _read(file: Path) -> Scan:
+    with np.load(file, allow_pickle=False) as kept:
+        facts = json.loads(kept["facts"].tobytes())
+        facts["file_digests"] = tuple(facts["file_digests"])
+        return Scan(**facts, **{name: kept[name] for name in ARRAYS})
+
+
+def _write(file: Path, facts: Scan) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(file.parent)
+    temporary = file.with_name(f".{file.stem}.partial-{os.getpid()}")
+    arrays = {name: getattr(facts, name) for name in ARRAYS}
+    rest = {name: value for name, value in vars(facts).items() if name not in ARRAYS}
+    with open(temporary, "wb") as handle:
+        np.savez(handle, facts=np.frombuffer(json.dumps(rest).encode(), np.uint8), **arrays)
+    temporary.rename(file)

@@ -1,0 +1,302 @@
+"""Keyframes: the parameters and optimizer state that a step starts from, on disk, safe against a kill.
+
+A keyframe is a folder. It is written under another name, flushed, its manifest last, and then renamed: it is
+there whole, or not at all. One that goes is renamed first, too. Nothing older is removed before the new one is safe.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vitrine.config import Config, RecordingConfig
+from vitrine.errors import RunError
+from vitrine.model.decoder import newborn
+from vitrine.model.flat import digest
+from vitrine.runs.refusals import refusal
+from vitrine.runs.retention import keyframe_path, keyframe_steps, victim
+from vitrine.step import State
+
+FORMAT_VERSION = 1
+MODEL, OPTIMIZER, MANIFEST = "model.safetensors", "optimizer.safetensors", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of what a step starts from, by name, on the CPU.
+
+    written_digest: what a keyframe's manifest says of the parameters; empty if it comes from no keyframe.
+    """
+
+    step: int
+    parameters: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    written_digest: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Of the parameters; see `vitrine.model.flat.digest`."""
+        return digest(self.parameters)
+
+
+def take_snapshot(state: State) -> Snapshot:
+    """Copy parameters and optimizer state: a few flat copies."""
+    values = state.parameters.values.detach().to("cpu", copy=True)
+    memories = {name: flat.to("cpu", copy=True) for name, flat in state.optimizer.state.items()}
+    return Snapshot(state.step, state.parameters.named(values), state.optimizer.named_state(memories))
+
+
+def restore(state: State, snapshot: Snapshot) -> None:
+    """Put a state back to where a snapshot was taken."""
+    _copy(state.parameters.named(state.parameters.values), snapshot.parameters)
+    _copy(state.optimizer.named_state(state.optimizer.state), snapshot.optimizer)
+    state.step = snapshot.step
+
+
+def save_keyframe(folder: Path, snapshot: Snapshot) -> Path:
+    """Write a snapshot as `folder`/step-NNNNNNNN, durably and atomically. Raises OSError if the disk refuses."""
+    destination = keyframe_path(folder, snapshot.step)
+    temporary = folder / f".{destination.name}.partial"
+    shutil.rmtree(temporary, ignore_errors=True)
+    folder.mkdir(exist_ok=True)  # but not the run's: where that was deleted, nothing comes back
+    temporary.mkdir()
+    for name, tensors in ((MODEL, snapshot.parameters), (OPTIMIZER, snapshot.optimizer)):
+        try:
+            save_file(tensors, temporary / name, metadata={"format": "pt"})
+        except SafetensorError as error:  # its name for what the disk refuses
+            found = re.search(r"os error (\d+)", str(error))
+            code = int(found[1]) if found else errno.EIO
+            raise OSError(code, os.strerror(code), str(temporary / name)) from None
+        (temporary / name).chmod(0o666 & temporary.stat().st_mode)  # safetensors lets the owner alone read
+    files = {name: _describe(temporary / name) for name in (MODEL, OPTIMIZER)}
+    manifest = {"version": FORMAT_VERSION, "step": snapshot.step, "digest": snapshot.digest, "files": files}
+    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    for name in (MODEL, OPTIMIZER, MANIFEST):
+        flush(temporary / name)
+    flush(temporary)
+    before = _put_away(destination)  # the same step again, after a resume: the same bits
+    temporary.rename(destination)
+    flush(folder)
+    shutil.rmtree(before, ignore_errors=True)
+    return destination
+
+
+def load_keyframe(path: Path, optimizer: bool = True) -> Snapshot:
+    """Read a keyframe. Raises RunError, naming the file, if one bit is not as it was written.
+
+    optimizer: False: its state is not needed, and not read.
+    """
+    try:
+        return _load(path, (MODEL, OPTIMIZER) if optimizer else (MODEL,))
+    except (RunError, OSError) as error:
+        if not path.is_dir():
+            raise RunError(f"{path} is gone: keyframes make room for newer ones.") from None
+        if isinstance(error, OSError):
+            raise RunError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from None
+        raise
+
+
+def written_digest(path: Path) -> str:
+    """The digest of a keyframe's parameters by its manifest; nothing else is read. Raises RunError."""
+    return str(_read_manifest(path)["digest"])
+
+
+def load_birth(folder: Path, config: Config, noted: str) -> dict[str, Tensor]:
+    """The parameters of step 0: of their keyframe; where that is damaged, as the seed gives them. See `draw_again`."""
+    try:
+        return load_keyframe(keyframe_path(folder, 0), optimizer=False).parameters
+    except RunError as error:
+        try:
+            return draw_again(folder, config, noted)
+        except RunError as reason:
+            raise RunError(f"{error} {reason}") from None
+
+
+def draw_again(folder: Path, config: Config, noted: str) -> dict[str, Tensor]:
+    """The parameters of step 0 from the seed. noted: their digest in the history; empty: the keyframe's own is taken.
+
+    Raises RunError if they came from elsewhere, or have another digest.
+    """
+    training = config.training
+    if training.parent:
+        raise RunError(f"It came from {training.parent}, so that it cannot be drawn again from the seed.")
+    try:
+        then = noted or written_digest(keyframe_path(folder, 0))
+    except RunError:
+        raise RunError("Its digest is lost with it, so that nothing would prove what the seed gives.") from None
+    drawn = {name: tensor.detach() for name, tensor in newborn(config.model, training.seed).named_parameters()}
+    if (now := digest(drawn)) != then:
+        raise RunError(
+            f"The seed {training.seed} now gives parameters of the digest {now[:12]}, and {then[:12]} is noted."
+        )
+    return drawn
+
+
+def _load(path: Path, names: Collection[str]) -> Snapshot:
+    manifest = _read_manifest(path)
+    for name in names:
+        file, facts = path / name, manifest["files"][name]
+        size = file.stat().st_size if file.is_file() else -1
+        if size != facts["size_bytes"]:
+            seen = f"has {size} bytes" if size >= 0 else "is missing"
+            raise RunError(f"{file} {seen}; {facts['size_bytes']} were written. The keyframe is damaged.")
+        if _sha256(file) != facts["sha256"]:
+            raise RunError(f"{file} is not as it was written: its SHA-256 differs. The keyframe is damaged.")
+    try:
+        tensors = {name: load_file(path / name) for name in names}
+        return Snapshot(manifest["step"], tensors[MODEL], tensors.get(OPTIMIZER, {}), manifest["digest"])
+    except SafetensorError as error:
+        raise RunError(f"{path} cannot be read: {error}. The keyframe is damaged.") from None
+
+
+def load_newest(folder: Path, warn: Callable[[str], None]) -> Snapshot:
+    """The newest keyframe that is sound; `warn` is told of each damaged one that was passed over."""
+    for step in reversed(keyframe_steps(folder)):
+        try:
+            return load_keyframe(keyframe_path(folder, step))
+        except RunError as error:
+            warn(f"{error} Using the one before.")
+    raise RunError(f"{folder} holds no sound keyframe: the run cannot be resumed. Start it anew with vitrine train.")
+
+
+def thin(folder: Path, budget_bytes: int, keep: Collection[int], superseded: Collection[int] = ()) -> None:
+    """Remove keyframes that were superseded, then others until they fit the budget; see `runs.keyframes.victim`."""
+    steps = keyframe_steps(folder)
+    out = set(superseded) & set(steps[1:-1]) - set(keep)
+    steps = [step for step in steps if step not in out]
+    sizes = {step: sum(f.stat().st_size for f in keyframe_path(folder, step).iterdir()) for step in steps}
+    while sum(sizes[step] for step in steps) > budget_bytes and (next_out := victim(steps, keep)) is not None:
+        out.add(next_out)
+        steps.remove(next_out)
+    for step in sorted(out):
+        shutil.rmtree(_put_away(keyframe_path(folder, step)))
+
+
+def _put_away(path: Path) -> Path:
+    """Give a keyframe, if it is there, a name by which nobody takes it for one: it goes whole, or not at all."""
+    hidden = path.with_name(f".{path.name}.out")
+    shutil.rmtree(hidden, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(hidden)
+    return hidden
+
+
+class KeyframeWriter:
+    """Writes keyframes in a thread of its own, one at a time, while training goes on.
+
+    Args:
+        folder: the run's keyframes folder.
+        recording: how often they are kept, and how much disk they may take.
+    """
+
+    def __init__(self, folder: Path, recording: RecordingConfig) -> None:
+        self.folder, self.recording = folder, recording
+        self.best_step = 0
+        self.superseded: set[int] = set()  # were the best once
+        self.asked: set[int] = set()  # by someone: these stay
+        self.thread: threading.Thread | None = None
+        self.failure: OSError | None = None
+
+    def best(self, step: int) -> None:
+        """The parameters of this step are the best so far. The keyframe of those before goes once this one is safe."""
+        if self.best_step % self.recording.keyframe_every:
+            self.superseded.add(self.best_step)
+        self.best_step = step
+
+    def save(self, state: State, must: bool = False) -> bool:
+        """Copy the state now; write it soon.
+
+        While the keyframe before is still being written, this one is left out, and False is returned: training
+        does not wait for a slow disk. One that `must` be kept does.
+        """
+        if self.thread and self.thread.is_alive() and not must:
+            return False
+        self.flush()
+        snapshot = take_snapshot(state)
+        # As things stand now: a best step that comes while this one is being written is not safe yet.
+        rest = {self.best_step}, self.superseded - self.asked
+        self.thread = threading.Thread(target=self._write, args=(snapshot, *rest), name="keyframe")
+        self.thread.start()
+        return True
+
+    def flush(self) -> None:
+        """Wait until everything is safe on disk. Raises RunError if it could not be written."""
+        if self.thread:
+            self.thread.join()
+            self.thread = None
+        if self.failure:
+            raise refusal(self.failure, self.folder.parent)
+
+    def _write(self, snapshot: Snapshot, keep: set[int], superseded: set[int]) -> None:
+        try:
+            save_keyframe(self.folder, snapshot)
+            thin(self.folder, self.recording.disk_budget, keep, superseded)
+        except OSError as error:
+            self.failure = error
+            remove_partial(self.folder)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what a killed writer left half-written, or half-removed."""
+    for path in folder.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Force a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _copy(targets: dict[str, Tensor], sources: dict[str, Tensor]) -> None:
+    if targets.keys() != sources.keys():
+        odd = sorted(targets.keys() ^ sources.keys())
+        raise RunError(f"The keyframe does not fit the model: {odd[0]} is on one side only.")
+    with torch.no_grad():
+        for name, target in targets.items():
+            if target.shape != sources[name].shape:
+                raise RunError(
+                    f"The keyframe does not fit the model: {name} has shape {tuple(sources[name].shape)} "
+                    f"there and {tuple(target.shape)} here."
+                )
+            target.copy_(sources[name])
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["version"] > FORMAT_VERSION:
+            raise RunError(
+                f"{path} has format version {manifest['version']}; this Vitrine reads up to version "
+                f"{FORMAT_VERSION}. Use a newer Vitrine."
+            )
+        if {"step", "digest", "files"} <= manifest.keys() and {MODEL, OPTIMIZER} <= manifest["files"].keys():
+            return manifest
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise RunError(f"{path / MANIFEST} is missing or unreadable. The keyframe is damaged.")
+
+
+def _describe(file: Path) -> dict[str, Any]:
+    return {"size_bytes": file.stat().st_size, "sha256": _sha256(file)}
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

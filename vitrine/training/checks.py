@@ -1,0 +1,63 @@
+"""What is looked at before a training begins: whether text, memory, processes and packages are there for it."""
+
+import importlib.util
+from collections.abc import Callable
+
+from vitrine.config import Config
+from vitrine.errors import ConfigError, CorpusError
+from vitrine.model.inventory import Plan
+from vitrine.text.token_files import Prepared
+
+
+def check_tokens(config: Config, tokens: Prepared) -> None:
+    """Every token has a row of the embedding, and every source fills a window."""
+    context, known = config.model.context, tokens.tokenizer.get_vocab_size()
+    if config.model.vocab_size < known:
+        raise ConfigError(
+            f"model.vocab_size must be at least the {known:,} tokens of the tokenizer: got {config.model.vocab_size:,}. "
+            "Leave it out, and it is that."
+        )
+    for spec, source in zip(config.data.corpus, tokens.train, strict=True):
+        if len(source) < context + 1:
+            raise CorpusError(
+                f"{spec} has {len(source)} training tokens; the model's context of {context} needs at least "
+                f"{context + 1}. Give more text, or try --set model.context={max(2, len(source) // 2)}."
+            )
+
+
+def check_memory(config: Config, plan: Plan, note: Callable[[str], None]) -> None:
+    """Refuse what certainly does not fit; say so where it hangs on the activations, which are an estimate."""
+    memory, has = plan.memory, plan.available_bytes / 1e9
+    tokens = 16 * config.training.batch_size * (config.model.context + 1)  # inputs and targets, of int64
+    certain = memory["parameters"] + memory["gradients"] + memory["optimizer"] + tokens
+    if certain > plan.available_bytes:
+        raise ConfigError(
+            f"{plan.parameters:,} parameters with their gradients and optimizer state, and the tokens of a micro-batch, "
+            f"need {certain / 1e9:,.1f} GB of memory; {config.machine.device} has {has:,.1f} GB. Try a smaller preset, "
+            "fewer layers, or a smaller training.batch_size."
+        )
+    if not plan.fits:
+        note(
+            f"This may not fit into memory: about {plan.memory_bytes / 1e9:,.1f} GB of {has:,.1f} GB. "
+            "A smaller training.batch_size with more training.accumulation needs less."
+        )
+
+
+def check_processes(config: Config, size: int) -> None:
+    """Each process takes an equal share of the rows."""
+    if config.training.batch_size % size:
+        raise ConfigError(
+            f"training.batch_size must be divisible by the number of processes: got "
+            f"{config.training.batch_size} and {size}."
+        )
+
+
+def check_mirrors(config: Config) -> None:
+    """What `recording.mirror` names is installed."""
+    for name in config.recording.mirror:
+        found = importlib.util.find_spec(name)
+        if found is None or found.origin is None:  # a folder of that name, such as wandb makes, is no package
+            raise ConfigError(
+                f"recording.mirror = {name} needs the package {name}, which is not installed. "
+                f"Try: pip install 'vitrine[{name}]'."
+            )
