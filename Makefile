@@ -4,7 +4,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo setup dev check check-extras format test test-full bench-quick page schema docs clean
+.PHONY: help demo setup dev check check-page check-extras format test test-full bench-quick page schema docs clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,11 +16,18 @@ setup: .venv/installed  ## make .venv and install Vitrine into it
 
 dev: .venv/installed-dev  ## what the tests need, too
 
-check: dev  ## formatting, lint, types, the order of imports
+check: dev check-page  ## formatting, lint, types, the order of imports, of Python and of the page
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# A machine without npm, or with an old one, still checks the Python.
+HAS_NPM := command -v npm >/dev/null && node -e 'process.exit(+(process.versions.node.split(".")[0] < 20))'
+
+check-page:
+	@if $(HAS_NPM); then $(MAKE) --no-print-directory web/node_modules/.package-lock.json && cd web && npm run --silent check; \
+	else echo "There is no npm with node 20 or newer on this machine: the page's code (web/) was not checked."; fi
 
 check-extras:  ## whether pip finds a solution for every extra, alone and together
 	$(PYTHON) tests/extras.py
@@ -28,6 +35,7 @@ check-extras:  ## whether pip finds a solution for every extra, alone and togeth
 format: dev  ## put the code into shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	@if $(HAS_NPM); then $(MAKE) --no-print-directory web/node_modules/.package-lock.json && cd web && npm run --silent format; fi
 
 test: dev  ## the tests, in minutes
 	$(BIN)/python -m pytest -n 2 -m 'not full'
@@ -38,8 +46,8 @@ test-full: dev  ## all tests, the long ones too
 bench-quick: dev  ## whether anything became slow: ratios, in under three minutes
 	$(BIN)/python -m benchmarks.quick
 
-page:  ## the studio's page, from web/ into the package
-	cd web && npm ci --no-audit --no-fund && npm run check && npm test && npm run build
+page: web/node_modules/.package-lock.json  ## the studio's page, from web/ into the package
+	cd web && npm run check && npm test && npm run build
 
 schema: dev  ## web/openapi.json, from the studio's routes
 	$(BIN)/python -m vitrine.studio.openapi
@@ -61,3 +69,6 @@ clean:  ## remove .venv and what the tools leave behind
 .venv/installed-dev: .venv/installed
 	$(PIP) --editable '.[dev]'
 	@touch $@
+
+web/node_modules/.package-lock.json: web/package-lock.json
+	cd web && npm ci --no-audit --no-fund

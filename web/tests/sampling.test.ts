@@ -1,6 +1,6 @@
-import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { filterLogits } from '../src/lib/sampling';
+import written from './sampling-cases.json';
 
 interface Case {
   logits: number[];
@@ -9,7 +9,7 @@ interface Case {
   probabilities: number[];
 }
 // Written by tests/studio/test_sampling_cases.py from vitrine.generation.generate.filter_logits, which it holds this file to.
-const cases = JSON.parse(readFileSync(new URL('./sampling-cases.json', import.meta.url), 'utf8')) as Case[];
+const cases: Case[] = written;
 
 test.each(cases.map((item, i) => [i, item] as const))('case %i leaves what vitrine/generate.py leaves', (_, item) => {
   const { kept, cut } = filterLogits(item.logits, item.sampling, item.seen);

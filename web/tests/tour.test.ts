@@ -5,25 +5,46 @@ import { against, deviation, placeFor, readStop, rises, stationOf, threeSurprise
 import type { TensorInfo } from '../src/lib/types';
 
 const tensor = (name: string, shape: number[], kind: TensorInfo['kind'] = 'weight'): TensorInfo => ({
-  name, shape, kind, parameters: shape.reduce((a, b) => a * b, 1), birth: 'normal', std: 0.02, memory: [],
+  name,
+  shape,
+  kind,
+  parameters: shape.reduce((a, b) => a * b, 1),
+  birth: 'normal',
+  std: 0.02,
+  memory: [],
 });
 const MODEL = [
-  tensor('embedding.weight', [61, 24], 'embedding'), tensor('blocks.0.attention_norm.gain', [24], 'gain'), tensor('blocks.0.attention.query.weight', [24, 24]),
-  tensor('blocks.0.attention.query.bias', [24], 'bias'), tensor('blocks.0.mlp.expand.weight', [96, 24]), tensor('blocks.0.mlp.expand.bias', [96], 'bias'),
-  tensor('blocks.0.mlp.shrink.weight', [24, 96]), tensor('blocks.0.mlp.shrink.bias', [24], 'bias'), tensor('final_norm.gain', [24], 'gain'),
+  tensor('embedding.weight', [61, 24], 'embedding'),
+  tensor('blocks.0.attention_norm.gain', [24], 'gain'),
+  tensor('blocks.0.attention.query.weight', [24, 24]),
+  tensor('blocks.0.attention.query.bias', [24], 'bias'),
+  tensor('blocks.0.mlp.expand.weight', [96, 24]),
+  tensor('blocks.0.mlp.expand.bias', [96], 'bias'),
+  tensor('blocks.0.mlp.shrink.weight', [24, 96]),
+  tensor('blocks.0.mlp.shrink.bias', [24], 'bias'),
+  tensor('final_norm.gain', [24], 'gain'),
 ];
 
 test('the opening begins with one cell and ends with every cell of the model', () => {
   const size = { width: 748, height: 468 };
   const layout = arrange(MODEL, true, size.width - 3, size.height - 1);
-  const home = { x: Math.round((layout.width - size.width) / 2), y: Math.round(Math.min(0, (layout.height - size.height) / 2)) };
+  const home = {
+    x: Math.round((layout.width - size.width) / 2),
+    y: Math.round(Math.min(0, (layout.height - size.height) / 2)),
+  };
   const cell = rectangleOf(layout, 'blocks.0.attention.query.weight', 3, 7)!;
-  const seen = [0, 0.25, 0.5, 0.75, 0.9, 1].map((share) => cellsInView(layout, cameraAt(share, cell, size, home), size));
+  const seen = [0, 0.25, 0.5, 0.75, 0.9, 1].map((share) =>
+    cellsInView(layout, cameraAt(share, cell, size, home), size),
+  );
   expect(seen[0]).toBe(1);
   expect(seen.at(-1)).toBe(MODEL.reduce((sum, { parameters }) => sum + parameters, 0));
   expect([...seen].sort((a, b) => a - b)).toEqual(seen);
   const end = cameraAt(1, cell, size, home);
-  expect([end.zoom, end.left, end.top].map((x) => Math.round(1e6 * x) / 1e6 + 0)).toEqual([1, -home.x + 0, -home.y + 0]);
+  expect([end.zoom, end.left, end.top].map((x) => Math.round(1e6 * x) / 1e6 + 0)).toEqual([
+    1,
+    -home.x + 0,
+    -home.y + 0,
+  ]);
 });
 
 test('a link that says where to stand is not covered by the opening', () => {
@@ -39,7 +60,9 @@ test('the pace says how many times faster or slower the film is', () => {
   expect(pace(800, 8)).toBe('played from the recording, about 100 times faster than it was');
   expect(pace(8, 8)).toContain('as fast as it was');
   expect(pace(0, 8)).toBe('played from the recording');
-  expect(trainingSeconds({ steps: [0, 10], low: [1000, 500], high: [1000, 500] }, 20, 100)).toBeCloseTo(10 * 0.1 + 10 * 0.2);
+  expect(trainingSeconds({ steps: [0, 10], low: [1000, 500], high: [1000, 500] }, 20, 100)).toBeCloseTo(
+    10 * 0.1 + 10 * 0.2,
+  );
 });
 
 test('some frames keep the first and the last', () => {

@@ -47,21 +47,28 @@ export function writeAddress(at: Shown, run: RunInfo): string {
   const tensor = run.tensors.find((t) => t.name === at.cell.name);
   if (tensor) parts.cell = cellAddress(tensor.name, tensor.shape, at.cell.row, at.cell.column);
   if (at.view !== 'cabinet') parts.view = at.view;
-  if (at.view === 'step') Object.assign(parts, { phase: String(at.phase + 1), row: String(at.row), token: String(at.token) });
+  if (at.view === 'step')
+    Object.assign(parts, { phase: String(at.phase + 1), row: String(at.row), token: String(at.token) });
   if (at.others.length) parts.with = at.others.join(',');
   if (at.axis !== 'steps') parts.axis = at.axis;
   if (at.side !== 'writes') parts.side = at.side;
   if (at.tour) parts.tour = at.tour;
   if (at.writing.prompt) parts.prompt = at.writing.prompt;
   const chosen = (run.config.sampling ?? {}) as Partial<Sampling>;
-  for (const [key, value] of Object.entries(at.writing.sampling)) if (value !== chosen[key as keyof Sampling]) parts[key] = String(value);
+  for (const [key, value] of Object.entries(at.writing.sampling))
+    if (value !== chosen[key as keyof Sampling]) parts[key] = String(value);
   return new URLSearchParams(parts).toString();
 }
 
 /** What is missing or makes no sense is left as a page begins; a step of null is where a run begins to be looked at. */
-export function readAddress(parts: URLSearchParams, run: RunInfo): Place & { step: number | 'live' | null; prompt: string | null; sampling: Partial<Sampling> } {
-  const one = <T extends string>(key: string, known: readonly T[], otherwise: T): T => known.find((value) => value === parts.get(key)) ?? otherwise;
-  const number = (key: string): number | null => (parts.has(key) && Number.isFinite(Number(parts.get(key))) ? Number(parts.get(key)) : null);
+export function readAddress(
+  parts: URLSearchParams,
+  run: RunInfo,
+): Place & { step: number | 'live' | null; prompt: string | null; sampling: Partial<Sampling> } {
+  const one = <T extends string>(key: string, known: readonly T[], otherwise: T): T =>
+    known.find((value) => value === parts.get(key)) ?? otherwise;
+  const number = (key: string): number | null =>
+    parts.has(key) && Number.isFinite(Number(parts.get(key))) ? Number(parts.get(key)) : null;
   const sampling: Partial<Sampling> = {};
   for (const key of ['temperature', 'top_k', 'top_p', 'min_p', 'repetition_penalty'] as const) {
     const value = number(key);
@@ -75,7 +82,10 @@ export function readAddress(parts: URLSearchParams, run: RunInfo): Place & { ste
     row: number('row') ?? 0,
     token: number('token') ?? -1,
     cell: readCell(parts.get('cell') ?? '', run),
-    others: [...new Set((parts.get('with') ?? '').split(',').filter((name) => name && name !== run.name))].slice(0, MOST_OTHERS),
+    others: [...new Set((parts.get('with') ?? '').split(',').filter((name) => name && name !== run.name))].slice(
+      0,
+      MOST_OTHERS,
+    ),
     axis: one('axis', AXES, 'steps'),
     tour: writeStop(readStop(parts.get('tour') ?? '')),
     step: parts.get('step') === 'live' ? 'live' : number('step'),
@@ -85,7 +95,8 @@ export function readAddress(parts: URLSearchParams, run: RunInfo): Place & { ste
 }
 
 /** The modes that show what the optimizer remembers. */
-export const memories = (run: RunInfo): CellMode[] => [...new Set(run.tensors.flatMap((tensor) => tensor.memory))].map((name): CellMode => `memory:${name}`);
+export const memories = (run: RunInfo): CellMode[] =>
+  [...new Set(run.tensors.flatMap((tensor) => tensor.memory))].map((name): CellMode => `memory:${name}`);
 
 function readCell(text: string, run: RunInfo): Cell {
   const found = /^([\w.]+)\[(?:(\d+),)?(\d+)\]$/.exec(text);

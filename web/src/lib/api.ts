@@ -2,13 +2,34 @@
 
 import { inReport, openBundle } from './bundle';
 import type {
-  Biography, Birth, CellMode, Cells, Comparison, Health, Hyperparameter, Layers, Neuron, Next, Nudge, Phases, Plan, Progress,
-  RunInfo, RunSummary, Series, Settings, StreamState, TensorStep,
+  Biography,
+  Birth,
+  CellMode,
+  Cells,
+  Comparison,
+  Health,
+  Hyperparameter,
+  Layers,
+  Neuron,
+  Next,
+  Nudge,
+  Phases,
+  Plan,
+  Progress,
+  RunInfo,
+  RunSummary,
+  Series,
+  Settings,
+  StreamState,
+  TensorStep,
 } from './types';
 
 /** A refusal of the server, in its own words. */
 export class ServerError extends Error {
-  constructor(readonly status: number, sentence: string) {
+  constructor(
+    readonly status: number,
+    sentence: string,
+  ) {
     super(sentence);
   }
 }
@@ -18,7 +39,8 @@ export const isAbort = (error: unknown): boolean => error instanceof DOMExceptio
 /** What to tell a person about any error. */
 export function sentence(error: unknown): string {
   if (error instanceof ServerError) return error.message;
-  if (error instanceof TypeError) return 'The studio does not answer. Is it still running? Start it again with: vitrine studio';
+  if (error instanceof TypeError)
+    return 'The studio does not answer. Is it still running? Start it again with: vitrine studio';
   return error instanceof Error ? error.message : String(error);
 }
 
@@ -42,7 +64,8 @@ async function fromReport(path: string, init: RequestInit): Promise<Response> {
   return answer;
 }
 
-const json = async <T>(path: string, signal?: AbortSignal): Promise<T> => (await ask(path, { signal })).json() as Promise<T>;
+const json = async <T>(path: string, signal?: AbortSignal): Promise<T> =>
+  (await ask(path, { signal })).json() as Promise<T>;
 
 async function post<T>(path: string, body: unknown, signal?: AbortSignal): Promise<T> {
   const headers = { 'Content-Type': 'application/json' };
@@ -55,10 +78,21 @@ const query = (values: Record<string, string | number>): string =>
 
 export const getRuns = (): Promise<{ runs: RunSummary[] }> => json('/api/runs');
 export const getRun = (run: string, signal?: AbortSignal): Promise<RunInfo> => json(of(run), signal);
-export const getSeries = (run: string, name: string, first: number, last: number, pixels: number, signal?: AbortSignal): Promise<Series> =>
-  json(`${of(run)}/series?${query({ name, first, last, pixels })}`, signal);
-export const getLayers = (run: string, statistic: string, by: 'part' | 'tensor', pixels: number, signal?: AbortSignal): Promise<Layers> =>
-  json(`${of(run)}/layers?${query({ statistic, by, pixels })}`, signal);
+export const getSeries = (
+  run: string,
+  name: string,
+  first: number,
+  last: number,
+  pixels: number,
+  signal?: AbortSignal,
+): Promise<Series> => json(`${of(run)}/series?${query({ name, first, last, pixels })}`, signal);
+export const getLayers = (
+  run: string,
+  statistic: string,
+  by: 'part' | 'tensor',
+  pixels: number,
+  signal?: AbortSignal,
+): Promise<Layers> => json(`${of(run)}/layers?${query({ statistic, by, pixels })}`, signal);
 
 /** Numbers of one step. What says that it is of another step, or is not as long as it must be, is not shown. */
 async function numbers(path: string, step: number, shape: number[], signal?: AbortSignal): Promise<Cells> {
@@ -66,17 +100,31 @@ async function numbers(path: string, step: number, shape: number[], signal?: Abo
   const cells = new Float32Array(await answer.arrayBuffer());
   const [at, form] = [Number(answer.headers.get('X-Step')), answer.headers.get('X-Shape')];
   const size = shape.reduce((product, length) => product * length, 1);
-  if (at !== step) throw new ServerError(502, `The studio sent numbers of step ${at} where step ${step} was asked for: they are not shown. Reload the page.`);
+  if (at !== step)
+    throw new ServerError(
+      502,
+      `The studio sent numbers of step ${at} where step ${step} was asked for: they are not shown. Reload the page.`,
+    );
   if (form !== shape.join(',') || cells.length !== size)
-    throw new ServerError(502, `The studio sent ${cells.length} numbers, ${form}, where ${shape.join(',')} was asked for: they are not shown. Reload the page.`);
+    throw new ServerError(
+      502,
+      `The studio sent ${cells.length} numbers, ${form}, where ${shape.join(',')} was asked for: they are not shown. Reload the page.`,
+    );
   return { step, exact: answer.headers.get('X-Exact') === 'true', numbers: cells };
 }
 
 // `version` says which run of this name is meant: what is fixed may then be kept by the browser.
 export async function getBirth(run: string, version: string, signal?: AbortSignal): Promise<Float32Array> {
-  return new Float32Array(await (await ask(`${of(run)}/film/birth?${query({ v: version })}`, { signal })).arrayBuffer());
+  return new Float32Array(
+    await (await ask(`${of(run)}/film/birth?${query({ v: version })}`, { signal })).arrayBuffer(),
+  );
 }
-export async function getFrame(run: string, number: number, version: string, signal?: AbortSignal): Promise<ArrayBuffer> {
+export async function getFrame(
+  run: string,
+  number: number,
+  version: string,
+  signal?: AbortSignal,
+): Promise<ArrayBuffer> {
   return (await ask(`${of(run)}/film/${number}?${query({ v: version })}`, { signal })).arrayBuffer();
 }
 
@@ -84,7 +132,11 @@ export async function getFrame(run: string, number: number, version: string, sig
 export async function getLive(run: string, signal?: AbortSignal): Promise<Cells | null> {
   const answer = await ask(`${of(run)}/live`, { signal });
   if (answer.status === 204) return null;
-  return { step: Number(answer.headers.get('X-Step')), exact: true, numbers: new Float32Array(await answer.arrayBuffer()) };
+  return {
+    step: Number(answer.headers.get('X-Step')),
+    exact: true,
+    numbers: new Float32Array(await answer.arrayBuffer()),
+  };
 }
 
 /** Cells of a tensor: one of each square of `every` x `every` of them. v: which run of this name is meant. */
@@ -97,10 +149,24 @@ export interface Window {
   columns: number;
   v: string;
 }
-export const getTile = (run: string, window: Window & { step: number; mode: CellMode }, signal?: AbortSignal): Promise<Cells> =>
-  numbers(`${of(run)}/tile?${query({ ...window })}`, window.mode === 'birth' ? 0 : window.step, squaresOf(window), signal);
+export const getTile = (
+  run: string,
+  window: Window & { step: number; mode: CellMode },
+  signal?: AbortSignal,
+): Promise<Cells> =>
+  numbers(
+    `${of(run)}/tile?${query({ ...window })}`,
+    window.mode === 'birth' ? 0 : window.step,
+    squaresOf(window),
+    signal,
+  );
 /** The same of all tensors, one after the other: so many numbers. */
-export const getTiles = (run: string, asked: { step: number; mode: CellMode; every: number; v: string }, size: number, signal?: AbortSignal): Promise<Cells> =>
+export const getTiles = (
+  run: string,
+  asked: { step: number; mode: CellMode; every: number; v: string },
+  size: number,
+  signal?: AbortSignal,
+): Promise<Cells> =>
   numbers(`${of(run)}/tiles?${query({ ...asked })}`, asked.mode === 'birth' ? 0 : asked.step, [size], signal);
 /** The places in the flattened tensor of the cells that a window has. */
 export async function getPlaces(run: string, window: Window, signal?: AbortSignal): Promise<Uint32Array> {
@@ -111,7 +177,13 @@ const squaresOf = ({ rows, columns, every }: Window): number[] => [Math.ceil(row
 export const getTensor = (run: string, name: string, step: number, signal?: AbortSignal): Promise<TensorStep> =>
   json(`${of(run)}/tensor?${query({ name, step })}`, signal);
 
-export async function getStep(run: string, step: number, row: number, token: number, signal?: AbortSignal): Promise<Phases> {
+export async function getStep(
+  run: string,
+  step: number,
+  row: number,
+  token: number,
+  signal?: AbortSignal,
+): Promise<Phases> {
   const phases = await json<Phases>(`${of(run)}/step/${step}?${query({ row, token })}`, signal);
   return { ...phases, exact: proved(phases) };
 }
@@ -121,10 +193,21 @@ export const proved = ({ exact, compared, differs }: Phases): boolean =>
 
 export const getBiography = (run: string, name: string, step: number, signal?: AbortSignal): Promise<Biography> =>
   json(`${of(run)}/parameter?${query({ name, step })}`, signal);
-export const getNeuron = (run: string, name: string, step: number, row: number, token: number, signal?: AbortSignal): Promise<Neuron> =>
-  json(`${of(run)}/neuron?${query({ name, step, row, token })}`, signal);
-export const postNudge = (run: string, parameter: string, step: number, sizes: number[], signal?: AbortSignal): Promise<Nudge> =>
-  post(`${of(run)}/nudge`, { parameter, step, sizes }, signal);
+export const getNeuron = (
+  run: string,
+  name: string,
+  step: number,
+  row: number,
+  token: number,
+  signal?: AbortSignal,
+): Promise<Neuron> => json(`${of(run)}/neuron?${query({ name, step, row, token })}`, signal);
+export const postNudge = (
+  run: string,
+  parameter: string,
+  step: number,
+  sizes: number[],
+  signal?: AbortSignal,
+): Promise<Nudge> => post(`${of(run)}/nudge`, { parameter, step, sizes }, signal);
 export const getProgress = (run: string, step: number, signal?: AbortSignal): Promise<Progress> =>
   json(`${of(run)}/progress?${query({ step })}`, signal);
 export const postNext = (run: string, prompt: string, step: number, signal?: AbortSignal): Promise<Next> =>
@@ -133,14 +216,23 @@ export const postBirth = (run: string, seed: number, spread: number, signal?: Ab
   post(`${of(run)}/births`, { seed, spread }, signal);
 export const getHealth = (run: string, signal?: AbortSignal): Promise<Health> => json(`${of(run)}/health`, signal);
 export const getComparison = (runs: string[], pixels: number, signal?: AbortSignal): Promise<Comparison> =>
-  json(`/api/compare?${new URLSearchParams([...runs.map((run) => ['run', run]), ['pixels', String(pixels)]]).toString()}`, signal);
-export const getHyperparameters = (): Promise<{ hyperparameters: Hyperparameter[]; presets: Record<string, Settings> }> =>
-  json('/api/hyperparameters');
+  json(
+    `/api/compare?${new URLSearchParams([...runs.map((run) => ['run', run]), ['pixels', String(pixels)]]).toString()}`,
+    signal,
+  );
+export const getHyperparameters = (): Promise<{
+  hyperparameters: Hyperparameter[];
+  presets: Record<string, Settings>;
+}> => json('/api/hyperparameters');
 export const postPlan = (body: unknown, signal?: AbortSignal): Promise<Plan> => post('/api/plan', body, signal);
 export const postRun = (body: unknown): Promise<{ name: string; started: boolean }> => post('/api/runs', body);
 export const getStarting = (): Promise<{ starting: { name: string; error: string | null }[] }> => json('/api/starting');
 /** Have a report written, as a file. `here`: a step that is kept in full beside those at hand. */
-export async function postReport(run: string, body: { cell: string; here: number | null; prompt: string }, signal: AbortSignal): Promise<Blob> {
+export async function postReport(
+  run: string,
+  body: { cell: string; here: number | null; prompt: string },
+  signal: AbortSignal,
+): Promise<Blob> {
   const headers = { 'Content-Type': 'application/json' };
   return (await ask(`${of(run)}/report`, { method: 'POST', headers, body: JSON.stringify(body), signal })).blob();
 }
@@ -193,7 +285,12 @@ export async function generate(
 }
 
 /** What is new of a run, until it is closed; `onBroken` once, when the line breaks. */
-export function listen(run: string, cursor: string, onState: (state: StreamState) => void, onBroken: () => void): () => void {
+export function listen(
+  run: string,
+  cursor: string,
+  onState: (state: StreamState) => void,
+  onBroken: () => void,
+): () => void {
   if (inReport) return () => undefined; // nothing more will come
   const source = new EventSource(`${of(run)}/stream?${query({ cursor })}`, { withCredentials: true });
   source.onmessage = (event: MessageEvent<string>) => onState(JSON.parse(event.data) as StreamState);

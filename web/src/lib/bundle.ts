@@ -28,7 +28,8 @@ interface Kept {
   headers: Record<string, string>;
 }
 
-const element = (id: string): HTMLElement | null => (typeof document === 'undefined' ? null : document.getElementById(id));
+const element = (id: string): HTMLElement | null =>
+  typeof document === 'undefined' ? null : document.getElementById(id);
 
 /** Whether this page is a report. */
 export const inReport: boolean = element('answers') !== null;
@@ -56,7 +57,10 @@ class Bundle {
 
   static async open(): Promise<Bundle> {
     const { head, parts } = await unpack<{ about: About; answers: Kept[] }>('answers');
-    return new Bundle(head.about, head.answers.map((kept, i) => ({ kept, content: parts[i]! })));
+    return new Bundle(
+      head.about,
+      head.answers.map((kept, i) => ({ kept, content: parts[i]! })),
+    );
   }
 
   /** The answer to a request, as the studio would give it. */
@@ -81,23 +85,34 @@ class Bundle {
   }
 
   private look(path: string, query: Record<string, string>, body: Record<string, unknown> | null): Response | null {
-    const found = this.answers.find(({ kept }) => kept.path === path && same(kept.query, query, WAYS) && same(kept.body ?? {}, body ?? {}, SIZES));
+    const found = this.answers.find(
+      ({ kept }) => kept.path === path && same(kept.query, query, WAYS) && same(kept.body ?? {}, body ?? {}, SIZES),
+    );
     return found ? respond(found.kept, cut(path, query, found.content)) : null;
   }
 
   /** Cells from the rectangle that is kept around one cell. */
   private tile(query: Record<string, string>): Response {
-    const at = (q: Record<string, string>): number[] => ['row', 'column', 'rows', 'columns'].map((key) => Number(q[key]));
+    const at = (q: Record<string, string>): number[] =>
+      ['row', 'column', 'rows', 'columns'].map((key) => Number(q[key]));
     const [row, column, rows, columns] = at(query) as [number, number, number, number];
     for (const { kept, content } of this.answers) {
-      if (kept.path !== 'tile' || kept.status !== 200 || (query.every ?? '1') !== '1' || query.mode !== kept.query.mode || query.tensor !== kept.query.tensor) continue;
+      if (
+        kept.path !== 'tile' ||
+        kept.status !== 200 ||
+        (query.every ?? '1') !== '1' ||
+        query.mode !== kept.query.mode ||
+        query.tensor !== kept.query.tensor
+      )
+        continue;
       if (query.mode !== 'birth' && query.step !== kept.query.step) continue;
       const [top, left] = at(kept.query) as [number, number];
       const [height, width] = kept.headers['x-shape']!.split(',').map(Number) as [number, number];
       if (row < top || column < left || row + rows > top + height || column + columns > left + width) continue;
       const whole = new Float32Array(content.slice().buffer);
       const part = new Float32Array(rows * columns);
-      for (let i = 0; i < rows; i++) part.set(whole.subarray((row - top + i) * width + column - left).subarray(0, columns), i * columns);
+      for (let i = 0; i < rows; i++)
+        part.set(whole.subarray((row - top + i) * width + column - left).subarray(0, columns), i * columns);
       return respond({ ...kept, headers: { ...kept.headers, 'x-shape': `${rows},${columns}` } }, part);
     }
     return outside(`This report has exact cells around ${this.about.cell}, at ${this.where()}.`, this.about.run);
@@ -106,11 +121,18 @@ class Bundle {
   /** Cells of every tensor: kept where there is no film, as values at birth and at the end. */
   private tiles(query: Record<string, string>): Response {
     const at = (step: string): { kept: Kept; content: Uint8Array<ArrayBuffer> } | undefined =>
-      this.answers.find(({ kept }) => kept.path === 'tiles' && kept.status === 200 && kept.query.step === step && kept.query.every === query.every);
+      this.answers.find(
+        ({ kept }) =>
+          kept.path === 'tiles' && kept.status === 200 && kept.query.step === step && kept.query.every === query.every,
+      );
     const [birth, now] = [at('0'), at(query.mode === 'birth' ? '0' : query.step!)];
-    if (!birth || !now || !['birth', 'value', 'learned'].includes(query.mode!)) return outside('This report has no such picture.', this.about.run);
+    if (!birth || !now || !['birth', 'value', 'learned'].includes(query.mode!))
+      return outside('This report has no such picture.', this.about.run);
     if (query.mode !== 'learned') return respond(now.kept, now.content);
-    const [first, here] = [birth, now].map(({ content }) => new Float32Array(content.slice().buffer)) as [Float32Array, Float32Array];
+    const [first, here] = [birth, now].map(({ content }) => new Float32Array(content.slice().buffer)) as [
+      Float32Array,
+      Float32Array,
+    ];
     return respond(now.kept, here.map((value, i) => value - first[i]!) as Float32Array<ArrayBuffer>);
   }
 
@@ -118,9 +140,15 @@ class Bundle {
   private async picks(query: Record<string, string>): Promise<Response> {
     const { info, film } = await this.movie();
     const every = Number(query.every);
-    const of = every === 2 ** (info?.value_level ?? -1) ? 'values' : every === 2 ** (info?.change_level ?? -1) ? 'changes' : null;
+    const of =
+      every === 2 ** (info?.value_level ?? -1)
+        ? 'values'
+        : every === 2 ** (info?.change_level ?? -1)
+          ? 'changes'
+          : null;
     const tensor = this.run.tensors.find(({ name }) => name === query.tensor);
-    if (!tensor || !info || !film || (!of && every !== 1)) return outside('This report has no such cells.', this.about.run);
+    if (!tensor || !info || !film || (!of && every !== 1))
+      return outside('This report has no such cells.', this.about.run);
     const [, width] = tensor.shape.length === 1 ? [1, tensor.shape[0]!] : [tensor.shape[0]!, tensor.shape[1]!];
     const all = of && new Uint32Array(film.picks.slice().buffer).subarray(startOf(info, of, query.tensor!));
     const [, columns] = of ? info.tensors.find(({ name }) => name === query.tensor)![of] : [0, width];
@@ -138,7 +166,9 @@ class Bundle {
   }
 
   private get run(): RunInfo {
-    return (this.info ??= JSON.parse(new TextDecoder().decode(this.answers.find(({ kept }) => kept.path === '')!.content)) as RunInfo);
+    return (this.info ??= JSON.parse(
+      new TextDecoder().decode(this.answers.find(({ kept }) => kept.path === '')!.content),
+    ) as RunInfo);
   }
 
   private async movie(): Promise<{ info: RunInfo['film']; film: Frames | null }> {
@@ -151,9 +181,12 @@ class Bundle {
     const step = Number(path.startsWith('step/') ? path.slice(5) : (query.step ?? body?.step));
     if (path === 'generate') return outside('A report cannot run the model.', run);
     if (path === 'next') return outside('A report has no model to ask: it kept one prompt, at a few steps.', run);
-    if (path.startsWith('step/') && steps.includes(step)) return outside('This report shows the last token of the first window.', run);
-    if (Number.isFinite(step) && !steps.includes(step)) return outside(`This report has ${this.where()} in full; of step ${step}, the curves and the film.`, run);
-    if (['parameter', 'nudge', 'neuron', 'tensor'].includes(path)) return outside(`This report tells the story of ${cell} alone.`, run);
+    if (path.startsWith('step/') && steps.includes(step))
+      return outside('This report shows the last token of the first window.', run);
+    if (Number.isFinite(step) && !steps.includes(step))
+      return outside(`This report has ${this.where()} in full; of step ${step}, the curves and the film.`, run);
+    if (['parameter', 'nudge', 'neuron', 'tensor'].includes(path))
+      return outside(`This report tells the story of ${cell} alone.`, run);
     return outside('This was not put into the report.', run);
   }
 
@@ -174,17 +207,25 @@ class Bundle {
 
 /** Where the picks of a tensor begin, among all: those of the values stand before those of the changes. */
 function startOf(info: NonNullable<RunInfo['film']>, of: 'values' | 'changes', name: string): number {
-  const count = (key: 'values' | 'changes', upTo: number): number => info.tensors.slice(0, upTo).reduce((sum, t) => sum + t[key][0]! * t[key][1]!, 0);
+  const count = (key: 'values' | 'changes', upTo: number): number =>
+    info.tensors.slice(0, upTo).reduce((sum, t) => sum + t[key][0]! * t[key][1]!, 0);
   const at = info.tensors.findIndex((tensor) => tensor.name === name);
   return (of === 'changes' ? count('values', info.tensors.length) : 0) + count(of, at);
 }
 
 /** A window, one number for each of its squares. */
-function squares(query: Record<string, string>, number: (i: number, j: number) => number, Kind: typeof Uint32Array | typeof Float32Array): Response {
-  const [row, column, rows, columns, every] = ['row', 'column', 'rows', 'columns', 'every'].map((key) => Number(query[key])) as [number, number, number, number, number];
+function squares(
+  query: Record<string, string>,
+  number: (i: number, j: number) => number,
+  Kind: typeof Uint32Array | typeof Float32Array,
+): Response {
+  const [row, column, rows, columns, every] = ['row', 'column', 'rows', 'columns', 'every'].map((key) =>
+    Number(query[key]),
+  ) as [number, number, number, number, number];
   const [down, across] = [Math.ceil(rows / every), Math.ceil(columns / every)];
   const found = new Kind(down * across);
-  for (let i = 0; i < down; i++) for (let j = 0; j < across; j++) found[i * across + j] = number(row / every + i, column / every + j);
+  for (let i = 0; i < down; i++)
+    for (let j = 0; j < across; j++) found[i * across + j] = number(row / every + i, column / every + j);
   return new Response(found, { headers: { 'X-Step': '0', 'X-Exact': 'true', 'X-Shape': `${down},${across}` } });
 }
 
@@ -196,7 +237,8 @@ function same(kept: Record<string, unknown>, asked: Record<string, unknown>, but
   return [...keys].every((key) => but.includes(key) || kept[key] === asked[key]);
 }
 
-const respond = (kept: Kept, content: BodyInit): Response => new Response(content, { status: kept.status, headers: kept.headers });
+const respond = (kept: Kept, content: BodyInit): Response =>
+  new Response(content, { status: kept.status, headers: kept.headers });
 
 /** A part of a curve, where one is asked for: it is kept whole. */
 function cut(path: string, query: Record<string, string>, content: Uint8Array<ArrayBuffer>): BodyInit {
@@ -263,7 +305,8 @@ function foretold(cell: number, before: number, now: number): number {
 async function unpack<T>(id: string): Promise<{ head: T; parts: Uint8Array<ArrayBuffer>[] }> {
   const text = element(id)?.textContent?.trim() ?? '';
   if (!text) throw new Error('This report is not whole: it was cut off on its way here. Get it again.');
-  if (typeof DecompressionStream === 'undefined') throw new Error('This browser is too old to open the report: use one of 2023 or later.');
+  if (typeof DecompressionStream === 'undefined')
+    throw new Error('This browser is too old to open the report: use one of 2023 or later.');
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'));
   const whole = new Uint8Array(await new Response(stream).arrayBuffer());

@@ -94,7 +94,8 @@ class Camera {
         const eased = t < 0.5 ? 4 * t ** 3 : 1 - (-2 * t + 2) ** 3 / 2;
         const zoom = from.zoom * (end.zoom / from.zoom) ** eased;
         if (t >= 1) this.view = end;
-        else if (moves) this.view = { x: px + ((from.x - px) * from.zoom) / zoom, y: py + ((from.y - py) * from.zoom) / zoom, zoom };
+        else if (moves)
+          this.view = { x: px + ((from.x - px) * from.zoom) / zoom, y: py + ((from.y - py) * from.zoom) / zoom, zoom };
         else this.view = { x: from.x + (end.x - from.x) * eased, y: from.y + (end.y - from.y) * eased, zoom };
         if (t < 1) this.flight = requestAnimationFrame(tick);
         else this.end();
@@ -108,7 +109,9 @@ class Camera {
     const zoom = Math.max(1, Math.min(this.most, this.view.zoom * factor));
     const point = this.unplace(x, y);
     const { width, height } = this.size;
-    this.look(zoom === 1 ? this.home : { x: point.x - (x - width / 2) / zoom, y: point.y - (y - height / 2) / zoom, zoom });
+    this.look(
+      zoom === 1 ? this.home : { x: point.x - (x - width / 2) / zoom, y: point.y - (y - height / 2) / zoom, zoom },
+    );
   }
 
   /** Where a point of the cabinet is on the screen. */

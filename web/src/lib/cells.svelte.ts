@@ -93,7 +93,9 @@ export class Cells {
   /** What is known of every tensor where the page stands, the coarse first. */
   known(mode: CellMode): Whole[] {
     void this.version;
-    return this.wholes.filter((whole) => whole.step === this.step(mode) && whole.mode === mode).sort((a, b) => b.level - a.level);
+    return this.wholes
+      .filter((whole) => whole.step === this.step(mode) && whole.mode === mode)
+      .sort((a, b) => b.level - a.level);
   }
 
   /** The tiles of a tensor at a level, where the page stands. */
@@ -167,7 +169,9 @@ export class Cells {
     if (!run || !known.length || known.at(-1)!.level <= level) return this.abandon(new Set());
     if (squares(run.tensors, level) <= MOST) return void this.loadWhole(level);
     const has = (name: string): boolean => known[0]!.sheets.has(name);
-    const missing = windows.filter(({ name }) => has(name)).flatMap((window) => corners(window, level).map(([row, column]) => ({ name: window.name, row, column })));
+    const missing = windows
+      .filter(({ name }) => has(name))
+      .flatMap((window) => corners(window, level).map(([row, column]) => ({ name: window.name, row, column })));
     const keys = new Map(missing.map((tile) => [this.key(mode, tile.name, level, tile.row, tile.column), tile]));
     this.abandon(new Set(keys.keys()));
     for (const [key, tile] of keys) {
@@ -185,7 +189,12 @@ export class Cells {
       }
   }
 
-  private async loadTile(key: string, mode: CellMode, level: number, tile: { name: string; row: number; column: number }): Promise<void> {
+  private async loadTile(
+    key: string,
+    mode: CellMode,
+    level: number,
+    tile: { name: string; row: number; column: number },
+  ): Promise<void> {
     const run = this.at.run!;
     if (!this.at.leaving || this.at.leaving.signal.aborted || !this.reachable) return;
     const asked = new AbortController();
@@ -196,11 +205,32 @@ export class Cells {
     const rows = Math.min(SIDE, across(rowsOf(tensor), level) - tile.row);
     const columns = Math.min(SIDE, across(tensor.shape.at(-1)!, level) - tile.column);
     try {
-      const place = { row: tile.row * every, column: tile.column * every, rows: Math.min(rows * every, rowsOf(tensor) - tile.row * every), columns: Math.min(columns * every, tensor.shape.at(-1)! - tile.column * every) };
-      const cells = await api.getTile(run.name, { tensor: tile.name, step: this.step(mode), mode, every, v: run.identity, ...place }, signal);
+      const place = {
+        row: tile.row * every,
+        column: tile.column * every,
+        rows: Math.min(rows * every, rowsOf(tensor) - tile.row * every),
+        columns: Math.min(columns * every, tensor.shape.at(-1)! - tile.column * every),
+      };
+      const cells = await api.getTile(
+        run.name,
+        { tensor: tile.name, step: this.step(mode), mode, every, v: run.identity, ...place },
+        signal,
+      );
       if (signal.aborted) return;
-      if (!cells.exact) this.wholes = this.wholes.map((whole) => ({ ...whole, exact: whole.exact && (whole.mode !== mode || whole.step !== cells.step) }));
-      this.tiles.set(key, { plane: plane(cells.numbers), start: 0, rows, columns, level, row: tile.row, column: tile.column });
+      if (!cells.exact)
+        this.wholes = this.wholes.map((whole) => ({
+          ...whole,
+          exact: whole.exact && (whole.mode !== mode || whole.step !== cells.step),
+        }));
+      this.tiles.set(key, {
+        plane: plane(cells.numbers),
+        start: 0,
+        rows,
+        columns,
+        level,
+        row: tile.row,
+        column: tile.column,
+      });
       for (const old of this.tiles.keys()) if (this.tiles.size > KEPT_TILES) this.tiles.delete(old);
       this.version++;
     } catch (error) {
@@ -258,7 +288,14 @@ export class Cells {
       const asked = { tensor: cell.name, step: this.step(mode), mode, every: 1, v: run.identity, ...window };
       const cells = await api.getTile(run.name, asked, signal);
       if (signal.aborted || this.at.step !== step || data(this.at.mode) !== mode || this.at.cell !== cell) return;
-      this.tile = { step, mode, name: cell.name, ...window, exact: cells.exact && this.proved(mode), numbers: cells.numbers };
+      this.tile = {
+        step,
+        mode,
+        name: cell.name,
+        ...window,
+        exact: cells.exact && this.proved(mode),
+        numbers: cells.numbers,
+      };
     } catch (error) {
       this.trouble(error, signal);
     }
@@ -278,14 +315,24 @@ function corners(window: Window, level: number): [number, number][] {
   const from = (at: number): number => Math.floor(at / 2 ** level / SIDE) * SIDE;
   const found: [number, number][] = [];
   for (let row = from(window.row); row * 2 ** level < window.row + window.rows; row += SIDE)
-    for (let column = from(window.column); column * 2 ** level < window.column + window.columns; column += SIDE) found.push([row, column]);
+    for (let column = from(window.column); column * 2 ** level < window.column + window.columns; column += SIDE)
+      found.push([row, column]);
   return found;
 }
 
 /** The cells around one: as many as the lens has. */
-export function lensWindow(tensor: TensorInfo, cell: { row: number; column: number }): { row: number; column: number; rows: number; columns: number } {
+export function lensWindow(
+  tensor: TensorInfo,
+  cell: { row: number; column: number },
+): { row: number; column: number; rows: number; columns: number } {
   const rows = Math.min(LENS_ROWS, rowsOf(tensor));
   const columns = Math.min(LENS_COLUMNS, tensor.shape.at(-1)!);
-  const from = (at: number, size: number, window: number): number => Math.max(0, Math.min(size - window, at - Math.floor(window / 2)));
-  return { row: from(cell.row, rowsOf(tensor), rows), column: from(cell.column, tensor.shape.at(-1)!, columns), rows, columns };
+  const from = (at: number, size: number, window: number): number =>
+    Math.max(0, Math.min(size - window, at - Math.floor(window / 2)));
+  return {
+    row: from(cell.row, rowsOf(tensor), rows),
+    column: from(cell.column, tensor.shape.at(-1)!, columns),
+    rows,
+    columns,
+  };
 }

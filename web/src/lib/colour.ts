@@ -45,7 +45,17 @@ export function shader(scale: Scale): (value: number) => number {
   const factor = SHADES / scale.full;
   return (value) => {
     const share = value * factor;
-    return share > SHADES ? (share === Infinity ? SHADES + 1 : SHADES) : share < -SHADES ? (share === -Infinity ? SHADES + 1 : -SHADES) : share === share ? Math.round(share) : SHADES + 1;
+    return share > SHADES
+      ? share === Infinity
+        ? SHADES + 1
+        : SHADES
+      : share < -SHADES
+        ? share === -Infinity
+          ? SHADES + 1
+          : -SHADES
+        : share === share
+          ? Math.round(share)
+          : SHADES + 1;
   };
 }
 
@@ -53,7 +63,8 @@ export function shader(scale: Scale): (value: number) => number {
 export function roundUp125(value: number): number {
   if (!(value > 0) || !Number.isFinite(value)) return 0;
   const power = 10 ** Math.floor(Math.log10(value));
-  for (const step of [1, 2, 5, 10]) if (value <= step * power * (1 + 1e-9)) return Number((step * power).toPrecision(1));
+  for (const step of [1, 2, 5, 10])
+    if (value <= step * power * (1 + 1e-9)) return Number((step * power).toPrecision(1));
   return Number((10 * power).toPrecision(1));
 }
 

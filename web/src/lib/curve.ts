@@ -29,7 +29,11 @@ export function begun(series: Series, now: LossCurve): LossCurve {
   const end = series.steps.at(-1) ?? -1;
   const from = now.steps.findIndex((step) => step > end);
   const tail = <T>(list: T[]): T[] => (from < 0 ? [] : list.slice(from));
-  return thinned({ steps: [...series.steps, ...tail(now.steps)], low: [...series.low, ...tail(now.low)], high: [...series.high, ...tail(now.high)] });
+  return thinned({
+    steps: [...series.steps, ...tail(now.steps)],
+    low: [...series.low, ...tail(now.low)],
+    high: [...series.high, ...tail(now.high)],
+  });
 }
 
 function thinned(curve: LossCurve): LossCurve {

@@ -48,13 +48,20 @@ class Dropped {
 /** The text of a file, and a run's name made of the file's. */
 export async function readText(file: File): Promise<{ text: string; name: string }> {
   if (file.size > MOST_BYTES)
-    throw new Error(`${file.name} has ${(file.size / 1e6).toFixed(0)} MB; the page takes ${MOST_BYTES / 1e6} MB at most. Train on it with: vitrine train ${file.name}`);
+    throw new Error(
+      `${file.name} has ${(file.size / 1e6).toFixed(0)} MB; the page takes ${MOST_BYTES / 1e6} MB at most. Train on it with: vitrine train ${file.name}`,
+    );
   const text = await file.text();
-  if (text.includes('\0')) throw new Error(`${file.name} is no text: it holds zero bytes. Give a file of plain text, such as .txt or .md.`);
+  if (text.includes('\0'))
+    throw new Error(`${file.name} is no text: it holds zero bytes. Give a file of plain text, such as .txt or .md.`);
   return { text, name: nameOf(file.name) };
 }
 
 export const nameOf = (file: string): string =>
-  file.replace(/\.[^.]*$/, '').replace(/[^\p{L}\p{N}_-]+/gu, '-').replace(/^[-_]+/, '').slice(0, 40) || 'my-text';
+  file
+    .replace(/\.[^.]*$/, '')
+    .replace(/[^\p{L}\p{N}_-]+/gu, '-')
+    .replace(/^[-_]+/, '')
+    .slice(0, 40) || 'my-text';
 
 export const dropped = new Dropped();

@@ -34,7 +34,9 @@ const MEAN = 2; // levels: a mean is of at most 4 x 4 numbers
 /** The level of the cells that are drawn, and of the cells that they are made of, for so many pixels a cell. */
 export function levels(mode: CellMode, perCell: number): { drawn: number; made: number } {
   const level = perCell >= 1 ? 0 : Math.floor(Math.log2(1 / perCell) + 1e-9);
-  return mode === 'rms' ? { drawn: Math.max(MEAN, level), made: Math.max(MEAN, level) - MEAN } : { drawn: level, made: level };
+  return mode === 'rms'
+    ? { drawn: Math.max(MEAN, level), made: Math.max(MEAN, level) - MEAN }
+    : { drawn: level, made: level };
 }
 
 export interface Drawn {
@@ -47,18 +49,34 @@ export interface Drawn {
 }
 
 /** What is drawn of a window of a tensor. */
-export function layersOf(tensor: TensorInfo, mode: CellMode, perCell: number, window: { row: number; column: number; rows: number; columns: number }): Drawn {
+export function layersOf(
+  tensor: TensorInfo,
+  mode: CellMode,
+  perCell: number,
+  window: { row: number; column: number; rows: number; columns: number },
+): Drawn {
   const { drawn, made } = levels(mode, perCell);
   const known = sources(mode).filter((source) => source.sheets.has(tensor.name));
   const base = known.find((source) => source.level <= made) ?? known.at(-1);
   if (!base) return { layers: [], sheets: [], side: 1, of: 1 };
   const sheets = [base.sheets.get(tensor.name)!];
-  for (let level = base.level - 1; level >= made; level--) sheets.push(...studio.cells.tilesOf(tensor.name, data(mode), level, { name: tensor.name, ...window }));
+  for (let level = base.level - 1; level >= made; level--)
+    sheets.push(...studio.cells.tilesOf(tensor.name, data(mode), level, { name: tensor.name, ...window }));
   const coarseOf = (sheet: Sheet): number => (mode === 'rms' ? Math.max(drawn, sheet.level + 1) : sheet.level);
-  const layers = sheets.map((sheet) => ({ plane: sheet.plane.id, start: sheet.start, rows: sheet.rows, columns: sheet.columns, level: sheet.level, row: sheet.row, column: sheet.column, coarse: coarseOf(sheet) }));
+  const layers = sheets.map((sheet) => ({
+    plane: sheet.plane.id,
+    start: sheet.start,
+    rows: sheet.rows,
+    columns: sheet.columns,
+    level: sheet.level,
+    row: sheet.row,
+    column: sheet.column,
+    coarse: coarseOf(sheet),
+  }));
   // Tiles that are all there hide what is below them.
   const finest = sheets.filter((sheet) => sheet.level === made).length;
-  const hidden = finest > 0 && base.level > made && finest === studio.cells.tilesFor(made, { name: tensor.name, ...window });
+  const hidden =
+    finest > 0 && base.level > made && finest === studio.cells.tilesFor(made, { name: tensor.name, ...window });
   const last = hidden ? layers.at(-1)! : layers[0]!;
   const rows = tensor.shape.length === 1 ? 1 : 4; // a vector's squares are one row of cells
   const shrink = last.coarse - last.level;
@@ -66,14 +84,26 @@ export function layersOf(tensor: TensorInfo, mode: CellMode, perCell: number, wi
 }
 
 /** The cell that is drawn where this one would be, and its number; null while it is not known which. */
-export function cellDrawn(tensor: TensorInfo, row: number, column: number, mode: CellMode, perCell: number): ({ row: number; column: number } & Found) | null {
+export function cellDrawn(
+  tensor: TensorInfo,
+  row: number,
+  column: number,
+  mode: CellMode,
+  perCell: number,
+): ({ row: number; column: number } & Found) | null {
   const known = sources(mode).filter((source) => source.sheets.has(tensor.name));
   const { made } = levels(mode === 'rms' ? 'value' : mode, perCell);
   const base = known.find((source) => source.level <= made) ?? known.at(-1);
   if (!base) return null;
   const { exact, step } = base;
   for (let level = made; level < base.level; level++)
-    for (const sheet of studio.cells.tilesOf(tensor.name, data(mode), level, { name: tensor.name, row, column, rows: 1, columns: 1 })) {
+    for (const sheet of studio.cells.tilesOf(tensor.name, data(mode), level, {
+      name: tensor.name,
+      row,
+      column,
+      rows: 1,
+      columns: 1,
+    })) {
       const found = pickOf(tensor, sheet, row, column);
       return found && { ...found, exact, step };
     }
@@ -81,7 +111,12 @@ export function cellDrawn(tensor: TensorInfo, row: number, column: number, mode:
   return found && { ...found, exact, step };
 }
 
-function pickOf(tensor: TensorInfo, sheet: Sheet, row: number, column: number): { row: number; column: number; value: number } | null {
+function pickOf(
+  tensor: TensorInfo,
+  sheet: Sheet,
+  row: number,
+  column: number,
+): { row: number; column: number; value: number } | null {
   const [i, j] = [row >> sheet.level, column >> sheet.level];
   const value = sheet.plane.numbers[sheet.start + (i - sheet.row) * sheet.columns + j - sheet.column]!;
   if (sheet.level === 0) return { row, column, value };
@@ -99,14 +134,17 @@ export function valueAt(name: string, row: number, column: number, mode: CellMod
   const tile = studio.cells.tile;
   if (tile && tile.name === name && tile.step === studio.step && tile.mode === data(mode)) {
     const [i, j] = [row - tile.row, column - tile.column];
-    if (i >= 0 && j >= 0 && i < tile.rows && j < tile.columns) return { value: tile.numbers[i * tile.columns + j]!, exact: tile.exact, step: tile.step };
+    if (i >= 0 && j >= 0 && i < tile.rows && j < tile.columns)
+      return { value: tile.numbers[i * tile.columns + j]!, exact: tile.exact, step: tile.step };
   }
   const known = sources(mode).filter((source) => source.sheets.has(name));
   for (const sheet of studio.cells.tilesOf(name, data(mode), 0, { name, row, column, rows: 1, columns: 1 }))
-    if (known.length) return { value: pickOf(tensor, sheet, row, column)!.value, exact: known[0]!.exact, step: known[0]!.step };
+    if (known.length)
+      return { value: pickOf(tensor, sheet, row, column)!.value, exact: known[0]!.exact, step: known[0]!.step };
   for (const source of known.toReversed()) {
     const found = pickOf(tensor, source.sheets.get(name)!, row, column);
-    if (found && found.row === row && found.column === column) return { value: found.value, exact: source.exact, step: source.step };
+    if (found && found.row === row && found.column === column)
+      return { value: found.value, exact: source.exact, step: source.step };
   }
   return null;
 }

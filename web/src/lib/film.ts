@@ -62,7 +62,8 @@ export class Film {
   nearest(step: number, end = -1): number {
     const steps = this.info.steps;
     let best = 0;
-    for (let i = 1; i < steps.length; i++) if ((steps[i] !== end || step >= end) && Math.abs(steps[i]! - step) < Math.abs(steps[best]! - step)) best = i;
+    for (let i = 1; i < steps.length; i++)
+      if ((steps[i] !== end || step >= end) && Math.abs(steps[i]! - step) < Math.abs(steps[best]! - step)) best = i;
     return best;
   }
 
@@ -117,7 +118,10 @@ export class Film {
   }
 
   /** What a picture has of a mode, by tensor; null if it has nothing. */
-  shows(picture: Picture | null, mode: CellMode): { sheets: Sheets; level: number; exact: boolean; step: number } | null {
+  shows(
+    picture: Picture | null,
+    mode: CellMode,
+  ): { sheets: Sheets; level: number; exact: boolean; step: number } | null {
     const changes = mode === 'gradient' || mode === 'update';
     const numbers = this.numbers(picture, mode);
     if (!numbers) return null;
@@ -125,12 +129,22 @@ export class Film {
     let sheets = this.sheets.get(numbers);
     if (!sheets) {
       const all = plane(numbers);
-      sheets = new Map([...picks.tensors.values()].map(({ name, start, rows, columns }) => [name, { plane: all, start, rows, columns, level: picks.level, row: 0, column: 0 }]));
+      sheets = new Map(
+        [...picks.tensors.values()].map(({ name, start, rows, columns }) => [
+          name,
+          { plane: all, start, rows, columns, level: picks.level, row: 0, column: 0 },
+        ]),
+      );
       this.sheets.set(numbers, sheets);
     }
     if (mode === 'birth') return { sheets, level: picks.level, exact: true, step: 0 };
     // A film's gradients are rounded at its first frame too.
-    return { sheets, level: picks.level, exact: changes ? picture!.source === 'live' : picture!.exact, step: picture!.step };
+    return {
+      sheets,
+      level: picks.level,
+      exact: changes ? picture!.source === 'live' : picture!.exact,
+      step: picture!.step,
+    };
   }
 
   private numbers(picture: Picture | null, mode: CellMode): Float32Array | null {

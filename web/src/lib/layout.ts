@@ -81,7 +81,12 @@ interface Room {
   least: number;
   lines: number;
 }
-const ROOMS: Room[] = [{ least: 70, lines: 1 }, { least: 44, lines: 2 }, { least: 44, lines: 1 }, { least: 0, lines: 1 }];
+const ROOMS: Room[] = [
+  { least: 70, lines: 1 },
+  { least: 44, lines: 2 },
+  { least: 44, lines: 1 },
+  { least: 0, lines: 1 },
+];
 const TITLED = 46; // pixels of a box's title
 
 export const shape2 = (tensor: TensorInfo): [number, number] =>
@@ -122,9 +127,18 @@ export function arrange(tensors: TensorInfo[], tied: boolean, width: number, hei
   return last!;
 }
 
-function place(tensors: TensorInfo[], tied: boolean, scale: number, room: Room, design: Design, width: number, height: number): Layout {
+function place(
+  tensors: TensorInfo[],
+  tied: boolean,
+  scale: number,
+  room: Room,
+  design: Design,
+  width: number,
+  height: number,
+): Layout {
   const by = new Map(tensors.map((tensor) => [tensor.name, tensor]));
-  const layers = 1 + Math.max(-1, ...tensors.map((t) => (t.name.startsWith('blocks.') ? Number(t.name.split('.')[1]) : -1)));
+  const layers =
+    1 + Math.max(-1, ...tensors.map((t) => (t.name.startsWith('blocks.') ? Number(t.name.split('.')[1]) : -1)));
   const blocks = Array.from({ length: layers }, (_, layer) => block(by, layer, scale, room, design));
   const least = Math.max(...blocks.map((box) => box.height), 0);
   let folding = Math.max(60, Math.min(height - TITLE - LABEL - 2, least));
@@ -146,7 +160,12 @@ function place(tensors: TensorInfo[], tied: boolean, scale: number, room: Room, 
     x += box.width + (box.width ? BLOCK_GAP : 0);
   }
   out.width = x - BLOCK_GAP;
-  out.free = [left, right].map((box, i) => ({ x: starts[2 * i]!, y: box.height + 12, width: box.width, height: out.height - box.height - 12 }));
+  out.free = [left, right].map((box, i) => ({
+    x: starts[2 * i]!,
+    y: box.height + 12,
+    width: box.width,
+    height: out.height - box.height - 12,
+  }));
   return out;
 }
 
@@ -156,7 +175,9 @@ function rows(blocks: Box[], width: number): Box {
   const widest = Math.max(...blocks.map((box) => box.width), 1);
   const most = Math.max(1, Math.floor((width + BLOCK_GAP) / (widest + BLOCK_GAP)));
   const each = Math.ceil(blocks.length / Math.ceil(blocks.length / most));
-  blocks.forEach((box, i) => put(out, box, (i % each) * (widest + BLOCK_GAP), Math.floor(i / each) * (box.height + BLOCK_GAP)));
+  blocks.forEach((box, i) =>
+    put(out, box, (i % each) * (widest + BLOCK_GAP), Math.floor(i / each) * (box.height + BLOCK_GAP)),
+  );
   const lines = Math.ceil(blocks.length / each) || 0;
   out.width = blocks.length ? Math.min(each, blocks.length) * (widest + BLOCK_GAP) - BLOCK_GAP : 0;
   out.height = blocks.length ? lines * (blocks[0]!.height + BLOCK_GAP) - BLOCK_GAP : 0;
@@ -164,7 +185,8 @@ function rows(blocks: Box[], width: number): Box {
 }
 
 function put(out: Pick<Layout, 'pieces' | 'labels' | 'ghosts'>, box: Box, x: number, y: number): void {
-  const moved = <T extends { x: number; y: number }>(items: T[]): T[] => items.map((item) => ({ ...item, x: item.x + x, y: item.y + y }));
+  const moved = <T extends { x: number; y: number }>(items: T[]): T[] =>
+    items.map((item) => ({ ...item, x: item.x + x, y: item.y + y }));
   out.pieces.push(...moved(box.pieces));
   out.labels.push(...moved(box.labels));
   out.ghosts.push(...moved(box.ghosts));
@@ -219,7 +241,15 @@ function folded(box: Box, tensor: TensorInfo, x: number, y: number, scale: numbe
   for (let from = 0; from < rows; from += perColumn) {
     const here = Math.min(perColumn, rows - from);
     box.pieces.push({
-      tensor, rowFrom: from, rows: here, columns, turned: false, x, y, width: ceil(columns, scale), height: ceil(here, scale),
+      tensor,
+      rowFrom: from,
+      rows: here,
+      columns,
+      turned: false,
+      x,
+      y,
+      width: ceil(columns, scale),
+      height: ceil(here, scale),
     });
     x += ceil(columns, scale) + 2;
   }
@@ -262,7 +292,12 @@ function exit(by: Map<string, TensorInfo>, tied: boolean, scale: number, room: R
   } else if (tied) {
     const embedding = by.get('embedding.weight')!;
     const [rows, columns] = shape2(embedding);
-    const ghost = { x: 0, y: y + LABEL, width: ceil(columns, scale), height: Math.min(ceil(rows, scale), most - y - LABEL) };
+    const ghost = {
+      x: 0,
+      y: y + LABEL,
+      width: ceil(columns, scale),
+      height: Math.min(ceil(rows, scale), most - y - LABEL),
+    };
     box.labels.push({ text: 'symbols, tied', brief: 'tied', lines: 1, x: 0, y, width: 0 });
     box.ghosts.push({ ...ghost, texts: ['counted once, at left', 'counted once'] });
   }
@@ -303,7 +338,13 @@ function block(by: Map<string, TensorInfo>, layer: number, scale: number, room: 
     return [w, h];
   };
   norms('attention_norm');
-  const pairs = design === 'row' ? [['query', 'key', 'value', 'output']] : [['query', 'key'], ['value', 'output']];
+  const pairs =
+    design === 'row'
+      ? [['query', 'key', 'value', 'output']]
+      : [
+          ['query', 'key'],
+          ['value', 'output'],
+        ];
   let widest = 0;
   for (const pair of pairs) {
     const starts: Record<string, number> = {};

@@ -44,7 +44,13 @@ export class Line {
     const run = this.ends.run();
     if (!run || document.hidden) this.hangUp();
     else if (this.broken) void this.look(0);
-    else if (!this.close) this.close = api.listen(run.name, this.cursor, (state) => this.hear(run, state), () => void this.look(0));
+    else if (!this.close)
+      this.close = api.listen(
+        run.name,
+        this.cursor,
+        (state) => this.hear(run, state),
+        () => void this.look(0),
+      );
   }
 
   private hear(run: RunInfo, state: StreamState): void {
@@ -75,6 +81,7 @@ export class Line {
       this.reason = api.sentence(error);
     }
     clearTimeout(this.timer);
-    if (!document.hidden) this.timer = window.setTimeout(() => void this.look(turn + 1), LOOK_MS[Math.min(turn, LOOK_MS.length - 1)]);
+    if (!document.hidden)
+      this.timer = window.setTimeout(() => void this.look(turn + 1), LOOK_MS[Math.min(turn, LOOK_MS.length - 1)]);
   }
 }

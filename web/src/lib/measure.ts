@@ -32,13 +32,27 @@ export async function measure(scales: Scales, run: RunInfo, whole: Whole, signal
 
 /** The same from the film, where it is all there is: its last frame says how far the numbers have come. */
 export function measureFilm(scales: Scales, film: Film, last: Picture): void {
-  for (const [mode, base] of [['learned', film.birth], ['value', null]] as const) {
+  for (const [mode, base] of [
+    ['learned', film.birth],
+    ['value', null],
+  ] as const) {
     if (scales.knows(mode)) continue;
     for (const { name, start, rows, columns } of film.values.tensors.values())
-      scales.see(name, mode, last.values.slice(start, start + rows * columns).map((value, i) => value - (base ? base[start + i]! : 0)), last.step);
+      scales.see(
+        name,
+        mode,
+        last.values.slice(start, start + rows * columns).map((value, i) => value - (base ? base[start + i]! : 0)),
+        last.step,
+      );
   }
 }
 
 function see(scales: Scales, whole: Whole): void {
-  for (const [name, sheet] of whole.sheets) scales.see(name, whole.mode, sheet.plane.numbers.subarray(sheet.start, sheet.start + sheet.rows * sheet.columns), whole.step);
+  for (const [name, sheet] of whole.sheets)
+    scales.see(
+      name,
+      whole.mode,
+      sheet.plane.numbers.subarray(sheet.start, sheet.start + sheet.rows * sheet.columns),
+      whole.step,
+    );
 }

@@ -10,7 +10,8 @@ class Opening {
   /** At the first visit. Where nothing can be remembered it is not shown: it would come each time. */
   begin(): void {
     try {
-      this.shown = localStorage.getItem(SEEN) === null && !standsSomewhere(location.hash) && location.protocol !== 'file:';
+      this.shown =
+        localStorage.getItem(SEEN) === null && !standsSomewhere(location.hash) && location.protocol !== 'file:';
     } catch {
       this.shown = false;
     }

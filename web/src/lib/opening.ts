@@ -7,7 +7,8 @@ import { count, plain } from './text';
 export const ACTS = { zoom: 2.6, whole: 7.2, nonsense: 8.4, training: 12.4, end: 20.4, over: 22.4 } as const;
 
 /** Whether an address says where to stand: who follows such a link came to see that. */
-export const standsSomewhere = (hash: string): boolean => [...new URLSearchParams(hash.replace(/^#/, '')).keys()].some((key) => key !== 'run');
+export const standsSomewhere = (hash: string): boolean =>
+  [...new URLSearchParams(hash.replace(/^#/, '')).keys()].some((key) => key !== 'run');
 
 /** From near to far: a point of the cabinet at (x, y) of the screen, and how many times larger than at home. */
 export interface Camera {
@@ -22,7 +23,12 @@ export interface Camera {
  *
  * @param share 0: the cell alone; 1: at home
  */
-export function cameraAt(share: number, cell: { x: number; y: number; width: number; height: number }, size: { width: number; height: number }, home: { x: number; y: number }): Camera {
+export function cameraAt(
+  share: number,
+  cell: { x: number; y: number; width: number; height: number },
+  size: { width: number; height: number },
+  home: { x: number; y: number },
+): Camera {
   const near = Math.max((1.02 * size.width) / cell.width, (1.02 * size.height) / cell.height);
   const zoom = near ** (1 - share);
   // A zoom around one fixed point: how far the cell is from the middle goes with how small it has become.
@@ -44,8 +50,18 @@ export function cellsInView(layout: Layout, camera: Camera, size: { width: numbe
       const last = Math.min(cells, Math.ceil((extent - least - from) / each));
       return Math.max(0, last - first);
     };
-    const x = inside(camera.left + piece.x * camera.zoom, cellWidth(piece, layout.scale) * camera.zoom, across, size.width);
-    const y = inside(camera.top + piece.y * camera.zoom, cellHeight(piece, layout.scale) * camera.zoom, down, size.height);
+    const x = inside(
+      camera.left + piece.x * camera.zoom,
+      cellWidth(piece, layout.scale) * camera.zoom,
+      across,
+      size.width,
+    );
+    const y = inside(
+      camera.top + piece.y * camera.zoom,
+      cellHeight(piece, layout.scale) * camera.zoom,
+      down,
+      size.height,
+    );
     seen += x * y;
   }
   return seen;
@@ -69,7 +85,11 @@ export function pace(training_s: number, shown_s: number): string {
 }
 
 /** Seconds of training, from tokens per second by step or by pixel. */
-export function trainingSeconds(series: { steps: number[]; low: (number | null)[]; high: (number | null)[] }, made: number, tokensPerStep: number): number {
+export function trainingSeconds(
+  series: { steps: number[]; low: (number | null)[]; high: (number | null)[] },
+  made: number,
+  tokensPerStep: number,
+): number {
   let total = 0;
   series.steps.forEach((step, i) => {
     const rate = ((series.low[i] ?? 0) + (series.high[i] ?? 0)) / 2;

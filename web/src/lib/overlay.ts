@@ -35,9 +35,17 @@ export function overlay(context: CanvasRenderingContext2D, scene: Scene, look: L
 }
 
 /** The numbers themselves, in cells that are large enough. */
-function numbers(context: CanvasRenderingContext2D, { layout, view, size, mode, windows }: Scene, { scales, dark }: Look, piece: Piece, perCell: number): void {
+function numbers(
+  context: CanvasRenderingContext2D,
+  { layout, view, size, mode, windows }: Scene,
+  { scales, dark }: Look,
+  piece: Piece,
+  perCell: number,
+): void {
   const { name } = piece.tensor;
-  const window = windows.find((w) => w.name === name && (w.row < piece.rowFrom + piece.rows && w.row + w.rows > piece.rowFrom));
+  const window = windows.find(
+    (w) => w.name === name && w.row < piece.rowFrom + piece.rows && w.row + w.rows > piece.rowFrom,
+  );
   const [wide, high] = [cellWidth(piece, layout.scale) * view.zoom, cellHeight(piece, layout.scale) * view.zoom];
   if (!window || mode === 'rms' || Math.min(wide, high) < 14) return;
   const font = Math.max(10, Math.min(40, perCell / 9));
@@ -52,7 +60,8 @@ function numbers(context: CanvasRenderingContext2D, { layout, view, size, mode, 
       const [i, j] = piece.turned ? [row - piece.rowFrom, column] : [column, row - piece.rowFrom];
       const at = placed(view, size, piece.x, piece.y);
       const [x, y] = [at.x + (i + 0.5) * wide, at.y + (j + 0.5) * high];
-      const text = (found.exact ? '' : '≈') + (perCell >= LONG && found.exact ? exact(found.value) : short(found.value));
+      const text =
+        (found.exact ? '' : '≈') + (perCell >= LONG && found.exact ? exact(found.value) : short(found.value));
       const shade = shadeOf(found.value, scale);
       context.fillStyle = shade > 70 ? '#fff' : shade < -90 || !dark ? '#14202b' : '#e6eaed';
       if (shade > SHADES) {
@@ -145,7 +154,9 @@ function ghosts(context: CanvasRenderingContext2D, { layout, view, size }: Scene
     context.fillStyle = colour('--soft');
     context.font = `10px ${colour('--sans')}`;
     context.textAlign = 'center';
-    const lines = (ghost.texts ?? []).map((text) => folded(context, text, across - 6)).find((found) => found && found.length * LINE <= down - 2);
+    const lines = (ghost.texts ?? [])
+      .map((text) => folded(context, text, across - 6))
+      .find((found) => found && found.length * LINE <= down - 2);
     if (!lines) continue;
     const first = at.y + down / 2 - ((lines.length - 1) * LINE) / 2 + 3.5;
     lines.forEach((line, i) => context.fillText(line, at.x + across / 2, first + i * LINE));

@@ -25,7 +25,9 @@ export class Painter<Told> {
 
   /** onFrame: the pixels of a frame, what was told with it, and whether it shows what is not finite. Theirs until it returns. */
   constructor(onFrame: (image: ImageData, told: Told, odd: boolean) => void) {
-    this.worker.onmessage = ({ data }: MessageEvent<{ pixels: ArrayBuffer; width: number; height: number; odd: boolean }>) => {
+    this.worker.onmessage = ({
+      data,
+    }: MessageEvent<{ pixels: ArrayBuffer; width: number; height: number; odd: boolean }>) => {
       const told = this.busy!;
       this.pixels = data.pixels;
       this.busy = null;

@@ -43,8 +43,16 @@ export class Places {
     const all = new Uint32Array(across(rowsOf(tensor), level) * across(columns, level));
     const most = Math.max(1, Math.floor(65536 / across(columns, level))); // rows of squares in one answer
     for (let row = 0; row < across(rowsOf(tensor), level); row += most) {
-      const window = { row: row * 2 ** level, column: 0, rows: Math.min(most * 2 ** level, rowsOf(tensor) - row * 2 ** level), columns };
-      all.set(await api.getPlaces(run.name, { tensor: tensor.name, every: 2 ** level, v: run.identity, ...window }), row * across(columns, level));
+      const window = {
+        row: row * 2 ** level,
+        column: 0,
+        rows: Math.min(most * 2 ** level, rowsOf(tensor) - row * 2 ** level),
+        columns,
+      };
+      all.set(
+        await api.getPlaces(run.name, { tensor: tensor.name, every: 2 ** level, v: run.identity, ...window }),
+        row * across(columns, level),
+      );
     }
     if (this.run() === null || this.run()!.identity !== run.identity) return all;
     this.known.set(`${tensor.name}/${level}`, all);

@@ -81,7 +81,11 @@ export function rootMeanSquares(cells: Float32Array, grid: Grid, coarse: number)
 const reduced = (squares: number, shift: number): number => Math.ceil(squares / 2 ** shift);
 
 /** The pixels of a frame, RGBA. Returns whether any of them shows a number that is not finite. */
-export function raster(frame: Frame, shades: (layer: Layer, scale: Scale) => Uint8Array | null, out: Uint32Array): boolean {
+export function raster(
+  frame: Frame,
+  shades: (layer: Layer, scale: Scale) => Uint8Array | null,
+  out: Uint32Array,
+): boolean {
   out.fill(0);
   let odd = false;
   for (const patch of frame.patches) {
@@ -114,7 +118,9 @@ function lay(frame: Frame, patch: Patch, layer: Layer, shades: Uint8Array, out: 
   const [y0, y1] = span(patch.y, patch.down * patch.cellHeight, frame.height);
   const rowStart = patch.rowFrom;
   const [xs, ys] = patch.turned ? [rowStart, 0] : [0, rowStart];
-  const [acrossFrom, across, downFrom, down] = patch.turned ? [row, rows, column, columns] : [column, columns, row, rows];
+  const [acrossFrom, across, downFrom, down] = patch.turned
+    ? [row, rows, column, columns]
+    : [column, columns, row, rows];
   const [alongX, alongY] = patch.turned ? [columns, 1] : [1, columns];
   const places = new Int32Array(Math.max(0, x1 - x0));
   for (let x = x0; x < x1; x++) {

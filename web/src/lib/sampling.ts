@@ -36,7 +36,10 @@ export function filterLogits(logits: ArrayLike<number>, sampling: Sampling, seen
   const plain = softmax(scores);
   if (sampling.repetition_penalty !== 1)
     for (const token of new Set(seen))
-      scores[token] = scores[token]! < 0 ? scores[token]! * sampling.repetition_penalty : scores[token]! / sampling.repetition_penalty;
+      scores[token] =
+        scores[token]! < 0
+          ? scores[token]! * sampling.repetition_penalty
+          : scores[token]! / sampling.repetition_penalty;
   if (sampling.temperature < GREEDY_BELOW) {
     const best = scores.indexOf(scores.reduce((most, score) => Math.max(most, score), -Infinity));
     const kept = new Float64Array(scores.length);

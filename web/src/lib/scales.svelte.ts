@@ -80,7 +80,8 @@ export class Scales {
     const scale = { full: roundUp125(quantile(cells, 0.9995)), bend: roundUp125(quantile(cells, 0.5)) };
     if (mode === 'gradient') this.gradients = wider(this.gradients, scale, step, !this.gradients);
     else if (mode === 'update') this.updates = wider(this.updates, scale, step, !this.updates);
-    else if (mode.startsWith('memory:')) this.memories.set(mode, wider(this.memories.get(mode) ?? null, scale, step, !this.memories.has(mode))!);
+    else if (mode.startsWith('memory:'))
+      this.memories.set(mode, wider(this.memories.get(mode) ?? null, scale, step, !this.memories.has(mode))!);
     this.version++;
   }
 
@@ -111,12 +112,16 @@ export class Scales {
   private memory(mode: CellMode): Held | null {
     const { gradients } = this;
     if (gradients && mode === 'memory:first_moment') return gradients;
-    if (gradients && mode === 'memory:second_moment') return { ...gradients, full: gradients.full ** 2, bend: gradients.bend ** 2, grown: null };
+    if (gradients && mode === 'memory:second_moment')
+      return { ...gradients, full: gradients.full ** 2, bend: gradients.bend ** 2, grown: null };
     return this.memories.get(mode) ?? null;
   }
 
   /** From the norm of each tensor to the size of one of its numbers. */
-  private sizes(norms: Recorded, of: (highs: (number | null)[] | undefined) => number | undefined): Map<string, number> {
+  private sizes(
+    norms: Recorded,
+    of: (highs: (number | null)[] | undefined) => number | undefined,
+  ): Map<string, number> {
     const found = new Map<string, number>();
     for (const { name, parameters } of this.tensors) {
       const norm = of(norms.get(name));
@@ -128,7 +133,9 @@ export class Scales {
   /** One scale for the model: by its parameters, of which a few biases with large gradients are the fewest. */
   private bent(norms: Recorded): Scale {
     const sizes = this.sizes(norms, middle);
-    const sorted = this.tensors.filter(({ name }) => sizes.has(name)).sort((a, b) => sizes.get(a.name)! - sizes.get(b.name)!);
+    const sorted = this.tensors
+      .filter(({ name }) => sizes.has(name))
+      .sort((a, b) => sizes.get(a.name)! - sizes.get(b.name)!);
     const all = sorted.reduce((sum, { parameters }) => sum + parameters, 0);
     const at = (share: number): number => {
       let left = share * all;
@@ -139,7 +146,8 @@ export class Scales {
   }
 }
 
-export const bends = (mode: CellMode): boolean => mode === 'gradient' || mode === 'update' || mode.startsWith('memory:');
+export const bends = (mode: CellMode): boolean =>
+  mode === 'gradient' || mode === 'update' || mode.startsWith('memory:');
 
 /** The second largest: one part of a run that went astray does not make all the others pale. */
 function usual(highs: (number | null)[] | undefined): number | undefined {
@@ -153,7 +161,8 @@ function middle(highs: (number | null)[] | undefined): number | undefined {
   return sorted[sorted.length >> 1];
 }
 
-const finite = (highs: (number | null)[] = []): number[] => highs.filter((x): x is number => x !== null && Number.isFinite(x));
+const finite = (highs: (number | null)[] = []): number[] =>
+  highs.filter((x): x is number => x !== null && Number.isFinite(x));
 
 const held = (full: number): Held => ({ full, bend: 0, grown: null });
 

@@ -28,7 +28,16 @@ export interface Scene {
 }
 
 /** The picture from here. blank: the colour of what is not known yet. */
-export function scene(layout: Layout, view: View, size: Size, ratio: number, mode: CellMode, scales: Scales, dark: boolean, blank: number): [Frame, Plane[], Scene] {
+export function scene(
+  layout: Layout,
+  view: View,
+  size: Size,
+  ratio: number,
+  mode: CellMode,
+  scales: Scales,
+  dark: boolean,
+  blank: number,
+): [Frame, Plane[], Scene] {
   const perCell = layout.scale * view.zoom * ratio;
   const used = new Map<number, Plane>();
   const patches: Patch[] = [];
@@ -36,11 +45,21 @@ export function scene(layout: Layout, view: View, size: Size, ratio: number, mod
   let coarsest: Drawn | null = null;
   for (const piece of layout.pieces) {
     const at = placed(view, size, piece.x, piece.y);
-    if (at.x > size.width || at.y > size.height || at.x + piece.width * view.zoom < 0 || at.y + piece.height * view.zoom < 0) continue;
+    if (
+      at.x > size.width ||
+      at.y > size.height ||
+      at.x + piece.width * view.zoom < 0 ||
+      at.y + piece.height * view.zoom < 0
+    )
+      continue;
     const window = seen(piece, at, layout.scale * view.zoom, size);
     const drawn = layersOf(piece.tensor, mode, perCell, window);
     for (const sheet of drawn.sheets) used.set(sheet.plane.id, sheet.plane);
-    if (drawn.layers.length && (!coarsest || drawn.side > coarsest.side || (drawn.side === coarsest.side && drawn.of > coarsest.of))) coarsest = drawn;
+    if (
+      drawn.layers.length &&
+      (!coarsest || drawn.side > coarsest.side || (drawn.side === coarsest.side && drawn.of > coarsest.of))
+    )
+      coarsest = drawn;
     windows.push(window);
     patches.push({
       x: at.x * ratio,
@@ -58,7 +77,12 @@ export function scene(layout: Layout, view: View, size: Size, ratio: number, mod
   const [width, height] = [Math.round(size.width * ratio), Math.round(size.height * ratio)];
   const side = coarsest?.side ?? 1;
   const told: Scene = {
-    view, size, ratio, layout, mode, windows,
+    view,
+    size,
+    ratio,
+    layout,
+    mode,
+    windows,
     known: coarsest !== null,
     level: levels(mode, perCell).made,
     oneIn: Math.max(1, Math.round(Math.max(side, 1 / perCell) ** 2)),
@@ -79,5 +103,7 @@ function seen(piece: Piece, at: { x: number; y: number }, perCell: number, size:
   const [x, w] = cut(at.x, across, size.width, vector && piece.turned);
   const [y, h] = cut(at.y, down, size.height, vector && !piece.turned);
   const { name } = piece.tensor;
-  return piece.turned ? { name, row: piece.rowFrom + x, column: y, rows: w, columns: h } : { name, row: piece.rowFrom + y, column: x, rows: h, columns: w };
+  return piece.turned
+    ? { name, row: piece.rowFrom + x, column: y, rows: w, columns: h }
+    : { name, row: piece.rowFrom + y, column: x, rows: h, columns: w };
 }

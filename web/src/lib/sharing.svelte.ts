@@ -24,10 +24,17 @@ class Sharing {
     const { signal } = (this.ending = new AbortController());
     Object.assign(this, { writing: true, doing: 'looking into the run', trouble: '', done: '' });
     const look = window.setInterval(() => {
-      void api.getReport(run).then((state) => (this.doing = state.doing || this.doing), () => undefined);
+      void api.getReport(run).then(
+        (state) => (this.doing = state.doing || this.doing),
+        () => undefined,
+      );
     }, 400);
     try {
-      const { cell, step, prompt } = { cell: studio.cellText, step: studio.following ? null : studio.step, prompt: studio.writing.prompt };
+      const { cell, step, prompt } = {
+        cell: studio.cellText,
+        step: studio.following ? null : studio.step,
+        prompt: studio.writing.prompt,
+      };
       const file = await api.postReport(run, { cell, here: step, prompt }, signal);
       save(file, `${run}.html`);
       this.done = `${run}.html, ${(file.size / 1e6).toFixed(1)} MB: saved where your browser puts its downloads.`;
@@ -57,19 +64,37 @@ export function save(file: Blob, name: string): void {
 export async function sceneOf(signal: AbortSignal): Promise<Scene> {
   const { run, film, dark, scales } = studio;
   const frames: Picture[] = [];
-  for (const number of film ? chosenFrames(film.info.steps.length) : []) frames.push(await studio.frame(number, signal));
+  for (const number of film ? chosenFrames(film.info.steps.length) : [])
+    frames.push(await studio.frame(number, signal));
   // The curve may come later than the film.
-  return { run: run!, film, frames, dark, scales, get curve() { return studio.curve; } };
+  return {
+    run: run!,
+    film,
+    frames,
+    dark,
+    scales,
+    get curve() {
+      return studio.curve;
+    },
+  };
 }
 
 /** Whether this browser can turn a canvas into a film; if so, as what. */
 export function filmType(): string {
   if (typeof MediaRecorder === 'undefined') return '';
-  return ['video/webm;codecs=vp9', 'video/webm;codecs=vp8', 'video/webm', 'video/mp4'].find((type) => MediaRecorder.isTypeSupported(type)) ?? '';
+  return (
+    ['video/webm;codecs=vp9', 'video/webm;codecs=vp8', 'video/webm', 'video/mp4'].find((type) =>
+      MediaRecorder.isTypeSupported(type),
+    ) ?? ''
+  );
 }
 
 /** Record a canvas while something plays on it. */
-export async function record(canvas: HTMLCanvasElement, play: (signal: AbortSignal) => Promise<void>, signal: AbortSignal): Promise<Blob> {
+export async function record(
+  canvas: HTMLCanvasElement,
+  play: (signal: AbortSignal) => Promise<void>,
+  signal: AbortSignal,
+): Promise<Blob> {
   const type = filmType();
   const parts: Blob[] = [];
   const recorder = new MediaRecorder(canvas.captureStream(30), { mimeType: type, videoBitsPerSecond: 8_000_000 });

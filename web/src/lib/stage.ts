@@ -28,29 +28,49 @@ export function paintPicks(piece: Piece, values: Float32Array, { film, scale, da
   const picks = film.values.tensors.get(piece.tensor.name)!;
   const top = piece.rowFrom >> level;
   const [down, across] = [Math.ceil(piece.rows / 2 ** level), picks.columns];
-  return image(down, across, piece.turned, (i, j) => values[picks.start + (top + i) * picks.columns + j]!, scale(piece.tensor.name), dark);
+  return image(
+    down,
+    across,
+    piece.turned,
+    (i, j) => values[picks.start + (top + i) * picks.columns + j]!,
+    scale(piece.tensor.name),
+    dark,
+  );
 }
 
 export function paintNear(near: Near, turned: boolean, { scale, dark }: Shown): OffscreenCanvas {
   return image(near.rows, near.columns, turned, (i, j) => near.numbers[i * near.columns + j]!, scale(near.name), dark);
 }
 
-function image(down: number, across: number, turned: boolean, number: (i: number, j: number) => number, scale: Scale, dark: boolean): OffscreenCanvas {
+function image(
+  down: number,
+  across: number,
+  turned: boolean,
+  number: (i: number, j: number) => number,
+  scale: Scale,
+  dark: boolean,
+): OffscreenCanvas {
   const [colours, shade] = [palette(dark), shader(scale)];
   const canvas = new OffscreenCanvas(turned ? down : across, turned ? across : down);
   const context = canvas.getContext('2d')!;
   const pixels = context.createImageData(canvas.width, canvas.height);
   const data = new Uint32Array(pixels.data.buffer);
   for (let i = 0; i < down; i++)
-    for (let j = 0; j < across; j++) data[turned ? j * down + i : i * across + j] = colours[shade(number(i, j)) + SHADES]!;
+    for (let j = 0; j < across; j++)
+      data[turned ? j * down + i : i * across + j] = colours[shade(number(i, j)) + SHADES]!;
   context.putImageData(pixels, 0, 0);
   return canvas;
 }
 
 /** Draw the cabinet as the camera sees it. */
 export function drawCabinet(
-  context: CanvasRenderingContext2D, layout: Layout, camera: Camera, size: { width: number; height: number }, film: Film,
-  images: Map<Piece, OffscreenCanvas>, near: { cells: Near; image: OffscreenCanvas } | null,
+  context: CanvasRenderingContext2D,
+  layout: Layout,
+  camera: Camera,
+  size: { width: number; height: number },
+  film: Film,
+  images: Map<Piece, OffscreenCanvas>,
+  near: { cells: Near; image: OffscreenCanvas } | null,
 ): void {
   context.imageSmoothingEnabled = false;
   const side = 2 ** film.values.level;
@@ -65,10 +85,22 @@ export function drawCabinet(
     context.beginPath();
     context.rect(x, y, width, height);
     context.clip();
-    context.drawImage(picture, x, y, thick && piece.turned ? width : picture.width * side * each, thick && !piece.turned ? height : picture.height * side * each);
+    context.drawImage(
+      picture,
+      x,
+      y,
+      thick && piece.turned ? width : picture.width * side * each,
+      thick && !piece.turned ? height : picture.height * side * each,
+    );
     if (near && near.cells.name === piece.tensor.name) {
       const place = rectangleOf(layout, piece.tensor.name, near.cells.row, near.cells.column)!;
-      context.drawImage(near.image, camera.left + place.x * camera.zoom, camera.top + place.y * camera.zoom, near.image.width * each, near.image.height * each);
+      context.drawImage(
+        near.image,
+        camera.left + place.x * camera.zoom,
+        camera.top + place.y * camera.zoom,
+        near.image.width * each,
+        near.image.height * each,
+      );
     }
     context.restore();
   }
@@ -76,7 +108,12 @@ export function drawCabinet(
 
 /** The numbers in the cells, where these are large enough, and the lines between them. */
 export function drawNumbers(
-  context: CanvasRenderingContext2D, layout: Layout, camera: Camera, size: { width: number; height: number }, near: Near, scale: Scale,
+  context: CanvasRenderingContext2D,
+  layout: Layout,
+  camera: Camera,
+  size: { width: number; height: number },
+  near: Near,
+  scale: Scale,
   look: { dark: boolean; gap: string; font: string },
 ): void {
   const each = layout.scale * camera.zoom;

@@ -5,7 +5,8 @@ import { count, exact, KIND_WORDS, plain, signed, tokenWord } from './text';
 import { byKind, live, say, threeSurprises, type At, type Piece, type Station, type Values } from './tour';
 import type { Likely, Next } from './types';
 
-const percent = (share: number): string => (share > 0 && share < 0.001 ? 'under 0.1%' : `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`);
+const percent = (share: number): string =>
+  share > 0 && share < 0.001 ? 'under 0.1%' : `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`;
 const all = (at: At): string => count(at.run.parameters);
 const chosen = (at: At, section: string, key: string): string => {
   const value = at.run.config[section]?.[key];
@@ -14,7 +15,8 @@ const chosen = (at: At, section: string, key: string): string => {
 const tokens = (at: At): number => Math.round(Math.exp(at.run.guessing_loss));
 const short = (digest: string | null | undefined): string | undefined => digest?.slice(0, 8);
 const parent = (at: At): string => chosen(at, 'training', 'parent');
-const after = (loss: number | null | undefined, digits = 3): string => (loss === null || loss === undefined ? 'not a number any more' : plain(loss, digits));
+const after = (loss: number | null | undefined, digits = 3): string =>
+  loss === null || loss === undefined ? 'not a number any more' : plain(loss, digits);
 
 /** What the optimizer's rule adds to plain SGD. */
 export function ruleOf(at: At): { name: string; adds: string; remembers: boolean } {
@@ -22,13 +24,29 @@ export function ruleOf(at: At): { name: string; adds: string; remembers: boolean
   const decays = Number(at.run.config.optimizer?.weight_decay ?? 0) > 0;
   const pull = decays ? ' It also pulls weights towards zero.' : '';
   if (name === 'muon' && at.cell.name.startsWith('blocks.') && at.tensor.shape.length === 2)
-    return { name: 'Muon', remembers: true, adds: `Muon remembers earlier gradients, and evens out the directions of the whole matrix, so that none of them drowns the others. (Tables, gains and the output follow AdamW.)${pull}` };
+    return {
+      name: 'Muon',
+      remembers: true,
+      adds: `Muon remembers earlier gradients, and evens out the directions of the whole matrix, so that none of them drowns the others. (Tables, gains and the output follow AdamW.)${pull}`,
+    };
   if (name === 'muon' || name === 'adamw')
-    return { name: 'AdamW', remembers: true, adds: `AdamW remembers which way the gradients lately pointed, and how large they usually are, and divides the one by the other: each number takes steps of a size of its own.${pull}` };
+    return {
+      name: 'AdamW',
+      remembers: true,
+      adds: `AdamW remembers which way the gradients lately pointed, and how large they usually are, and divides the one by the other: each number takes steps of a size of its own.${pull}`,
+    };
   const momentum = Number(at.run.config.optimizer?.momentum ?? 0) > 0;
   return momentum
-    ? { name: 'SGD with momentum', remembers: true, adds: `Momentum remembers earlier gradients, and goes on in their direction.${pull}` }
-    : { name: 'plain SGD', remembers: false, adds: `It has no memory: this step’s gradient is all that it knows.${pull}` };
+    ? {
+        name: 'SGD with momentum',
+        remembers: true,
+        adds: `Momentum remembers earlier gradients, and goes on in their direction.${pull}`,
+      }
+    : {
+        name: 'plain SGD',
+        remembers: false,
+        adds: `It has no memory: this step’s gradient is all that it knows.${pull}`,
+      };
 }
 
 const one: Station = {
@@ -36,8 +54,10 @@ const one: Station = {
   stand: { view: 'cabinet', side: 'number', mode: 'value', step: 'made' },
   points: ['number', 'lens'],
   needs: ['life', 'neuron'],
-  first: (at) => say`A parameter is one number. This one, ${at.address}, is ${live(at.facts.life && exact(at.facts.life.before), 'number')} at step ${live(count(at.step), 'timeline')}; it was born as ${live(at.facts.life && exact(at.facts.life.birth), 'number')}. The ring in the cabinet shows where it stands among its neighbours.`,
-  short: (at) => say`A parameter is one number. This one is ${live(at.facts.life && exact(at.facts.life.before), 'number')} at step ${live(count(at.step), 'timeline')}, and was born as ${live(at.facts.life && exact(at.facts.life.birth), 'number')}.`,
+  first: (at) =>
+    say`A parameter is one number. This one, ${at.address}, is ${live(at.facts.life && exact(at.facts.life.before), 'number')} at step ${live(count(at.step), 'timeline')}; it was born as ${live(at.facts.life && exact(at.facts.life.birth), 'number')}. The ring in the cabinet shows where it stands among its neighbours.`,
+  short: (at) =>
+    say`A parameter is one number. This one is ${live(at.facts.life && exact(at.facts.life.before), 'number')} at step ${live(count(at.step), 'timeline')}, and was born as ${live(at.facts.life && exact(at.facts.life.birth), 'number')}.`,
   question: (at) => {
     const inputs = at.tensor.shape[1] ?? 1;
     const { neuron } = at.facts;
@@ -69,10 +89,13 @@ const census: Station = {
     const kinds = byKind(at.run.tensors);
     return say`The model is ${live(all(at), 'count')} such numbers, drawn to scale. Weights are not the only ones. ${kinds.embedding ? say`Embeddings: a row of ${live(chosen(at, 'model', 'd_model'), 'chosen')} numbers for each of ${live(count(tokens(at)), 'chosen')} tokens. ` : ''}Gains: volume knobs of the norms. ${kinds.bias ? say`Biases: one number per output, added to its sum, and learned as well.` : ''}`;
   },
-  short: (at) => say`All of them are ${live(all(at), 'count')} numbers: weights, and what else is learned: embeddings (a row per token), gains${byKind(at.run.tensors).bias ? ', and biases (one number per output, added to its sum)' : ''}.`,
+  short: (at) =>
+    say`All of them are ${live(all(at), 'count')} numbers: weights, and what else is learned: embeddings (a row per token), gains${byKind(at.run.tensors).bias ? ', and biases (one number per output, added to its sum)' : ''}.`,
   question: (at) => {
     const kinds = byKind(at.run.tensors);
-    const rest = (['embedding', 'bias', 'gain'] as const).map((kind) => say`${live(count(kinds[kind]), 'cabinet')} ${KIND_WORDS[kind][1]}`);
+    const rest = (['embedding', 'bias', 'gain'] as const).map(
+      (kind) => say`${live(count(kinds[kind]), 'cabinet')} ${KIND_WORDS[kind][1]}`,
+    );
     return {
       ask: say`What share of the ${live(all(at), 'count')} are weights?`,
       truth: kinds.weight / at.run.parameters,
@@ -82,9 +105,15 @@ const census: Station = {
   second: (at) => {
     const kinds = byKind(at.run.tensors);
     const family = chosen(at, 'model', 'architecture');
-    const left = kinds.bias ? `This family, ${family}, has biases; many modern models leave most of them out.` : `This family, ${family}, leaves biases out, as many modern models do.`;
-    const qk = at.run.tensors.some((tensor) => tensor.name.includes('query_norm')) ? ' It has gains on queries and keys too.' : '';
-    const tied = at.run.tied ? ' The output uses the table of tokens a second time: these numbers are tied, and counted once.' : ' The output has a matrix of its own: a row per token.';
+    const left = kinds.bias
+      ? `This family, ${family}, has biases; many modern models leave most of them out.`
+      : `This family, ${family}, leaves biases out, as many modern models do.`;
+    const qk = at.run.tensors.some((tensor) => tensor.name.includes('query_norm'))
+      ? ' It has gains on queries and keys too.'
+      : '';
+    const tied = at.run.tied
+      ? ' The output uses the table of tokens a second time: these numbers are tied, and counted once.'
+      : ' The output has a matrix of its own: a row per token.';
     return say`${left}${qk}${tied}`;
   },
   task: { say: 'Find one that is no weight: click one of the thin strips: gains, and biases where there are any.' },
@@ -96,19 +125,25 @@ const chose: Station = {
   points: ['chosen', 'writes'],
   needs: [],
   reveals: ['doubled'],
-  first: (at) => say`Hyperparameters are chosen by a person; learning never changes them. Here: ${live(chosen(at, 'model', 'n_layers'), 'chosen')} blocks, a width of ${live(chosen(at, 'model', 'd_model'), 'chosen')}, batches of ${live(chosen(at, 'training', 'batch_size'), 'chosen')}, a learning rate of ${live(chosen(at, 'optimizer', 'learning_rate'), 'chosen')}. They decide how many parameters there are, and how these learn.`,
-  short: (at) => say`Hyperparameters are chosen by a person: ${live(chosen(at, 'model', 'n_layers'), 'chosen')} blocks, a learning rate of ${live(chosen(at, 'optimizer', 'learning_rate'), 'chosen')}. Learning never changes them.`,
+  first: (at) =>
+    say`Hyperparameters are chosen by a person; learning never changes them. Here: ${live(chosen(at, 'model', 'n_layers'), 'chosen')} blocks, a width of ${live(chosen(at, 'model', 'd_model'), 'chosen')}, batches of ${live(chosen(at, 'training', 'batch_size'), 'chosen')}, a learning rate of ${live(chosen(at, 'optimizer', 'learning_rate'), 'chosen')}. They decide how many parameters there are, and how these learn.`,
+  short: (at) =>
+    say`Hyperparameters are chosen by a person: ${live(chosen(at, 'model', 'n_layers'), 'chosen')} blocks, a learning rate of ${live(chosen(at, 'optimizer', 'learning_rate'), 'chosen')}. Learning never changes them.`,
   question: (at) => {
     const { doubled } = at.facts;
-    const row = (i: number): Piece[] => say`${count(doubled![i]!.tokens)} tokens: ${live(count(doubled![i]!.parameters), 'count')} parameters, ${count(doubled![i]!.steps)} steps to read them once`;
+    const row = (i: number): Piece[] =>
+      say`${count(doubled![i]!.tokens)} tokens: ${live(count(doubled![i]!.parameters), 'count')} parameters, ${count(doubled![i]!.steps)} steps to read them once`;
     return {
       ask: say`The amount of text is a hyperparameter too. Twice the text, of the same tokens: how many parameters has the model then?`,
       options: ['as many', 'twice as many', 'four times as many'],
       right: 0,
-      reveal: doubled ? say`Both were just planned on this computer. ${row(0)}. ${row(1)}. More text, more steps; the same count.` : say`Planning both on this computer…`,
+      reveal: doubled
+        ? say`Both were just planned on this computer. ${row(0)}. ${row(1)}. More text, more steps; the same count.`
+        : say`Planning both on this computer…`,
     };
   },
-  second: () => say`Temperature, top-k and top-p, at the foot, are chosen as well. But they act after training, on the bars of the next token, and change no weight.`,
+  second: () =>
+    say`Temperature, top-k and top-p, at the foot, are chosen as well. But they act after training, on the bars of the next token, and change no weight.`,
   task: { say: 'Move the temperature, and watch the bars at the right.' },
 };
 
@@ -122,7 +157,8 @@ const birth: Station = {
     const start = parent(at) ? say`This run went on from ${parent(at)}; a newborn model is made like this. ` : [];
     return say`${start}A seed, here ${live(chosen(at, 'training', 'seed'), 'chosen')}, draws the weights at random${zeros ? ', aside from some projections, which begin at 0' : ''}. In ${at.tensor.name} they are spread by ${live(at.facts.spread && plain(at.facts.spread.std, 3), 'cabinet')} around zero${at.tensor.birth === 'normal' ? `, ${plain(at.tensor.std, 3)} was asked for` : ''}. Gains begin at exactly 1${byKind(at.run.tensors).bias ? ', biases at 0' : ''}.`;
   },
-  short: (at) => say`At birth a seed, here ${live(chosen(at, 'training', 'seed'), 'chosen')}, draws the weights at random. The model knows nothing.`,
+  short: (at) =>
+    say`At birth a seed, here ${live(chosen(at, 'training', 'seed'), 'chosen')}, draws the weights at random. The model knows nothing.`,
   question: (at) => {
     const { newborn } = at.facts;
     const guess = at.run.guessing_loss;
@@ -133,8 +169,12 @@ const birth: Station = {
       reveal: say`${live(newborn && after(newborn.loss, 4), 'timeline')}. Who guesses gives each token 1/${count(tokens(at))}; minus the logarithm of that is ln ${count(tokens(at))} = ${live(guess.toFixed(3), 'timeline')}, the dashed line.`,
     };
   },
-  second: () => say`Another seed draws other numbers, and the first seed draws the first ones again, to the bit. How far they are spread was chosen with care: without any spread nothing would tell one unit from another, and all would learn the same.`,
-  task: { say: 'Let it be born again, on the same first batch: seeds 1, 2, 1, then a spread of ×0 and ×50.', lab: 'births' },
+  second: () =>
+    say`Another seed draws other numbers, and the first seed draws the first ones again, to the bit. How far they are spread was chosen with care: without any spread nothing would tell one unit from another, and all would learn the same.`,
+  task: {
+    say: 'Let it be born again, on the same first batch: seeds 1, 2, 1, then a spread of ×0 and ×50.',
+    lab: 'births',
+  },
 };
 
 const forward: Station = {
@@ -152,15 +192,21 @@ const forward: Station = {
     const likely = bet?.next ? betsOf(at, bet.next) : (bet?.likely ?? []);
     if (!bet || likely.length < 3) return null;
     const best = likely[0]!;
-    const options = [best, likely[Math.min(3, likely.length - 2)]!, likely[Math.min(7, likely.length - 1)]!].sort((a, b) => (a[0] < b[0] ? -1 : 1));
+    const options = [best, likely[Math.min(3, likely.length - 2)]!, likely[Math.min(7, likely.length - 1)]!].sort(
+      (a, b) => (a[0] < b[0] ? -1 : 1),
+    );
     return {
       ask: say`And after «${shown(bet.prompt)}», which is in your text: what ${bet.next ? 'does it bet' : `did it bet at step ${count(bet.step)}`} on most?`,
       options: options.map(([text]) => tokenWord(text)),
       right: options.indexOf(best),
-      reveal: say`${tokenWord(best[0])}, with ${live(percent(best[1]), 'bars')}. ${options.filter((option) => option !== best).map(([text, p]) => `${tokenWord(text)}: ${percent(p)}`).join('; ')}.`,
+      reveal: say`${tokenWord(best[0])}, with ${live(percent(best[1]), 'bars')}. ${options
+        .filter((option) => option !== best)
+        .map(([text, p]) => `${tokenWord(text)}: ${percent(p)}`)
+        .join('; ')}.`,
     };
   },
-  second: (at) => say`What arises on the way are activations. Another text, other activations; the parameters stay as they are.${at.facts.digest === null ? '' : say` The fingerprint of all ${live(all(at), 'count')} of them, as they write here, is ${live(short(at.facts.digest), 'prompt')}; type, and it stays.`}`,
+  second: (at) =>
+    say`What arises on the way are activations. Another text, other activations; the parameters stay as they are.${at.facts.digest === null ? '' : say` The fingerprint of all ${live(all(at), 'count')} of them, as they write here, is ${live(short(at.facts.digest), 'prompt')}; type, and it stays.`}`,
   task: { say: 'Type something else, and see the bars change.' },
 };
 
@@ -174,13 +220,17 @@ const loss: Station = {
     const here = opened && opened.loss.tokens[opened.forward.token];
     return say`This is your own text, from the batch of step ${live(count(at.step), 'timeline')}. After the lit token really came ${opened ? tokenWord(opened.forward.target) : '…'}. The model had given it ${live(opened ? percent(opened.forward.target_probability) : undefined, 'out')}: the loss is minus the logarithm of that, ${live(opened ? after(here, 3) : undefined, 'out')}. A sure and right bet costs nothing.`;
   },
-  short: (at) => say`After the lit token of your text really came ${at.opened ? tokenWord(at.opened.forward.target) : '…'}; the model had given it ${live(at.opened ? percent(at.opened.forward.target_probability) : undefined, 'out')}. The loss is minus the logarithm of that: ${live(at.opened ? after(at.opened.loss.tokens[at.opened.forward.token], 3) : undefined, 'out')}. Nobody wrote the answers: the text has them.`,
+  short: (at) =>
+    say`After the lit token of your text really came ${at.opened ? tokenWord(at.opened.forward.target) : '…'}; the model had given it ${live(at.opened ? percent(at.opened.forward.target_probability) : undefined, 'out')}. The loss is minus the logarithm of that: ${live(at.opened ? after(at.opened.loss.tokens[at.opened.forward.token], 3) : undefined, 'out')}. Nobody wrote the answers: the text has them.`,
   question: (at) => {
     const { opened } = at;
     const three = opened ? threeSurprises(opened.loss.tokens) : [];
     if (!opened || three.length < 3) return null;
     const costs = three.map((i) => opened.loss.tokens[i]!);
-    const texts = three.map((i) => `${shown(opened.forward.tokens.slice(Math.max(0, i - 9), i + 1).join(''))}|${shown(followerOf(opened, i))}`);
+    const texts = three.map(
+      (i) =>
+        `${shown(opened.forward.tokens.slice(Math.max(0, i - 9), i + 1).join(''))}|${shown(followerOf(opened, i))}`,
+    );
     return {
       ask: say`Three places of this window: what stands before, and after the bar what came next. Which surprised the model most?`,
       options: texts,
@@ -188,7 +238,8 @@ const loss: Station = {
       reveal: say`Their losses: ${costs.flatMap((cost, i) => [i ? '; ' : '', live(plain(cost, 3), 'batch')])}.`,
     };
   },
-  second: (at) => say`The loss of the step is the mean over all ${live(at.opened ? count(at.opened.forward.batch.flat().length * at.opened.loss.tokens.length) : undefined, 'batch')} tokens of the batch: ${live(at.opened ? plain(at.opened.loss.value, 5) : undefined, 'timeline')}. Nobody wrote the answers: they are the text itself, one token further on.`,
+  second: (at) =>
+    say`The loss of the step is the mean over all ${live(at.opened ? count(at.opened.forward.batch.flat().length * at.opened.loss.tokens.length) : undefined, 'batch')} tokens of the batch: ${live(at.opened ? plain(at.opened.loss.value, 5) : undefined, 'timeline')}. Nobody wrote the answers: they are the text itself, one token further on.`,
   task: { say: 'Click another token of the text at the left.' },
 };
 
@@ -197,8 +248,10 @@ const backward: Station = {
   stand: { view: 'cabinet', side: 'number', mode: 'gradient', step: 'made' },
   points: ['number', 'cabinet'],
   needs: ['life', 'nudge'],
-  first: (at) => say`From the loss, the way is gone backwards, and each of the ${live(all(at), 'count')} numbers gets a gradient: by how much the loss of this batch would change for each unit that this number grows. For ${at.address} it is ${live(at.facts.life && plain(at.facts.life.gradient, 4), 'number')}. All are worked out at once; nothing is tried out.`,
-  short: (at) => say`Backwards, each of the ${live(all(at), 'count')} numbers gets a gradient: the slope of the loss. For this one: ${live(at.facts.life && plain(at.facts.life.gradient, 4), 'number')}.`,
+  first: (at) =>
+    say`From the loss, the way is gone backwards, and each of the ${live(all(at), 'count')} numbers gets a gradient: by how much the loss of this batch would change for each unit that this number grows. For ${at.address} it is ${live(at.facts.life && plain(at.facts.life.gradient, 4), 'number')}. All are worked out at once; nothing is tried out.`,
+  short: (at) =>
+    say`Backwards, each of the ${live(all(at), 'count')} numbers gets a gradient: the slope of the loss. For this one: ${live(at.facts.life && plain(at.facts.life.gradient, 4), 'number')}.`,
   question: (at) => {
     const move = at.facts.nudge?.moves[0];
     if (!move) return null;
@@ -210,7 +263,8 @@ const backward: Station = {
       reveal: say`Measured: ${live(signed(move.measured, 3).trim(), 'number')}. Gradient times move had predicted ${live(signed(move.predicted, 3).trim(), 'number')}. A slope is true of small moves; the further one goes, the less.`,
     };
   },
-  second: () => say`The colours in the cabinet are the gradients now: orange, the loss would fall if the number grew; blue, it would rise. They are gone after the update; the next batch has its own.`,
+  second: () =>
+    say`The colours in the cabinet are the gradients now: orange, the loss would fall if the number grew; blue, it would rise. They are gone after the update; the next batch has its own.`,
   task: { say: 'Nudge it yourself: click «nudge» above the number, and move the slider.' },
 };
 
@@ -225,7 +279,8 @@ const update: Station = {
     const { life } = at.facts;
     return say`Plain SGD moves a number against its gradient: learning rate times gradient, turned round: ${live(life && signed(life.plain_sgd, 3).trim(), 'number')} here. ${rule.remembers ? `This run uses ${rule.name}, which` : 'That is the rule of this run; it'} moved it by ${live(life && signed(life.update, 3).trim(), 'number')}. ${rule.adds}`;
   },
-  short: (at) => say`The update moves each number a little: this one by ${live(at.facts.life && signed(at.facts.life.update, 3).trim(), 'number')}. No one chose that.`,
+  short: (at) =>
+    say`The update moves each number a little: this one by ${live(at.facts.life && signed(at.facts.life.update, 3).trim(), 'number')}. No one chose that.`,
   question: (at) => {
     const { share } = at.facts;
     if (!share) return null;
@@ -250,13 +305,21 @@ const learning: Station = {
   needs: [],
   reveals: ['chat'],
   first: (at) => {
-    const read = at.run.steps_made * Number(at.run.config.model?.context ?? 0) * Number(at.run.config.training?.batch_size ?? 0) * Number(at.run.config.training?.accumulation ?? 1);
+    const read =
+      at.run.steps_made *
+      Number(at.run.config.model?.context ?? 0) *
+      Number(at.run.config.training?.batch_size ?? 0) *
+      Number(at.run.config.training?.accumulation ?? 1);
     const samples = at.run.samples.filter((sample) => sample.temperature > 0);
     const [from, to] = [samples[0], samples.at(-1)];
-    const wrote = from && to && to !== from ? say` From «${live(shown(from.text.trim().slice(0, 18)), 'writes')}» it came to «${live(shown(to.text.trim().slice(0, 28)), 'writes')}».` : [];
+    const wrote =
+      from && to && to !== from
+        ? say` From «${live(shown(from.text.trim().slice(0, 18)), 'writes')}» it came to «${live(shown(to.text.trim().slice(0, 28)), 'writes')}».`
+        : [];
     return say`Forward, loss, backward, update: ${live(count(at.run.steps_made), 'timeline')} times, over ${count(read)} tokens of the text. No one set a weight, and no one wrote an answer.${wrote}`;
   },
-  short: (at) => say`${live(count(at.run.steps_made), 'timeline')} such steps, and no one set a weight. What people chose: the text, the hyperparameters, the rule, and when to stop.`,
+  short: (at) =>
+    say`${live(count(at.run.steps_made), 'timeline')} such steps, and no one set a weight. What people chose: the text, the hyperparameters, the rule, and when to stop.`,
   question: (at) => {
     const { chat } = at.facts;
     return {

@@ -57,7 +57,10 @@ class Studio {
   dark = $state(false);
   still = $state(false); // a person asked for less motion
 
-  readonly writing = new Writing(() => this.run, () => this.writingStep);
+  readonly writing = new Writing(
+    () => this.run,
+    () => this.writingStep,
+  );
   readonly cells = new Cells(this);
   readonly player = new Player(this);
   readonly line = new Line({ run: () => this.run, news: (state) => this.grow(state), back: (run) => this.regain(run) });
@@ -153,7 +156,8 @@ class Studio {
   }
 
   private newest(): string | undefined {
-    return [...this.runs].sort((a, b) => Number(b.training) - Number(a.training) || b.modified_s - a.modified_s)[0]?.name;
+    return [...this.runs].sort((a, b) => Number(b.training) - Number(a.training) || b.modified_s - a.modified_s)[0]
+      ?.name;
   }
 
   // --- a run ---------------------------------------------------------------------------------------------------
@@ -206,7 +210,8 @@ class Studio {
     const birth = await api.getBirth(run.name, run.identity, signal);
     if (signal.aborted) return;
     this.film = new Film(run.film, run.tensors, birth);
-    if (inReport && run.film.steps.length) measureFilm(this.scales, this.film, await this.frame(run.film.steps.length - 1, signal));
+    if (inReport && run.film.steps.length)
+      measureFilm(this.scales, this.film, await this.frame(run.film.steps.length - 1, signal));
     if (!this.following) this.showNearest();
   }
 
@@ -231,7 +236,9 @@ class Studio {
   /** One frame of the film. */
   async frame(number: number, signal?: AbortSignal): Promise<Picture> {
     const film = this.film!;
-    return film.known(number) ?? film.decode(number, await api.getFrame(this.run!.name, number, this.run!.identity, signal));
+    return (
+      film.known(number) ?? film.decode(number, await api.getFrame(this.run!.name, number, this.run!.identity, signal))
+    );
   }
 
   private async loadCurve(signal: AbortSignal): Promise<void> {
@@ -259,7 +266,8 @@ class Studio {
     this.run = grown(run, state);
     if (this.following) this.step = state.steps_made;
     if (ended) void this.finish();
-    else if (state.steps_made > run.steps_made && (state.evaluations?.length || state.film_steps?.length || !run.film)) void this.reread();
+    else if (state.steps_made > run.steps_made && (state.evaluations?.length || state.film_steps?.length || !run.film))
+      void this.reread();
   }
 
   /** The line is whole again. */
@@ -342,7 +350,10 @@ class Studio {
     const samples = this.run?.samples ?? [];
     const before = samples.filter((sample) => sample.step <= this.step);
     const best = before.filter((sample) => sample.temperature > 0);
-    return { birth: samples.find((s) => s.step === 0 && s.temperature > 0) ?? samples[0], now: (best.length ? best : before).at(-1) };
+    return {
+      birth: samples.find((s) => s.step === 0 && s.temperature > 0) ?? samples[0],
+      now: (best.length ? best : before).at(-1),
+    };
   }
 
   // --- a step --------------------------------------------------------------------------------------------------
@@ -416,7 +427,8 @@ class Studio {
       await new Promise((resolve) => setTimeout(resolve, 150));
       try {
         const progress = await api.getProgress(run, step, signal);
-        if (this.replaying && !signal.aborted && (progress.step === step || progress.wanted === step)) this.progress = progress;
+        if (this.replaying && !signal.aborted && (progress.step === step || progress.wanted === step))
+          this.progress = progress;
       } catch {
         return;
       }
@@ -432,7 +444,8 @@ class Studio {
     if (!this.run || this.atEnd) return;
     try {
       const phases = await api.getStep(this.run.name, step, row, token, signal);
-      if (!signal.aborted && phases.step === this.step && this.row === row && this.token === token) this.opened = phases;
+      if (!signal.aborted && phases.step === this.step && this.row === row && this.token === token)
+        this.opened = phases;
     } catch (error) {
       if (!api.isAbort(error)) this.refused = api.sentence(error);
     }
@@ -446,7 +459,11 @@ class Studio {
   select(cell: Cell, look = true): void {
     const tensor = this.tensor(cell.name);
     if (!tensor) return;
-    this.cell = { name: cell.name, row: clamp(cell.row, rowsOf(tensor)), column: clamp(cell.column, tensor.shape.at(-1)!) };
+    this.cell = {
+      name: cell.name,
+      row: clamp(cell.row, rowsOf(tensor)),
+      column: clamp(cell.column, tensor.shape.at(-1)!),
+    };
     if (look) this.side = 'number';
     void this.cells.load();
   }

@@ -33,13 +33,18 @@ function fixed(value: number, digits: number): string {
 /** In what the cells of a lens are counted: 1, or, where all are small, a power of ten. */
 export const unitOf = (full: number): number => (full > 0 && full < 0.0095 ? 10 ** Math.floor(Math.log10(full)) : 1);
 export const powerOf = (unit: number): string =>
-  `10${String(Math.round(Math.log10(unit))).replace('-', '⁻').replace(/\d/g, (digit) => '⁰¹²³⁴⁵⁶⁷⁸⁹'[Number(digit)]!)}`;
+  `10${String(Math.round(Math.log10(unit)))
+    .replace('-', '⁻')
+    .replace(/\d/g, (digit) => '⁰¹²³⁴⁵⁶⁷⁸⁹'[Number(digit)]!)}`;
 
 /** For a cell of the lens: at most six characters. */
 export function cell(value: number, unit = 1): string {
   if (unit !== 1 && Number.isFinite(value)) {
     const units = value / unit;
-    return (units < 0 ? '−' : units > 0 ? '+' : '') + (units === 0 ? '0' : Math.abs(units).toFixed(Math.abs(units) >= 99.95 ? 0 : Math.abs(units) >= 9.995 ? 1 : 2));
+    return (
+      (units < 0 ? '−' : units > 0 ? '+' : '') +
+      (units === 0 ? '0' : Math.abs(units).toFixed(Math.abs(units) >= 99.95 ? 0 : Math.abs(units) >= 9.995 ? 1 : 2))
+    );
   }
   if (!Number.isFinite(value)) return Number.isNaN(value) ? 'NaN' : value > 0 ? '+∞' : '−∞';
   const magnitude = Math.abs(value);
@@ -47,7 +52,8 @@ export function cell(value: number, unit = 1): string {
   if (magnitude === 0) return '0';
   if (magnitude >= 1e4) return sign + magnitude.toExponential(0).replace('e+', 'e');
   if (magnitude >= 100) return sign + magnitude.toFixed(1);
-  if (magnitude >= 0.00095) return sign + magnitude.toFixed(magnitude >= 10 ? 2 : magnitude >= 1 ? 3 : 4).replace(/^0\./, '.');
+  if (magnitude >= 0.00095)
+    return sign + magnitude.toFixed(magnitude >= 10 ? 2 : magnitude >= 1 ? 3 : 4).replace(/^0\./, '.');
   return sign + magnitude.toExponential(0);
 }
 
@@ -57,13 +63,22 @@ export function exact(value: number): string {
   for (let digits = 1; digits <= 9; digits++) {
     const text = value.toPrecision(digits);
     if (Math.fround(Number(text)) !== value) continue;
-    return (Math.abs(value) < 1e9 ? String(Number(text)) : Number(text).toExponential().replace('+', '')).replaceAll('-', '−');
+    return (Math.abs(value) < 1e9 ? String(Number(text)) : Number(text).toExponential().replace('+', '')).replaceAll(
+      '-',
+      '−',
+    );
   }
   return String(value).replace('-', '−');
 }
 
 export const seconds = (value: number): string =>
-  value < 1 ? 'under a second' : value < 120 ? `${Math.round(value)} seconds` : value < 7200 ? `${Math.round(value / 60)} minutes` : `${(value / 3600).toFixed(1)} hours`;
+  value < 1
+    ? 'under a second'
+    : value < 120
+      ? `${Math.round(value)} seconds`
+      : value < 7200
+        ? `${Math.round(value / 60)} minutes`
+        : `${(value / 3600).toFixed(1)} hours`;
 
 /** A token as it can be shown: white space gets a mark. */
 export function token(text: string): string {
@@ -84,9 +99,18 @@ export const MODES: { mode: CellMode; label: string; says: string }[] = [
 /** The modes that are behind «more»: a mean, which is the only one, and what the optimizer remembers. */
 export function moreModes(memories: CellMode[]): { mode: CellMode; label: string; says: string }[] {
   const words: Record<string, [string, string]> = {
-    'memory:first_moment': ['past gradients: first moment', 'what the optimizer remembers: a fading mean of past gradients'],
-    'memory:second_moment': ['past squares: second moment', 'what the optimizer remembers: a fading mean of the squares of past gradients'],
-    'memory:momentum': ['past gradients: momentum', 'what the optimizer remembers: past gradients, added up and fading'],
+    'memory:first_moment': [
+      'past gradients: first moment',
+      'what the optimizer remembers: a fading mean of past gradients',
+    ],
+    'memory:second_moment': [
+      'past squares: second moment',
+      'what the optimizer remembers: a fading mean of the squares of past gradients',
+    ],
+    'memory:momentum': [
+      'past gradients: momentum',
+      'what the optimizer remembers: past gradients, added up and fading',
+    ],
   };
   return [
     ...memories.map((mode) => ({ mode, label: words[mode]?.[0] ?? mode.slice(7), says: words[mode]?.[1] ?? mode })),

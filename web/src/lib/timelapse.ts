@@ -52,7 +52,8 @@ export function writtenAt(run: RunInfo, step: number): Sample | undefined {
   const drawn = before.filter((sample) => sample.temperature > 0);
   return (drawn.length ? drawn : before).at(-1);
 }
-export const writtenFirst = (run: RunInfo): Sample | undefined => run.samples.find((s) => s.step === 0 && s.temperature > 0) ?? run.samples[0];
+export const writtenFirst = (run: RunInfo): Sample | undefined =>
+  run.samples.find((s) => s.step === 0 && s.temperature > 0) ?? run.samples[0];
 /** As it can be drawn: a control character is a dot. */
 export const textOf = (sample: Sample | undefined): string =>
   sample ? (sample.prompt + sample.text).trim().replace(/[^\P{Cc}\n\t]/gu, '·') : 'It has not written yet.';
@@ -77,7 +78,10 @@ export class Projector {
     const ink = inks(scene.dark);
     ground(context, ink);
     heading(context, ink, run, 24, 40);
-    text(context, `step ${count(step)} of ${count(run.steps_made)}`, WIDTH - 24, 40, ink.ink, 22, { align: 'right', weight: 650 });
+    text(context, `step ${count(step)} of ${count(run.steps_made)}`, WIDTH - 24, 40, ink.ink, 22, {
+      align: 'right',
+      weight: 650,
+    });
     if (number !== this.shown && frames[number]) {
       const inside = this.shot.getContext('2d')! as unknown as Context;
       inside.clearRect(0, 0, WIDTH, HEIGHT);
@@ -105,13 +109,21 @@ export function drawPoster(context: Context, scene: Scene): void {
   const ink = inks(scene.dark);
   ground(context, ink);
   heading(context, ink, run, 24, 40);
-  text(context, `${count(run.steps_made)} steps, no number set by hand`, WIDTH - 24, 40, ink.soft, 18, { align: 'right' });
+  text(context, `${count(run.steps_made)} steps, no number set by hand`, WIDTH - 24, 40, ink.soft, 18, {
+    align: 'right',
+  });
   const width = (WIDTH - 48 - 24) / 2;
   const layout = arrange(run.tensors, run.tied, width, 372);
   const last = frames.at(-1);
   const sides = [
     { x: 24, title: 'birth', words: 'before the first step', picture: frames[0], sample: writtenFirst(run) },
-    { x: 24 + width + 24, title: 'now', words: `after ${count(last?.step ?? run.steps_made)} steps`, picture: last, sample: writtenAt(run, run.steps_made) },
+    {
+      x: 24 + width + 24,
+      title: 'now',
+      words: `after ${count(last?.step ?? run.steps_made)} steps`,
+      picture: last,
+      sample: writtenAt(run, run.steps_made),
+    },
   ];
   sides.forEach(({ x, title, words, picture, sample }, side) => {
     const wide = text(context, title, x, 84, ink.ink, 22, { weight: 650 });
@@ -119,7 +131,13 @@ export function drawPoster(context: Context, scene: Scene): void {
     if (picture) cabinet(context, scene, picture, layout, { x, y: 98, width, height: 372 }, ink);
     else text(context, 'No film was recorded of this run.', x, 130, ink.soft, 15);
     text(context, sample ? `wrote at step ${count(sample.step)}` : '', x, 500, ink.faint, 14);
-    paragraph(context, sample ? `«${sentenceOf(textOf(sample))}»` : textOf(sample), { x, y: 504, width: width - 10, height: 116 }, side ? ink.ink : ink.soft, 20);
+    paragraph(
+      context,
+      sample ? `«${sentenceOf(textOf(sample))}»` : textOf(sample),
+      { x, y: 504, width: width - 10, height: 116 },
+      side ? ink.ink : ink.soft,
+      20,
+    );
   });
   context.fillStyle = ink.line;
   context.fillRect(WIDTH / 2, 64, 1, 548);
@@ -140,8 +158,21 @@ export function sentenceOf(written: string): string {
 function losses({ run, curve }: Scene): string {
   const first = curve.steps[0] === 0 && curve.low[0] === curve.high[0] ? (curve.low[0] ?? undefined) : undefined; // one step, not several
   const last = run.evaluations.findLast((e) => Number.isFinite(e.loss));
-  const end = last ? `validation loss ${plain(last.loss, 3)}` : (curve.low.findLast((loss) => loss !== null) ?? null) === null ? '' : `loss ${plain(curve.low.findLast((loss) => loss !== null), 3)}`;
-  return [`pure guessing: loss ${plain(run.guessing_loss, 3)}`, first === undefined ? '' : `at birth ${plain(first, 3)}`, end && `now: ${end}`].filter(Boolean).join('   →   ');
+  const end = last
+    ? `validation loss ${plain(last.loss, 3)}`
+    : (curve.low.findLast((loss) => loss !== null) ?? null) === null
+      ? ''
+      : `loss ${plain(
+          curve.low.findLast((loss) => loss !== null),
+          3,
+        )}`;
+  return [
+    `pure guessing: loss ${plain(run.guessing_loss, 3)}`,
+    first === undefined ? '' : `at birth ${plain(first, 3)}`,
+    end && `now: ${end}`,
+  ]
+    .filter(Boolean)
+    .join('   →   ');
 }
 
 /** What the pixels are. */
@@ -166,8 +197,24 @@ interface Inks {
 }
 const inks = (dark: boolean): Inks =>
   dark
-    ? { paper: '#0f1317', panel: '#171c21', ink: '#e6eaed', soft: '#a3adb6', faint: '#8a949d', line: '#2b3239', plum: '#e07bb0' }
-    : { paper: '#ffffff', panel: '#f4f5f6', ink: '#17202a', soft: '#56626d', faint: '#6d7780', line: '#dde1e4', plum: '#9b2f6a' };
+    ? {
+        paper: '#0f1317',
+        panel: '#171c21',
+        ink: '#e6eaed',
+        soft: '#a3adb6',
+        faint: '#8a949d',
+        line: '#2b3239',
+        plum: '#e07bb0',
+      }
+    : {
+        paper: '#ffffff',
+        panel: '#f4f5f6',
+        ink: '#17202a',
+        soft: '#56626d',
+        faint: '#6d7780',
+        line: '#dde1e4',
+        plum: '#9b2f6a',
+      };
 
 function ground(context: Context, ink: Inks): void {
   context.setTransform(context.canvas.width / WIDTH, 0, 0, context.canvas.height / HEIGHT, 0, 0);
@@ -180,12 +227,25 @@ function heading(context: Context, ink: Inks, run: RunInfo, x: number, y: number
     context.fillStyle = colour;
     context.fillRect(x + (i % 2) * 12, y - 19 + Math.floor(i / 2) * 12, 10, 10);
   });
-  const words = run.events.at(-1)?.kind === 'diverged' ? 'numbers, and a training that diverged' : run.steps_made ? 'numbers, learning to write' : 'numbers, newborn';
+  const words =
+    run.events.at(-1)?.kind === 'diverged'
+      ? 'numbers, and a training that diverged'
+      : run.steps_made
+        ? 'numbers, learning to write'
+        : 'numbers, newborn';
   text(context, `${count(run.parameters)} ${words}`, x + 36, y, ink.ink, 22, { weight: 650 });
 }
 
 /** One line. Returns its width. */
-function text(context: Context, line: string, x: number, y: number, colour: string, size: number, how: { align?: CanvasTextAlign; weight?: number; mono?: boolean } = {}): number {
+function text(
+  context: Context,
+  line: string,
+  x: number,
+  y: number,
+  colour: string,
+  size: number,
+  how: { align?: CanvasTextAlign; weight?: number; mono?: boolean } = {},
+): number {
   context.font = `${how.weight ?? 400} ${size}px ${how.mono ? MONO : SANS}`;
   context.textAlign = how.align ?? 'left';
   context.textBaseline = 'alphabetic';
@@ -242,12 +302,18 @@ function cabinet(context: Context, scene: Scene, picture: Picture, layout: Layou
     context.setLineDash([]);
   }
   for (const label of layout.labels)
-    if (label.strong) text(context, label.width < 50 && label.brief ? label.brief : label.text, label.x, label.y + 10, ink.soft, 11);
+    if (label.strong)
+      text(context, label.width < 50 && label.brief ? label.brief : label.text, label.x, label.y + 10, ink.soft, 11);
   context.restore();
 }
 
 /** The pixels of a piece: each is one parameter that the film has. */
-function paint({ film, scales, dark }: Scene, picture: Picture, piece: Piece, scale: number): { picture: OffscreenCanvas; side: number } {
+function paint(
+  { film, scales, dark }: Scene,
+  picture: Picture,
+  piece: Piece,
+  scale: number,
+): { picture: OffscreenCanvas; side: number } {
   const colours = palette(dark);
   const picks = film!.values.tensors.get(piece.tensor.name)!;
   const shade = shader(scales.of(piece.tensor.name, 'value'));
@@ -276,18 +342,34 @@ function curve(context: Context, { run, curve: { steps, low, high } }: Scene, st
   context.fillRect(box.x, box.y, box.width, box.height);
   const known = [...low, ...high].filter((loss): loss is number => loss !== null && Number.isFinite(loss));
   const guess = run.guessing_loss;
-  const [least, most] = [Math.min(guess, ...spread(known)) - 0.1, Math.max(guess, Math.min(guess * 1.6, Math.max(guess, ...spread(known)))) + 0.25];
+  const [least, most] = [
+    Math.min(guess, ...spread(known)) - 0.1,
+    Math.max(guess, Math.min(guess * 1.6, Math.max(guess, ...spread(known)))) + 0.25,
+  ];
   const x = (at: number): number => box.x + 12 + ((box.width - 24) * at) / Math.max(1, run.steps_made);
-  const y = (loss: number): number => box.y + 8 + (box.height - 16) * (1 - (Math.min(most, Math.max(least, loss)) - least) / (most - least));
+  const y = (loss: number): number =>
+    box.y + 8 + (box.height - 16) * (1 - (Math.min(most, Math.max(least, loss)) - least) / (most - least));
   context.strokeStyle = ink.faint;
   context.setLineDash([5, 5]);
-  line(context, [[box.x, y(guess)], [box.x + box.width, y(guess)]]);
+  line(context, [
+    [box.x, y(guess)],
+    [box.x + box.width, y(guess)],
+  ]);
   context.setLineDash([]);
-  text(context, `pure guessing: ${plain(guess, 3)}`, box.x + box.width - 8, y(guess) - 6, ink.faint, 13, { align: 'right' });
+  text(context, `pure guessing: ${plain(guess, 3)}`, box.x + box.width - 8, y(guess) - 6, ink.faint, 13, {
+    align: 'right',
+  });
   const end = steps.findIndex((at) => at > step);
   const points = steps.slice(0, end < 0 ? steps.length : end).flatMap((at, i): [number, number][] => {
     const [a, b] = [low[i], high[i]];
-    return typeof a !== 'number' || typeof b !== 'number' ? [] : a === b ? [[x(at), y(a)]] : [[x(at), y(a)], [x(at), y(b)]];
+    return typeof a !== 'number' || typeof b !== 'number'
+      ? []
+      : a === b
+        ? [[x(at), y(a)]]
+        : [
+            [x(at), y(a)],
+            [x(at), y(b)],
+          ];
   });
   context.strokeStyle = ink.ink;
   context.lineWidth = 1.6;
@@ -302,7 +384,15 @@ function curve(context: Context, { run, curve: { steps, low, high } }: Scene, st
   const loss = low[(end < 0 ? steps.length : end) - 1];
   if (typeof loss === 'number') {
     const right = last[0] > box.x + box.width - 130;
-    text(context, `loss ${plain(loss, 3)}`, last[0] + (right ? -12 : 12), Math.min(last[1], box.y + box.height) - 10, ink.plum, 15, { align: right ? 'right' : 'left', weight: 650 });
+    text(
+      context,
+      `loss ${plain(loss, 3)}`,
+      last[0] + (right ? -12 : 12),
+      Math.min(last[1], box.y + box.height) - 10,
+      ink.plum,
+      15,
+      { align: right ? 'right' : 'left', weight: 650 },
+    );
   }
 }
 

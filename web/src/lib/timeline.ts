@@ -31,7 +31,15 @@ export function drawMarks(u: uPlot, marks: Marks, ink: Ink): void {
   const at = (step: number): number => u.valToPos(step, 'x', true);
   const marker = Math.round(at(marks.step));
 
-  const line = (x0: number, y0: number, x1: number, y1: number, colour: string, width: number, dash: number[] = []): void => {
+  const line = (
+    x0: number,
+    y0: number,
+    x1: number,
+    y1: number,
+    colour: string,
+    width: number,
+    dash: number[] = [],
+  ): void => {
     ctx.strokeStyle = colour;
     ctx.lineWidth = width * ratio;
     ctx.setLineDash(dash.map((length) => length * ratio));
@@ -50,7 +58,8 @@ export function drawMarks(u: uPlot, marks: Marks, ink: Ink): void {
     const width = ctx.measureText(text).width;
     const gap = GAP * ratio;
     let from = Math.max(left + 2 * ratio, Math.min(right - width - 2 * ratio, x - width / 2));
-    if (marker > from - gap && marker < from + width + gap) from = marker - gap - width >= left ? marker - gap - width : marker + gap;
+    if (marker > from - gap && marker < from + width + gap)
+      from = marker - gap - width >= left ? marker - gap - width : marker + gap;
     ctx.lineWidth = 3 * ratio;
     ctx.strokeStyle = ink.paper;
     ctx.strokeText(text, from, y);
@@ -80,12 +89,20 @@ export function drawMarks(u: uPlot, marks: Marks, ink: Ink): void {
     circle(x, y, 5);
     ctx.stroke();
     if (marks.best.over) line(x, y + 7 * ratio, x, bottom, ink.plum, 1, [2, 2]);
-    const text = marks.best.over ? 'best validation: over-fitting from here' : `best validation ${marks.best.loss.toFixed(2)}`;
+    const text = marks.best.over
+      ? 'best validation: over-fitting from here'
+      : `best validation ${marks.best.loss.toFixed(2)}`;
     const above = y - 11 * ratio;
     label(text, x, Math.abs(above - guess) < 14 * ratio ? y + 16 * ratio : above, ink.plum);
   }
-  label(`pure guessing: ln(${count(marks.vocabulary)}) = ${marks.guessing.toFixed(2)}`, right, guess - 4 * ratio, ink.soft);
-  if (marks.highest > u.scales.y!.max!) label(`▲ off the scale, up to ${plain(marks.highest)}`, left, top + 9 * ratio, ink.soft);
+  label(
+    `pure guessing: ln(${count(marks.vocabulary)}) = ${marks.guessing.toFixed(2)}`,
+    right,
+    guess - 4 * ratio,
+    ink.soft,
+  );
+  if (marks.highest > u.scales.y!.max!)
+    label(`▲ off the scale, up to ${plain(marks.highest)}`, left, top + 9 * ratio, ink.soft);
 
   if (marks.shown !== null) {
     ctx.globalAlpha = 0.5;
@@ -101,9 +118,17 @@ export function drawMarks(u: uPlot, marks: Marks, ink: Ink): void {
 }
 
 const KINDS: Record<string, string> = {
-  born: 'born', resumed: 'resumed', recomputed: 'made again and compared', paused: 'held', continued: 'went on', diverged: 'diverged',
-  steps: 'ended: all its steps were made', time: 'ended: its time was over', early: 'ended early: validation rose',
-  target: 'ended: its target was reached', interrupted: 'ended: it was stopped',
+  born: 'born',
+  resumed: 'resumed',
+  recomputed: 'made again and compared',
+  paused: 'held',
+  continued: 'went on',
+  diverged: 'diverged',
+  steps: 'ended: all its steps were made',
+  time: 'ended: its time was over',
+  early: 'ended early: validation rose',
+  target: 'ended: its target was reached',
+  interrupted: 'ended: it was stopped',
 };
 
 /** Events of one step, or of steps too near to be told apart on the line. */
@@ -130,4 +155,7 @@ export function groupEvents(events: RunEvent[], apart: number): EventGroup[] {
 
 /** The keyframe that is nearest to a step. */
 export const nearestKeyframe = (keyframes: number[], step: number): number | null =>
-  keyframes.reduce<number | null>((best, one) => (best === null || Math.abs(one - step) < Math.abs(best - step) ? one : best), null);
+  keyframes.reduce<number | null>(
+    (best, one) => (best === null || Math.abs(one - step) < Math.abs(best - step) ? one : best),
+    null,
+  );

@@ -5,7 +5,19 @@ import { rowsOf } from './address';
 import { stations } from './stations';
 import { studio } from './studio.svelte';
 import {
-  against, deviation, lengthOf, readStop, rises, stationOf, TARGETS, writeStop, type At, type FactName, type Station, type Target, type Values,
+  against,
+  deviation,
+  lengthOf,
+  readStop,
+  rises,
+  stationOf,
+  TARGETS,
+  writeStop,
+  type At,
+  type FactName,
+  type Station,
+  type Target,
+  type Values,
 } from './tour';
 import type { Birth } from './types';
 
@@ -77,7 +89,8 @@ class Tour {
     const { stand } = station;
     studio.stop();
     this.trouble = '';
-    if (this.last === 'made' && !studio.following && !studio.atEnd) this.looked = { identity: run.identity, step: studio.step };
+    if (this.last === 'made' && !studio.following && !studio.atEnd)
+      this.looked = { identity: run.identity, step: studio.step };
     if (stand.step === 'birth') studio.go(0);
     else if (stand.step === 'end') {
       if (run.training) studio.follow();
@@ -86,14 +99,26 @@ class Tour {
     this.last = stand.step;
     if (stand.phase !== undefined) studio.phase = stand.phase;
     const cell = studio.tensor(studio.cell.name);
-    if (this.stop && [1, 7, 8].includes(stationOf(this.stop)) && !(cell && cell.name.startsWith('blocks.') && cell.shape.length === 2)) {
-      const other = run.tensors.find((tensor) => tensor.name === 'blocks.0.attention.query.weight') ?? run.tensors.find((tensor) => tensor.shape.length === 2)!;
+    if (
+      this.stop &&
+      [1, 7, 8].includes(stationOf(this.stop)) &&
+      !(cell && cell.name.startsWith('blocks.') && cell.shape.length === 2)
+    ) {
+      const other =
+        run.tensors.find((tensor) => tensor.name === 'blocks.0.attention.query.weight') ??
+        run.tensors.find((tensor) => tensor.shape.length === 2)!;
       studio.select({ name: other.name, row: 3, column: 7 }, false);
     }
     if (stand.mode) studio.setMode(stand.mode);
     studio.view = stand.view;
     if (stand.side) studio.side = stand.side;
-    this.began = { temperature: studio.writing.sampling.temperature, prompt: studio.writing.prompt, token: studio.token, row: studio.row, step: studio.step };
+    this.began = {
+      temperature: studio.writing.sampling.temperature,
+      prompt: studio.writing.prompt,
+      token: studio.token,
+      row: studio.row,
+      step: studio.step,
+    };
     studio.said = `Tour, station ${this.stop!.number} of ${lengthOf(this.stop!)}: ${station.title}.`;
   }
 
@@ -144,7 +169,10 @@ class Tour {
       () => kind === 'bias' || kind === 'gain',
       () => writing.sampling.temperature !== began.temperature,
       () => seeds.join().includes('1,2,1') && spreads.includes(0) && spreads.includes(50),
-      () => writing.prompt !== began.prompt && writing.prompt !== this.fact('bet')?.prompt && writing.next?.step === studio.writingStep,
+      () =>
+        writing.prompt !== began.prompt &&
+        writing.prompt !== this.fact('bet')?.prompt &&
+        writing.next?.step === studio.writingStep,
       () => studio.token !== began.token || studio.row !== began.row,
       () => slider !== null && Number(slider.value) !== 0,
       () => studio.step !== began.step,
@@ -176,7 +204,18 @@ class Tour {
     const names = Object.keys(this.measures) as FactName[];
     const facts = Object.fromEntries(names.map((name) => [name, this.fact(name)]));
     const next = writing.next?.step === studio.writingStep ? writing.next : null;
-    return { run, step, cell, address: studio.cellText, tensor, opened: opened?.step === step ? opened : null, next, prompt: writing.prompt, sampling: writing.sampling, facts };
+    return {
+      run,
+      step,
+      cell,
+      address: studio.cellText,
+      tensor,
+      opened: opened?.step === step ? opened : null,
+      next,
+      prompt: writing.prompt,
+      sampling: writing.sampling,
+      facts,
+    };
   }
 
   /** What has to be measured now, as one text: another text, and `load` has something to do. */
@@ -209,16 +248,37 @@ class Tour {
   }
 
   private readonly measures: { [K in FactName]: Measure<K> } = {
-    life: { key: () => here(studio.cellText), measure: (signal) => api.getBiography(studio.run!.name, studio.cellText, studio.step, signal) },
+    life: {
+      key: () => here(studio.cellText),
+      measure: (signal) => api.getBiography(studio.run!.name, studio.cellText, studio.step, signal),
+    },
     neuron: {
       key: () => here(studio.cellText, studio.row, studio.opened?.forward.token),
-      measure: (signal) => api.getNeuron(studio.run!.name, `${studio.cell.name.replace(/\.weight$/, '')}[${studio.cell.row}]`, studio.step, studio.row, studio.opened!.forward.token, signal),
+      measure: (signal) =>
+        api.getNeuron(
+          studio.run!.name,
+          `${studio.cell.name.replace(/\.weight$/, '')}[${studio.cell.row}]`,
+          studio.step,
+          studio.row,
+          studio.opened!.forward.token,
+          signal,
+        ),
     },
     nudge: {
       key: () => here(studio.cellText),
-      measure: (signal) => api.postNudge(studio.run!.name, studio.cellText, studio.step, [0.1 * (studio.scales.of(studio.cell.name, 'value').full || 0.1)], signal),
+      measure: (signal) =>
+        api.postNudge(
+          studio.run!.name,
+          studio.cellText,
+          studio.step,
+          [0.1 * (studio.scales.of(studio.cell.name, 'value').full || 0.1)],
+          signal,
+        ),
     },
-    newborn: { key: () => studio.run?.identity ?? null, measure: (signal) => api.postBirth(studio.run!.name, Number(studio.run!.config.training?.seed ?? 0), 1, signal) },
+    newborn: {
+      key: () => studio.run?.identity ?? null,
+      measure: (signal) => api.postBirth(studio.run!.name, Number(studio.run!.config.training?.seed ?? 0), 1, signal),
+    },
     spread: {
       key: () => `${studio.run?.identity}/${studio.cell.name}`,
       measure: async (signal) => {
@@ -228,26 +288,49 @@ class Tour {
     },
     doubled: { key: () => studio.run?.identity ?? null, measure: doubled },
     bet: { key: () => studio.run?.identity ?? null, measure: bet },
-    digest: { key: () => `${studio.run?.identity}/${studio.writingStep}/${studio.writing.prompt}`, measure: async (signal) => (await write(1, signal)).digest.before },
+    digest: {
+      key: () => `${studio.run?.identity}/${studio.writingStep}/${studio.writing.prompt}`,
+      measure: async (signal) => (await write(1, signal)).digest.before,
+    },
     share: {
       key: () => here(studio.cell.name),
       measure: async (signal) => {
         const { name } = studio.cell;
-        const [gradient, moved] = await Promise.all([tile(name, studio.step, 'gradient', signal), tile(name, studio.step, 'update', signal)]);
+        const [gradient, moved] = await Promise.all([
+          tile(name, studio.step, 'gradient', signal),
+          tile(name, studio.step, 'update', signal),
+        ]);
         return against(gradient.numbers, moved.numbers, gradient.numbers.length === studio.tensor(name)!.parameters);
       },
     },
     rises: {
       key: () => `${studio.run?.identity}/${studio.run?.steps_made}`,
-      measure: async (signal) => rises((await api.getSeries(studio.run!.name, 'loss', 0, Math.min(studio.run!.steps_made, MOST_STEPS) - 1, MOST_STEPS, signal)).low),
+      measure: async (signal) =>
+        rises(
+          (
+            await api.getSeries(
+              studio.run!.name,
+              'loss',
+              0,
+              Math.min(studio.run!.steps_made, MOST_STEPS) - 1,
+              MOST_STEPS,
+              signal,
+            )
+          ).low,
+        ),
     },
-    chat: { key: () => `${studio.run?.identity}/${studio.writingStep}`, measure: async (signal) => ({ tokens: CHAT, ...(await write(CHAT, signal)).digest }) },
+    chat: {
+      key: () => `${studio.run?.identity}/${studio.writingStep}`,
+      measure: async (signal) => ({ tokens: CHAT, ...(await write(CHAT, signal)).digest }),
+    },
   };
 }
 
 /** A key for what belongs to the step that is open. */
 function here(...parts: unknown[]): string | null {
-  return studio.run && studio.opened?.step === studio.step ? [studio.run.identity, studio.step, ...parts].join('/') : null;
+  return studio.run && studio.opened?.step === studio.step
+    ? [studio.run.identity, studio.step, ...parts].join('/')
+    : null;
 }
 
 /** The cells of a tensor, or as many rows of it as one answer takes. */
@@ -255,7 +338,11 @@ function tile(name: string, step: number, mode: 'birth' | 'gradient' | 'update',
   const tensor = studio.tensor(name)!;
   const columns = Math.min(tensor.shape.at(-1)!, LARGEST);
   const rows = Math.min(rowsOf(tensor), Math.max(1, Math.floor(LARGEST / columns)));
-  return api.getTile(studio.run!.name, { tensor: name, step, mode, every: 1, v: studio.run!.identity, row: 0, column: 0, rows, columns }, signal);
+  return api.getTile(
+    studio.run!.name,
+    { tensor: name, step, mode, every: 1, v: studio.run!.identity, row: 0, column: 0, rows, columns },
+    signal,
+  );
 }
 
 /** Plans of this very model, on some of its text and on twice as much. */
@@ -263,7 +350,18 @@ async function doubled(signal: AbortSignal): Promise<Values['doubled']> {
   const run = studio.run!;
   const model = run.config.model!;
   const settings: Record<string, unknown> = {};
-  for (const key of ['architecture', 'n_layers', 'n_heads', 'n_kv_heads', 'd_model', 'd_ff', 'context', 'bias', 'tie_embeddings']) settings[`model.${key}`] = model[key];
+  for (const key of [
+    'architecture',
+    'n_layers',
+    'n_heads',
+    'n_kv_heads',
+    'd_model',
+    'd_ff',
+    'context',
+    'bias',
+    'tie_embeddings',
+  ])
+    settings[`model.${key}`] = model[key];
   for (const key of ['batch_size', 'accumulation']) settings[`training.${key}`] = run.config.training![key];
   const held = Number(run.config.data?.validation);
   const measured = run.evaluations.find((evaluation) => evaluation.whole);
@@ -271,7 +369,15 @@ async function doubled(signal: AbortSignal): Promise<Values['doubled']> {
   const some = Math.max(1000, Math.floor(known / 2000) * 1000);
   const found: Values['doubled'] = [];
   for (const tokens of [some, 2 * some]) {
-    const plan = await api.postPlan({ corpus: run.name, preset: 'demo', steps: run.steps, settings: { ...settings, 'data.tokenizer': run.config.data?.tokenizer, 'data.max_tokens': tokens } }, signal);
+    const plan = await api.postPlan(
+      {
+        corpus: run.name,
+        preset: 'demo',
+        steps: run.steps,
+        settings: { ...settings, 'data.tokenizer': run.config.data?.tokenizer, 'data.max_tokens': tokens },
+      },
+      signal,
+    );
     found.push({ tokens, parameters: plan.parameters, steps: Math.ceil(tokens / plan.tokens_per_step) });
   }
   return found;
@@ -291,6 +397,17 @@ async function bet(signal: AbortSignal): Promise<Values['bet']> {
 
 /** Let the model write a little: what it answers has the digests of its parameters before and after. */
 const write = (tokens: number, signal: AbortSignal): Promise<api.Written> =>
-  api.generate(studio.run!.name, { prompt: studio.writing.prompt, step: studio.writingStep, max_new_tokens: tokens, seed: 1, ...studio.writing.sampling }, () => {}, signal);
+  api.generate(
+    studio.run!.name,
+    {
+      prompt: studio.writing.prompt,
+      step: studio.writingStep,
+      max_new_tokens: tokens,
+      seed: 1,
+      ...studio.writing.sampling,
+    },
+    () => {},
+    signal,
+  );
 
 export const tour = new Tour();

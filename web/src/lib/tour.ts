@@ -6,10 +6,19 @@ import type { Biography, Birth, CellMode, Likely, Neuron, Next, Nudge, Phases, R
 
 /** Parts of the page that have a `data-tour` of this name, and the view in which they are. */
 export const TARGETS = {
-  count: {}, play: {}, chosen: {}, decoding: {}, timeline: {},
-  cabinet: { view: 'cabinet' }, lens: { view: 'cabinet' },
-  number: { view: 'cabinet', side: 'number' }, writes: { view: 'cabinet', side: 'writes' },
-  prompt: { view: 'play' }, bars: { view: 'play' }, batch: { view: 'step' }, out: { view: 'step' },
+  count: {},
+  play: {},
+  chosen: {},
+  decoding: {},
+  timeline: {},
+  cabinet: { view: 'cabinet' },
+  lens: { view: 'cabinet' },
+  number: { view: 'cabinet', side: 'number' },
+  writes: { view: 'cabinet', side: 'writes' },
+  prompt: { view: 'play' },
+  bars: { view: 'play' },
+  batch: { view: 'step' },
+  out: { view: 'step' },
 } as const satisfies Record<string, { view?: View; side?: Side }>;
 export type Target = keyof typeof TARGETS;
 
@@ -23,8 +32,11 @@ export const live = (text: string | undefined, to: Target): Live => ({ text: tex
 
 /** A sentence with live numbers in it. */
 export const say = (words: TemplateStringsArray, ...numbers: (Piece | Piece[])[]): Piece[] =>
-  words.flatMap((text, i) => [text, ...(i < numbers.length ? [numbers[i]!].flat() : [])]).filter((piece) => piece !== '');
-export const textOf = (pieces: Piece[]): string => pieces.map((piece) => (typeof piece === 'string' ? piece : piece.text)).join('');
+  words
+    .flatMap((text, i) => [text, ...(i < numbers.length ? [numbers[i]!].flat() : [])])
+    .filter((piece) => piece !== '');
+export const textOf = (pieces: Piece[]): string =>
+  pieces.map((piece) => (typeof piece === 'string' ? piece : piece.text)).join('');
 
 export type Question = { ask: Piece[]; reveal: Piece[] } & (
   | { options: string[]; right: number } // one of these
@@ -95,7 +107,8 @@ export function readStop(text: string): Stop | null {
   const [short, number] = [found[1] !== undefined, Number(found[2])];
   return number <= (short ? SHORT.length : STATIONS) ? { short, number } : null;
 }
-export const writeStop = (stop: Stop | null): string => (!stop ? '' : stop.number === 0 ? 'start' : `${stop.short ? 'short.' : ''}${stop.number}`);
+export const writeStop = (stop: Stop | null): string =>
+  !stop ? '' : stop.number === 0 ? 'start' : `${stop.short ? 'short.' : ''}${stop.number}`;
 /** Which of the nine it is, from 1. */
 export const stationOf = (stop: Stop): number => (stop.short ? SHORT[stop.number - 1]! : stop.number);
 export const lengthOf = (stop: Stop): number => (stop.short ? SHORT.length : STATIONS);
@@ -119,7 +132,9 @@ export interface Against {
 
 export function against(gradient: ArrayLike<number>, update: ArrayLike<number>, whole: boolean): Against {
   let along = 0;
-  for (let i = 0; i < gradient.length; i++) if (gradient[i]! * update[i]! > 0 || (gradient[i]! !== 0 && Math.sign(gradient[i]!) === Math.sign(update[i]!))) along++;
+  for (let i = 0; i < gradient.length; i++)
+    if (gradient[i]! * update[i]! > 0 || (gradient[i]! !== 0 && Math.sign(gradient[i]!) === Math.sign(update[i]!)))
+      along++;
   return { cells: gradient.length, whole, along };
 }
 
@@ -146,7 +161,9 @@ export function deviation(numbers: ArrayLike<number>): number {
 
 /** Three tokens of a row that surprised the model by very different amounts, in the order of the text. */
 export function threeSurprises(losses: (number | null)[]): number[] {
-  const known = losses.map((loss, i) => ({ loss: loss ?? NaN, i })).filter(({ loss, i }) => Number.isFinite(loss) && i >= Math.min(6, losses.length - 3));
+  const known = losses
+    .map((loss, i) => ({ loss: loss ?? NaN, i }))
+    .filter(({ loss, i }) => Number.isFinite(loss) && i >= Math.min(6, losses.length - 3));
   const order = known.sort((a, b) => a.loss - b.loss);
   if (order.length < 3) return [];
   return [order[0]!.i, order[Math.floor(order.length / 2)]!.i, order.at(-1)!.i].sort((a, b) => a - b);
@@ -154,13 +171,23 @@ export function threeSurprises(losses: (number | null)[]): number[] {
 
 // --- where the panel stands --------------------------------------------------------------------------------------
 
-export interface Box { x: number; y: number; width: number; height: number }
+export interface Box {
+  x: number;
+  y: number;
+  width: number;
+  height: number;
+}
 
 const common = (a: Box, b: Box): number =>
-  Math.max(0, Math.min(a.x + a.width, b.x + b.width) - Math.max(a.x, b.x)) * Math.max(0, Math.min(a.y + a.height, b.y + b.height) - Math.max(a.y, b.y));
+  Math.max(0, Math.min(a.x + a.width, b.x + b.width) - Math.max(a.x, b.x)) *
+  Math.max(0, Math.min(a.y + a.height, b.y + b.height) - Math.max(a.y, b.y));
 
 /** A place of the window where the panel hides least of what it speaks of; what is named first counts most. */
-export function placeFor(panel: { width: number; height: number }, window: { width: number; height: number }, targets: Box[]): { x: number; bottom: boolean } {
+export function placeFor(
+  panel: { width: number; height: number },
+  window: { width: number; height: number },
+  targets: Box[],
+): { x: number; bottom: boolean } {
   let best = { x: 0, bottom: true, hidden: Infinity };
   for (const bottom of [true, false])
     for (let x = window.width - panel.width - 10; x >= 10; x -= 12) {

@@ -36,7 +36,13 @@ export type TensorStep = Schemas['TensorView'];
 
 // What is no JSON answer: events, and raw numbers.
 
-export type StepRow = [step: number, loss: number | null, gradient: number | null, rate: number | null, seconds: number];
+export type StepRow = [
+  step: number,
+  loss: number | null,
+  gradient: number | null,
+  rate: number | null,
+  seconds: number,
+];
 
 /** One event of a run's stream: what is new, and how the run stands. */
 export interface StreamState {

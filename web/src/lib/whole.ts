@@ -21,7 +21,13 @@ export interface Whole {
 }
 
 /** One cell of each square of every tensor that has such numbers. */
-export async function readWhole(run: RunInfo, step: number, mode: CellMode, level: number, signal: AbortSignal): Promise<Whole> {
+export async function readWhole(
+  run: RunInfo,
+  step: number,
+  mode: CellMode,
+  level: number,
+  signal: AbortSignal,
+): Promise<Whole> {
   const every = 2 ** level;
   const tensors = run.tensors.filter((tensor) => hasMemory(tensor, mode));
   const cells = await api.getTiles(run.name, { step, mode, every, v: run.identity }, squares(tensors, level), signal);

@@ -19,7 +19,14 @@ export class Writing {
   begin(run: RunInfo): void {
     this.next = null;
     const chosen = run.config.sampling ?? {};
-    Object.assign(this.sampling, Object.fromEntries(Object.keys(this.sampling).filter((key) => key in chosen).map((key) => [key, chosen[key]])));
+    Object.assign(
+      this.sampling,
+      Object.fromEntries(
+        Object.keys(this.sampling)
+          .filter((key) => key in chosen)
+          .map((key) => [key, chosen[key]]),
+      ),
+    );
     this.prompt = defaultPrompt(run);
   }
 
