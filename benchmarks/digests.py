@@ -65,7 +65,9 @@ def trained(package: Path) -> dict[str, list[object]]:
     command = [sys.executable, str(Path(__file__).absolute()), "--train"]
     with tempfile.TemporaryDirectory() as folder:
         environment["VITRINE_CACHE"] = folder
-        return json.loads(subprocess.run(command, env=environment, cwd=folder, stdout=subprocess.PIPE, check=True).stdout)
+        return json.loads(
+            subprocess.run(command, env=environment, cwd=folder, stdout=subprocess.PIPE, check=True).stdout
+        )
 
 
 def train_all() -> Iterator[tuple[str, list[object]]]:
