@@ -10,12 +10,13 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
 from vitrine.errors import ConfigError, nearest
@@ -31,7 +32,7 @@ def _whole(value: Any) -> Any:
 
 
 # Strict: the text "6" and the truth value true are not numbers.
-Whole = Annotated[int, BeforeValidator(_whole), Field(strict=True)]
+Whole = Annotated[int, Field(strict=True)]
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[Whole, Field(ge=1, le=10**15)]  # a float64 holds each of them, and so does SQLite
 Size = Annotated[Whole, Field(ge=1, le=2**24)]  # of a tensor: far above any model, far below what overflows
@@ -53,6 +54,11 @@ class Section(BaseModel):
     """One table of the TOML file: frozen, and strict about names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_whole(cls, value: Any, info: ValidationInfo) -> Any:
+        return _whole(value) if cls.model_fields[info.field_name or ""].annotation is int else value
 
 
 class ModelConfig(Section):
@@ -263,7 +269,7 @@ def load_toml(path: Path) -> Settings:
         raise ConfigError(f"There is no file {path}. Give --config a TOML file of hyperparameters.") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}. Give --config a TOML file.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # TOML, UTF-8, or a number of thousands of digits
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
     for section, values in settings.items():
         if not isinstance(values, dict):
@@ -359,7 +365,12 @@ def _sentence(error: ValidationError) -> str:
         return f"{name} is missing. Give it in the TOML file or with --set {name}=VALUE."
     # A value of several kinds (a fraction or files) has a complaint for each kind.
     reasons = dict.fromkeys(_reason(other) for other in errors if other["loc"][:2] == first["loc"][:2])
-    return f"{name} must be {' or '.join(reasons)}: got {seen!r}."
+    return f"{name} must be {' or '.join(reasons)}: got {_shown(seen)}."
+
+
+def _shown(value: Any) -> str:
+    """A value as it was given; a whole number of many digits in short."""
+    return f"{Decimal(value):.3g}" if isinstance(value, int) and value.bit_length() > 128 else repr(value)
 
 
 def _reason(error: ErrorDetails) -> str:

@@ -196,4 +196,4 @@ def _derive(given: Settings, section: str, **values: Any) -> dict[str, Any]:
 def _count(value: Any, otherwise: int) -> int:
     """A value that is not validated yet; what is no count will be refused by name."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return int(min(value, 2**63)) if number and math.isfinite(value) and value >= 1 else otherwise
+    return int(min(value, 2**63)) if number and 1 <= value < math.inf else otherwise

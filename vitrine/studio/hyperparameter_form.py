@@ -1,14 +1,8 @@
 """The hyperparameters as a form needs them, and what a form sends back. No path comes in by it."""
 
-import math
 import re
-import typing
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
-
-import annotated_types
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
+from collections.abc import Mapping
+from typing import Any
 
 from vitrine.config import SECTIONS, Settings, check_name, parse_settings
 from vitrine.errors import ConfigError
@@ -22,9 +16,9 @@ TOKENIZER = re.compile(r"auto|char|byte|bpe:\d+")
 def hyperparameters() -> dict[str, Any]:
     """Every hyperparameter with its explanation and its range, and the presets."""
     rows = [
-        _describe(section, key, field)
+        _describe(section, key, schema)
         for section, model in SECTIONS.items()
-        for key, field in model.model_fields.items()
+        for key, schema in model.model_json_schema()["properties"].items()
         if f"{section}.{key}" not in ELSEWHERE
     ]
     return {"hyperparameters": rows, "presets": PRESETS}
@@ -48,42 +42,18 @@ def read_settings(given: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def _describe(section: str, key: str, field: FieldInfo) -> dict[str, Any]:
-    kind, choices, limits = _kind(field.annotation), list(_choices(field.annotation)), {}
-    for limit in _limits(field):
-        for name, bound in (("ge", "least"), ("gt", "above"), ("le", "most"), ("lt", "below")):
-            value = getattr(limit, name, None)
-            if value is not None and math.isfinite(value):
-                limits[bound] = value
+def _describe(section: str, key: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """One row of the form, from a property of a section's JSON schema. Lists and unions are text, as `--set` takes it."""
+    kinds = {"integer": "int", "number": "float", "boolean": "bool"}
     return {
         "section": section,
         "key": key,
-        "description": field.description or "",
-        "default": None if field.default is PydanticUndefined else field.default,
-        "kind": "choice" if choices else kind,
-        "choices": choices,
-        "least": limits.get("least"),
-        "above": limits.get("above"),
-        "most": limits.get("most"),
-        "below": limits.get("below"),
+        "description": schema["description"],
+        "default": schema.get("default"),
+        "kind": "choice" if "enum" in schema else kinds.get(schema.get("type", ""), "text"),
+        "choices": schema.get("enum", []),
+        "least": schema.get("minimum"),
+        "above": schema.get("exclusiveMinimum"),
+        "most": schema.get("maximum"),
+        "below": schema.get("exclusiveMaximum"),
     }
-
-
-def _kind(annotation: Any) -> str:
-    """int, float, bool or text; lists and what may be several things are text, as `--set` takes it."""
-    while typing.get_origin(annotation) is typing.Annotated:
-        annotation = typing.get_args(annotation)[0]
-    return {int: "int", float: "float", bool: "bool"}.get(annotation, "text")
-
-
-def _choices(annotation: Any) -> Iterator[str]:
-    if typing.get_origin(annotation) is Literal:
-        yield from typing.get_args(annotation)
-
-
-def _limits(field: FieldInfo) -> Iterator[Any]:
-    for part in field.metadata:
-        if isinstance(part, annotated_types.BaseMetadata):
-            yield part
-        elif isinstance(part, FieldInfo):
-            yield from _limits(part)
