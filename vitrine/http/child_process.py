@@ -1,0 +1,206 @@
+"""Child processes: started, spoken to over a pipe, noticed when they die, and ended.
+
+`Child` is one process and its pipe; whoever owns it decides what its messages mean. `Sandbox` calls functions in a child
+that may never end or take too much memory, with a limit for both.
+"""
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from typing import Any
+
+from vitrine.errors import VitrineError
+
+LEAVE_S = 2.0  # that a child has to leave when its pipe is closed
+START_S = 120.0  # that the functions of a sandbox have to be prepared: other programs may have the processor
+
+
+class UnsendableError(Exception):
+    """A message that cannot be pickled."""
+
+
+class CallError(Exception):
+    """A call that has no result. The text is a predicate: «took longer than 1 s»."""
+
+
+class Child:
+    """A spawned process and our end of its pipe. It starts at once, and leaves when that end is closed.
+
+    Args:
+        target: what it runs, given its end of the pipe and the arguments. Imports what is slow itself.
+        name: of the process, for whoever lists them.
+    """
+
+    def __init__(self, target: Callable[..., None], *arguments: Any, name: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_begin, args=(target, theirs, *arguments), daemon=True, name=name)
+        self.process.start()
+        theirs.close()
+
+    def send(self, message: Any) -> None:
+        """Raises UnsendableError. That the child has died is told to whoever reads, not here."""
+        try:
+            raw = ForkingPickler.dumps(message)
+        except Exception as error:  # whatever a class raises, and RecursionError
+            raise UnsendableError(f"{type(error).__name__}: {error}") from None
+        with contextlib.suppress(OSError):
+            self.connection.send_bytes(raw)
+
+    def listen(self, deliver: Callable[[Any], None]) -> None:
+        """From now on, give every message to the event loop that runs; None when the child is gone."""
+        loop = asyncio.get_running_loop()
+
+        def read() -> None:
+            message: Any = ...
+            while message is not None:
+                try:
+                    message = self.connection.recv()
+                except (EOFError, OSError):
+                    message = None
+                try:
+                    loop.call_soon_threadsafe(deliver, message)
+                except RuntimeError:  # the loop is gone, and the server with it
+                    return
+
+        threading.Thread(target=read, daemon=True).start()
+
+    def exit_status(self) -> int | None:
+        """Of a child that is gone or going; None if it stays."""
+        self.process.join(LEAVE_S)
+        return self.process.exitcode
+
+    def close(self) -> None:
+        """Close the pipe; kill the process if it stays."""
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self.connection.fileno())) as pipe:
+            pipe.shutdown(socket.SHUT_RDWR)  # a thread that reads would keep it open
+        if self.exit_status() is None:
+            self.kill()
+        self.connection.close()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+class Sandbox:
+    """Functions in a child, called one at a time. The child is killed when a call takes too long, and started again.
+
+    Args:
+        prepare: makes the functions, by their names, in the child.
+        arguments: of `prepare`.
+        memory_bytes: that calls may take beyond what the prepared process has; only where the system has such limits.
+    """
+
+    def __init__(
+        self, prepare: Callable[..., Mapping[str, Callable[..., Any]]], *arguments: Any, memory_bytes: int = 2**30
+    ) -> None:
+        self._target = _answer_calls, prepare, memory_bytes, *arguments
+        self._thread = ThreadPoolExecutor(1, "sandbox")  # a queue, in the order of the calls
+        self._child: Child | None = None
+        self._prepared = False
+
+    async def call(self, name: str, *arguments: Any, timeout_s: float) -> Any:
+        """The result of a function. Raises CallError if there is none, and the VitrineError that the function raises.
+
+        Args:
+            timeout_s: from when the child begins with it, not from now: calls before it are waited for.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self.run, name, arguments, timeout_s)
+
+    def start(self) -> None:
+        """Start the child, unless there is one: the first call would wait for it."""
+        if self._child is None or not self._child.process.is_alive():
+            self._child, self._prepared = Child(*self._target, name="vitrine sandbox"), False
+
+    def run(self, name: str, arguments: tuple[Any, ...], timeout_s: float) -> Any:
+        """The same in the thread that calls it, for a program without an event loop."""
+        self.start()
+        if not self._prepared:
+            self._receive(START_S)
+            self._prepared = True
+        assert self._child
+        try:
+            self._child.send((name, arguments))
+        except UnsendableError as error:
+            raise CallError(f"cannot be given this ({error})") from None
+        return self._receive(timeout_s)
+
+    def close(self) -> None:
+        """End the child, whatever it does."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        if self._child:
+            self._child.kill()
+
+    def _receive(self, timeout_s: float) -> Any:
+        assert self._child
+        try:
+            if not self._child.connection.poll(timeout_s):
+                raise CallError(f"took longer than {timeout_s:g} s")
+            succeeded, result = self._child.connection.recv()
+        except (CallError, EOFError, OSError) as error:
+            self._child.kill()
+            self.start()  # without waiting for it
+            if isinstance(error, CallError):
+                raise
+            raise CallError("needed more memory than is allowed, or crashed") from None
+        if succeeded:
+            return result
+        raise result if isinstance(result, VitrineError) else CallError(result)
+
+
+def _begin(target: Callable[..., None], connection: Connection, *arguments: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the server says when to go
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the server is gone
+        target(connection, *arguments)
+
+
+def _answer_calls(
+    connection: Connection,
+    prepare: Callable[..., Mapping[str, Callable[..., Any]]],
+    memory_bytes: int,
+    *arguments: Any,
+) -> None:
+    """What the child of a sandbox runs: the first answer says that it is prepared."""
+
+    def answer(function: Callable[..., Any], *arguments: Any) -> bool:
+        try:
+            connection.send((True, function(*arguments)))
+            return True
+        except VitrineError as error:
+            connection.send((False, error))
+        except MemoryError:
+            connection.send((False, "needed more memory than is allowed"))
+        except Exception as error:
+            connection.send((False, f"raised {type(error).__name__}: {error}"[:1000]))
+        return False
+
+    functions: dict[str, Callable[..., Any]] = {}
+    if not answer(lambda: functions.update(prepare(*arguments))):
+        return
+    _limit_memory(memory_bytes)
+    while True:
+        name, given = connection.recv()
+        answer(functions[name], *given)
+
+
+def _limit_memory(extra_bytes: int) -> None:
+    """No more address space than the process has now, and so much besides: what goes beyond raises or aborts."""
+    statm = Path("/proc/self/statm")
+    if not statm.is_file():
+        return
+    import resource
+
+    used_bytes = int(statm.read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used_bytes + extra_bytes,) * 2)
