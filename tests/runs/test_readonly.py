@@ -144,3 +144,16 @@ def test_a_log_that_cannot_be_shared_is_read_from_a_copy_and_again_when_it_chang
     assert len(reader.steps()) == 20
     leave_a_log(sealed)
     assert [event.text for event in reader.events()][-2:] == ["only in the log"] * 2
+
+
+def test_when_a_run_last_recorded_something_is_not_changed_by_reading_it(copy):
+    reader = RunReader(copy)
+    ended = reader.events()[-1]
+    assert (ended.kind, reader.recorded_s()) == ("steps", ended.time_s)
+    for file in (copy, *copy.glob("run.sqlite*")):
+        os.utime(file)
+    assert RunReader(copy).recorded_s() == ended.time_s
+    with sqlite3.connect(copy / "run.sqlite") as history:
+        history.execute("DELETE FROM events WHERE rowid > 1")  # as after a kill
+        began_s, made_s = history.execute("SELECT time_s, (SELECT sum(duration_s) FROM steps) FROM events").fetchone()
+    assert RunReader(copy).recorded_s() == began_s + made_s

@@ -1,9 +1,11 @@
 """A run that the page starts, pauses, resumes and stops is the run that nobody touched, to the bit."""
 
+import fcntl
 import json
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,10 @@ from vitrine.config import SECTIONS
 from vitrine.errors import RunError
 from vitrine.presets import PRESETS
 from vitrine.runs.control import Mailbox, acknowledged, ask
-from vitrine.runs.reader import RunReader
+from vitrine.runs.reader import CONFIG, LOCK, RunReader
+from vitrine.studio.catalog import Listing
+from vitrine.studio.responses import RefusalError
+from vitrine.studio.routes.launch import check_trainings
 
 SETTINGS = {
     "model.n_layers": 2, "model.d_model": "24", "model.n_heads": 2, "model.context": 32, "training.batch_size": 4,
@@ -58,6 +63,23 @@ def test_a_run_that_was_paused_and_stopped_from_the_page_has_the_bits_of_one_tha
     assert result["digest"] == untouched.result()["digest"]
     assert [s.loss for s in RunReader(tmp_path / "runs/touched").steps()] == [s.loss for s in untouched.steps()]
     assert untouched.config.optimizer.betas == (0.9, 0.99)
+
+
+def test_no_more_than_four_trainings_are_started_at_once(tmp_path: Path):
+    for name in "abcd":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / CONFIG).touch()
+    listing = Listing([tmp_path])
+    with ExitStack() as held:
+        for name in "abcd":
+            check_trainings(listing, [])
+            lock = held.enter_context(open(tmp_path / name / LOCK, "w", encoding="utf-8"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(
+            RefusalError, match=r"4 runs train at once at most, and these do: a, b, c, d\. Wait for one"
+        ):
+            check_trainings(listing, [])
+    check_trainings(listing, [])
 
 
 def test_a_run_goes_on_from_a_keyframe_with_other_hyperparameters(studio: Studio, runs: Path):

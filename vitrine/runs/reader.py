@@ -83,6 +83,17 @@ class RunReader:
         found = self._rows("SELECT max(step) FROM steps")[0][0]
         return 0 if found is None else int(found) + 1
 
+    def recorded_s(self) -> float:
+        """When the run last recorded something, in Unix time: the time of its last event, plus the steps made since.
+
+        File times would not do: reading a write-ahead log changes them.
+        """
+        last = self._rows("SELECT time_s, step FROM events ORDER BY rowid DESC LIMIT 1")
+        if not last:
+            return (self.path / CONFIG).stat().st_mtime
+        since_s = self._rows("SELECT total(duration_s) FROM steps WHERE step >= ?", last[0][1])[0][0]
+        return float(last[0][0] + since_s)
+
     def check_step(self, step: int, to: Literal["open", "enter"] = "open") -> None:
         """Raises RunError where there is no such step: one is opened if it was made, and entered as far as that went."""
         made = max([self.steps_made(), *keyframe_steps(self.path / KEYFRAMES)])

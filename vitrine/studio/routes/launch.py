@@ -32,6 +32,7 @@ from vitrine.studio.worker_pool import Workers, while_there
 from vitrine.text.builtin import keep, python_topics
 
 NAME = re.compile(r"\w[\w .-]{0,63}")
+TRAININGS = 4  # at once, of those in the studio's folders: more would only wait for each other's cores
 STARTS_S, ANSWERS_S, LOOK_EVERY_S = 30.0, 5.0, 0.05  # how long a new run, and a request, are waited for
 PYTHON = "python"  # the text that every Python carries
 
@@ -113,6 +114,7 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
         if body.name in starts and starts[body.name].error() is None:
             raise RefusalError(409, f"{body.name} is being started already.")
         corpus = await run_in_threadpool(corpus_of, listing, body)
+        check_trainings(listing, [new for new in starts.values() if new.error() is None and not new.there])
         new = starts[body.name] = Start.begin(command(listing, body, path, corpus), path)
         began_s = time.monotonic()
         while time.monotonic() - began_s < STARTS_S and not new.there:
@@ -143,6 +145,18 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
         return Json(schemas_run.Acknowledged(acknowledged=step is not None, step=step))
 
     return router
+
+
+def check_trainings(listing: Listing, starting: "list[Start]") -> None:
+    """Raises RefusalError where as many runs train already as the studio starts at once."""
+    training = [name for name, path in listing.paths().items() if is_training(path)]
+    if len(training) + len(starting) >= TRAININGS:
+        names = ", ".join([*training, *(new.path.name for new in starting)])
+        raise RefusalError(
+            429,
+            f"{TRAININGS} runs train at once at most, and these do: {names}. Wait for one, or stop it; "
+            "`vitrine train` in a terminal has no such limit.",
+        )
 
 
 def corpus_of(listing: Listing, choice: Choice) -> list[str]:

@@ -45,7 +45,7 @@ def make_router(listing: Listing) -> APIRouter:
 
     @router.get("/runs", response_model=schemas_run.Runs)
     def runs() -> Response:
-        """Every run, the newest first."""
+        """Every run; first the one that recorded something last."""
         readers, unreadable = listing.all()
         rows = []
         for name, reader in readers.items():
@@ -184,7 +184,7 @@ def _row(name: str, reader: RunReader) -> schemas_run.RunSummary:
         "training": is_training(reader.path),
         "val_loss": measured[-1].loss if measured else None,
         "train_loss": last.loss if last else None,
-        "modified_s": max(file.stat().st_mtime for file in (reader.path, *reader.path.glob("run.sqlite*"))),
+        "modified_s": reader.recorded_s(),
     }
 
 
