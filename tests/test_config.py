@@ -94,7 +94,7 @@ def test_a_broken_file_is_refused_with_the_reason(content: bytes, tmp_path: Path
 def test_a_value_outside_a_section_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "flat.toml"
     path.write_text("n_layers = 2")
-    with pytest.raises(ConfigError, match=r"n_layers stands outside a section\. Write it below one of: \[model\]"):
+    with pytest.raises(ConfigError, match=r"n_layers is outside a section\. Write it below one of: \[model\]"):
         load_toml(path)
 
 
@@ -310,22 +310,22 @@ def test_a_missing_value_is_named() -> None:
         ),
         (
             {"architecture": "llama", "d_model": 12, "n_heads": 4},
-            "Rotary positions turn channels in pairs, so model.head_dim (where it is not given: d_model / n_heads) must "
+            "Rotary positions rotate channels in pairs, so model.head_dim (default: d_model / n_heads) must "
             "be even: got 3. Try model.head_dim = 4.",
         ),
         (
             {"architecture": "gpt2", "d_model": 32, "n_heads": 4, "head_dim": 16},
-            "The heads of the gpt2 family together are as wide as the model: got model.n_heads = 4 times "
-            "model.head_dim = 16, and model.d_model = 32. Leave model.head_dim out, or try model.architecture = llama.",
+            "In the gpt2 family, model.n_heads times model.head_dim must equal model.d_model: got 4 times 16, and 32. "
+            "Leave model.head_dim out, or try model.architecture = llama.",
         ),
         (
             {"architecture": "gpt2", "bias": False},
-            "model.bias = false cannot be held by the gpt2 family, whose layers all have biases. "
+            "model.bias = false is not possible in the gpt2 family: all of its layers have biases. "
             "Try model.architecture = llama.",
         ),
         (
             {"architecture": "gpt2", "tie_embeddings": False},
-            "model.tie_embeddings = false cannot be held by the gpt2 family, whose output head is its embedding. "
+            "model.tie_embeddings = false is not possible in the gpt2 family: its output head is its embedding. "
             "Try model.architecture = llama.",
         ),
         (
@@ -335,7 +335,7 @@ def test_a_missing_value_is_named() -> None:
         ),
         (
             {"architecture": "qwen3", "bias": True},
-            "model.bias = true cannot be held by the qwen3 family, whose MLPs have no biases. "
+            "model.bias = true is not possible in the qwen3 family: its MLPs have no biases. "
             "Try model.architecture = llama.",
         ),
     ],

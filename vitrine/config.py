@@ -1,7 +1,7 @@
-"""The hyperparameters: what a person chooses, typed and validated, never changed by learning.
+"""The hyperparameters: values that a person chooses, typed and validated. Learning never changes them.
 
-A `Config` holds concrete values only. What the user leaves out (or writes as "auto") is derived by
-`resolve` from what is known: the preset, the corpus, the machine. The resolved set is what a run saves.
+A `Config` holds concrete values only. `presets.resolve` derives values that the user leaves out (or sets to "auto") from
+the preset, the corpus and the machine. A run saves the resolved values.
 """
 
 import json
@@ -21,24 +21,24 @@ from pydantic_core import ErrorDetails
 
 from vitrine.errors import ConfigError, nearest
 
-MOST_THREADS = 1024  # many more, and the library that starts them ends the process
+MOST_THREADS = 1024  # with many more, the library that starts them aborts the process
 Architecture = Literal["gpt2", "llama", "qwen3"]
-Settings = dict[str, dict[str, Any]]  # section -> key -> value: a part of a Config, not yet validated
+Settings = dict[str, dict[str, Any]]  # section -> key -> value: part of a Config, not validated yet
 
 
 def _whole(value: Any) -> Any:
-    """1e4 is a count like 10000."""
+    """Accept 1e4 as the integer 10000."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-# Strict: the text "6" and the truth value true are not numbers.
+# Strict: the string "6" and the boolean true are not numbers.
 Whole = Annotated[int, Field(strict=True)]
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Count = Annotated[Whole, Field(ge=1, le=10**15)]  # a float64 holds each of them, and so does SQLite
-Size = Annotated[Whole, Field(ge=1, le=2**24)]  # of a tensor: far above any model, far below what overflows
+Count = Annotated[Whole, Field(ge=1, le=10**15)]  # exact in float64 and in SQLite
+Size = Annotated[Whole, Field(ge=1, le=2**24)]  # of a tensor: far above any model, far below an overflow
 CountOrOff = Annotated[Whole, Field(ge=0, le=10**15)]
-Spaced = Annotated[Whole, Field(ge=0, le=10**6)]  # steps, spread over a training
-# Bounded: the product of two of them is still a float32.
+Spaced = Annotated[Whole, Field(ge=0, le=10**6)]  # number of steps, spread over a training
+# Bounded, so that the product of two values is still a float32.
 Positive = Annotated[Real, Field(gt=0, le=1e15)]
 NotNegative = Annotated[Real, Field(ge=0, le=1e15)]
 Fraction = Annotated[Real, Field(ge=0, lt=1)]
@@ -46,12 +46,12 @@ Share = Annotated[Real, Field(ge=0, le=1)]
 
 
 def _listed(value: Any) -> Any:
-    """One file is a list of one."""
+    """Accept a single file as a list of one."""
     return [value] if isinstance(value, str) else value
 
 
 class Section(BaseModel):
-    """One table of the TOML file: frozen, and strict about names."""
+    """One table of the TOML file. Frozen; unknown names are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -62,32 +62,32 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
-    """[model]: the architecture. Its values alone fix how many parameters there are."""
+    """[model]: the architecture. It determines the number of parameters."""
 
-    architecture: Architecture = Field("qwen3", description="the family: gpt2, llama or qwen3")
-    n_layers: Annotated[Whole, Field(ge=1, le=10_000)] = Field(4, description="blocks, one after the other")
+    architecture: Architecture = Field("qwen3", description="model family: gpt2, llama or qwen3")
+    n_layers: Annotated[Whole, Field(ge=1, le=10_000)] = Field(4, description="number of blocks, one after the other")
     n_heads: Size = Field(4, description="attention heads in each block")
-    n_kv_heads: Size = Field(description="heads that keys and values have; fewer than n_heads: grouped-query")
-    d_model: Size = Field(128, description="width: numbers that describe one token between the blocks")
-    head_dim: Size = Field(description="channels of one head: of its queries, keys and values")
+    n_kv_heads: Size = Field(description="heads of keys and values; fewer than n_heads: grouped queries")
+    d_model: Size = Field(128, description="width: numbers that represent one token between the blocks")
+    head_dim: Size = Field(description="channels of one head: of its query, key and value")
     d_ff: Size = Field(description="width of the hidden layer inside each MLP")
     context: Annotated[Whole, Field(ge=2, le=2**24)] = Field(64, description="tokens that the model sees at once")
-    vocab_size: Size = Field(description="rows of the embedding: a row per token, or more (padding)")
-    bias: bool = Field(description="whether the linear layers of the blocks add a learned number per output")
-    tie_embeddings: bool = Field(description="whether the output head reuses the embedding's weights")
-    # In steps of 1 / 65,536, as model.dropout draws it: of one, nothing would be left.
+    vocab_size: Size = Field(description="rows of the embedding: one per token, or more (padding)")
+    bias: bool = Field(description="whether the linear layers of the blocks add a learned number to each output")
+    tie_embeddings: bool = Field(description="whether the output head uses the same weights as the embedding")
+    # Dropout is sampled in steps of 1 / 65,536; a value of 1 would leave no activation.
     dropout: Annotated[Real, Field(ge=0, le=1 - 2**-16)] = Field(
-        0.0, description="share of activations set to zero while training"
+        0.0, description="share of activations that are set to zero during training"
     )
     rope_base: Annotated[Real, Field(ge=1e-15, le=1e15)] = Field(
         10_000.0, description="base of the rotary position angles (llama, qwen3)"
     )
-    norm_epsilon: Positive = Field(1e-5, description="added inside the norms' square root")
-    init_scale: NotNegative = Field(1.0, description="factor on the spread of the random initial weights")
+    norm_epsilon: Positive = Field(1e-5, description="added under the square root of each norm")
+    init_scale: NotNegative = Field(1.0, description="factor on the standard deviation of the initial weights")
 
     @property
     def attention_width(self) -> int:
-        """Channels of all heads together: what the queries have, and the mixed values."""
+        """Channels of all heads together: n_heads x head_dim."""
         return self.n_heads * self.head_dim
 
     @property
@@ -97,115 +97,119 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    """[data]: which text, how it becomes tokens, and how much of it is used."""
+    """[data]: which text is used, how much of it, and how it is split into tokens."""
 
-    corpus: list[str] = Field([], description="files, folders, globs or hf:owner/name; .bin: token ids")
+    corpus: list[str] = Field([], description="files, folders, globs or hf:owner/name; a .bin file holds token ids")
     tokenizer: str = Field("auto", description="auto, char, byte, bpe:N, or the path of a tokenizer.json or its folder")
     validation: Annotated[Fraction | list[str], BeforeValidator(_listed)] = Field(
-        0.1, description="share that is held back, or files of its own"
+        0.1, description="share of the text that is held back to measure the loss, or separate files for it"
     )
     validation_split: Literal["end", "documents"] = Field(
-        "end",  # what a run without this key had
-        description="how a share is held back: the end of each source, or whole documents, chosen by their content; "
-        "left out: documents, if there are more than 20",
+        "end",  # older runs do not have this key, and used the end
+        description="which text is held back: the end of each source, or whole documents, chosen by their content; "
+        "default: documents, if there are more than 20",
     )
-    weights: list[Positive] = Field([], description="a mixture: how often each source is drawn; empty: by size")
-    max_tokens: CountOrOff = Field(0, description="use at most this many training tokens; 0: all")
+    weights: list[Positive] = Field([], description="how often each source of a mixture is sampled; empty: by size")
+    max_tokens: CountOrOff = Field(0, description="the most training tokens to use; 0: all")
     text_field: str = Field("", description="the field that holds the text in .jsonl, .csv and .parquet")
-    max_record_bytes: Count = Field(64_000_000, description="the longest line or row of these; a longer one is refused")
+    max_record_bytes: Count = Field(
+        64_000_000, description="the longest line or row of these files; a longer one is refused"
+    )
     invalid: Literal["refuse", "skip", "replace"] = Field(
-        "refuse", description="files that are not UTF-8, and rows with half of a character: refuse, skip, or replace"
+        "refuse", description="files that are not UTF-8, and rows with half of a character: refuse, skip or replace"
     )
 
 
 class OptimizerConfig(Section):
-    """[optimizer]: the rule that turns gradients into updates."""
+    """[optimizer]: the rule that computes updates from gradients."""
 
     name: Literal["sgd", "adamw", "muon"] = Field("muon", description="sgd, adamw or muon")
-    learning_rate: Positive = Field(description="size of a step (for muon: of the hidden matrices)")
-    adamw_learning_rate: Positive = Field(description="muon only: for what is not a hidden matrix")
-    weight_decay: NotNegative = Field(description="pull of matrices (muon: of the hidden ones) towards zero")
+    learning_rate: Positive = Field(description="scale of the updates (muon: of the hidden matrices)")
+    adamw_learning_rate: Positive = Field(description="muon: the learning rate of all other parameters")
+    weight_decay: NotNegative = Field(description="how strongly matrices (muon: hidden ones) are pulled towards zero")
     clip: NotNegative = Field(1.0, description="largest norm of the whole gradient; 0: no clipping")
-    betas: tuple[Fraction, Fraction] = Field(description="adamw: memory of past gradients and their squares")
-    epsilon: Positive = Field(description="adamw: keeps the division finite")
-    momentum: Fraction = Field(description="sgd and muon: memory of past gradients")
+    betas: tuple[Fraction, Fraction] = Field(description="adamw: decay of the averages of gradients and their squares")
+    epsilon: Positive = Field(description="adamw: added to the denominator, to keep it above zero")
+    momentum: Fraction = Field(description="sgd and muon: decay of the accumulated past gradients")
 
 
 class ScheduleConfig(Section):
-    """[schedule]: how the learning rate moves over the steps."""
+    """[schedule]: how the learning rate changes over the steps."""
 
     name: Literal["constant", "linear", "cosine", "wsd"] = Field(
         "linear", description="constant, linear, cosine, or wsd (warm-up, stable, decay)"
     )
     warmup_steps: CountOrOff = Field(description="steps over which the learning rate rises from near zero")
-    decay_fraction: Share = Field(0.3, description="wsd: last share of the steps, over which the rate falls")
-    final_fraction: Share = Field(0.03, description="share of the learning rate that is left at the end")
+    decay_fraction: Share = Field(0.3, description="wsd: share of the steps, at the end, over which the rate falls")
+    final_fraction: Share = Field(0.03, description="share of the learning rate that remains at the end")
 
 
 class TrainingConfig(Section):
-    """[training]: how many steps, on how much text at a time."""
+    """[training]: how many steps, and how much text in each."""
 
-    steps: Count = Field(description="updates in all; fixed before the first")
+    steps: Count = Field(description="total number of updates; fixed before the first")
     batch_size: Size = Field(description="windows of text in one micro-batch")
-    accumulation: Count = Field(1, description="micro-batches whose gradients add up to one update")
-    seed: Annotated[Whole, Field(ge=0, lt=2**63)] = Field(1, description="of every random draw")
+    accumulation: Count = Field(1, description="micro-batches whose gradients are added for one update")
+    seed: Annotated[Whole, Field(ge=0, lt=2**63)] = Field(1, description="of everything that is random")
     precision: Literal["float32", "bfloat16"] = Field(description="number format of the matrix products")
     evaluate_every: Count = Field(description="steps between measurements of the validation loss")
-    evaluation_tokens: Count = Field(16_384, description="validation tokens measured each time")
-    # 0 where a config.toml does not say it: runs from before it was there measured all.
+    evaluation_tokens: Count = Field(16_384, description="validation tokens for each measurement")
+    # 0 if a config.toml does not have this key: older runs measured the whole split.
     final_evaluation_tokens: CountOrOff = Field(
-        0, description="validation tokens measured at the end, and to judge a target; spread evenly; 0: all"
+        0, description="validation tokens for the last measurement and for a target, spread evenly; 0: all"
     )
-    patience: CountOrOff = Field(0, description="stop after so many evaluations without a new best; 0: never")
-    target_loss: NotNegative = Field(0.0, description="stop when the validation loss is there; 0: no target")
-    parent: str = Field("", description="RUN@STEP that the first parameters come from; empty: random birth")
+    patience: CountOrOff = Field(0, description="stop after this many evaluations without a new best loss; 0: never")
+    target_loss: NotNegative = Field(0.0, description="stop when the validation loss reaches this; 0: no target")
+    parent: str = Field("", description="RUN@STEP whose parameters are the initial ones; empty: random ones")
 
 
 class SamplingConfig(Section):
-    """[sampling]: decoding. These act after training, on probabilities, and change no parameter."""
+    """[sampling]: decoding. Used after training; the parameters do not change."""
 
-    temperature: NotNegative = Field(0.8, description="below 1: safer; above 1: bolder; 0: always the likeliest")
+    temperature: NotNegative = Field(
+        0.8, description="below 1: more predictable; above 1: more varied; 0: always the likeliest token"
+    )
     top_k: CountOrOff = Field(0, description="keep the k likeliest tokens; 0: all")
     top_p: Annotated[Real, Field(gt=0, le=1)] = Field(
-        1.0, description="keep the likeliest tokens that together have this probability; 1: all"
+        1.0, description="keep the likeliest tokens whose probabilities add up to this; 1: all"
     )
-    min_p: Share = Field(0.0, description="keep tokens at least this likely, relative to the likeliest; 0: all")
-    # Bounded: beyond, a logit that is divided by it overflows.
+    min_p: Share = Field(0.0, description="keep tokens at least this likely, relative to the likeliest one; 0: all")
+    # Bounded: a logit divided by a smaller value would overflow.
     repetition_penalty: Annotated[Real, Field(ge=0.01, le=100)] = Field(
-        1.0, description="above 1: tokens already there become less likely"
+        1.0, description="above 1: tokens that are already in the text become less likely"
     )
 
 
 class MachineConfig(Section):
-    """[machine]: where it runs. Not the run's identity, but part of its fingerprint."""
+    """[machine]: the hardware to use. Not part of the run's identity, but of its fingerprint."""
 
     device: str = Field(description="cpu, cuda, cuda:N or mps")
-    threads: Count = Field(description="processor threads")
-    compile: bool = Field(False, description="torch.compile: slow to start, faster steps")
-    recompute: bool = Field(False, description="keep no activations of the blocks, compute them twice: same bits")
+    threads: Count = Field(description="CPU threads")
+    compile: bool = Field(False, description="torch.compile: a slow start, faster steps")
+    recompute: bool = Field(False, description="compute the activations of the blocks twice to save memory; same bits")
 
 
 class RecordingConfig(Section):
-    """[recording]: what is kept. Never changes a bit of the training."""
+    """[recording]: what is recorded. It never changes a bit of the training."""
 
-    enabled: bool = Field(True, description="whether history is recorded")
-    disk_budget: Count = Field(2_000_000_000, description="bytes that keyframes may take")
+    enabled: bool = Field(True, description="whether a history is recorded")
+    disk_budget: Count = Field(2_000_000_000, description="the most bytes for keyframes")
     keyframe_every: Count = Field(description="steps between keyframes")
-    statistics_every: Count = Field(description="steps between two looks at every tensor: norms, sampled parameters")
-    # 0 where a config.toml does not say it: runs from before it was there kept to statistics_every.
+    statistics_every: Count = Field(description="steps between statistics of every tensor: norms, sampled parameters")
+    # 0 if a config.toml does not have this key: older runs always used statistics_every.
     statistics_cost: Share = Field(
-        0.0, description="share of the time that these looks may take, measured in the first steps; 0: any"
+        0.0, description="largest share of the time for statistics, measured in the first steps; 0: no limit"
     )
-    histograms: Spaced = Field(description="steps with histograms of every tensor; dense at the start")
-    film_frames: Spaced = Field(description="frames of the film; dense at the start")
-    text_samples: Spaced = Field(description="times that the model writes a little: at birth, spaced, at the end")
+    histograms: Spaced = Field(description="number of steps with histograms of every tensor; more often at the start")
+    film_frames: Spaced = Field(description="number of frames of the film; more often at the start")
+    text_samples: Spaced = Field(description="number of text samples: at the first step, at the end, and between")
     mirror: Annotated[list[Literal["tensorboard", "wandb", "trackio"]], BeforeValidator(_listed)] = Field(
-        [], description="where the curves are sent, too: tensorboard, wandb, trackio"
+        [], description="tools that also receive the curves: tensorboard, wandb, trackio"
     )
 
 
 class Config(Section):
-    """Every hyperparameter of a run, resolved."""
+    """All hyperparameters of a run, resolved."""
 
     model: ModelConfig
     data: DataConfig
@@ -222,20 +226,20 @@ class Config(Section):
         return self.training.batch_size * self.training.accumulation * self.model.context
 
     def portable(self) -> Settings:
-        """What was chosen, without what concerns one machine: its files, device and disk."""
+        """The hyperparameters without those of one machine: its files, device and disk."""
         kept = self.model_dump(mode="json")
         del kept["machine"], kept["recording"], kept["training"]["parent"]
         kept["data"] = {name: kept["data"][name] for name in ("text_field", "max_tokens", "weights")}
         return kept
 
     def identity(self) -> str:
-        """What the run is, as canonical JSON: all but where it is trained, and what is recorded."""
+        """All hyperparameters except [machine] and [recording], as canonical JSON."""
         kept = self.model_dump(mode="json")
         del kept["machine"], kept["recording"]
         return json.dumps(kept, sort_keys=True, separators=(",", ":"))
 
     def to_toml(self) -> str:
-        """The config.toml of a run; `load_toml` reads it back to the same values."""
+        """The config.toml of a run; `load_toml` reads the same values back."""
         return tomli_w.dumps(self.model_dump(mode="json"))
 
 
@@ -246,7 +250,7 @@ SECTIONS: dict[str, type[Section]] = {
 
 
 def validate(settings: Settings) -> Config:
-    """Build a Config from a complete set of values, and check what ties several together."""
+    """Build a Config from a complete set of values, and check conditions on several of them. Raises ConfigError."""
     try:
         config = Config.model_validate(_with_head_dim(settings))
     except ValidationError as error:
@@ -262,7 +266,7 @@ def validate(settings: Settings) -> Config:
 
 
 def load_toml(path: Path) -> Settings:
-    """Read a TOML file of hyperparameters; names are checked, values only when resolved."""
+    """Read a TOML file of hyperparameters. Names are checked here, values in `validate`. Raises ConfigError."""
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin with a byte-order mark
     except FileNotFoundError:
@@ -274,7 +278,7 @@ def load_toml(path: Path) -> Settings:
     for section, values in settings.items():
         if not isinstance(values, dict):
             raise ConfigError(
-                f"{path}: {section} stands outside a section. Write it below one of: "
+                f"{path}: {section} is outside a section. Write it below one of: "
                 f"{', '.join(f'[{name}]' for name in SECTIONS)}."
             )
         for key in values:
@@ -283,7 +287,7 @@ def load_toml(path: Path) -> Settings:
 
 
 def parse_settings(pairs: list[str]) -> Settings:
-    """Read `section.key=value` pairs as the command line gives them."""
+    """Read `section.key=value` pairs from the command line."""
     settings: Settings = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
@@ -295,7 +299,7 @@ def parse_settings(pairs: list[str]) -> Settings:
 
 
 def parse_seconds(text: str) -> float:
-    """90, 90s, 10m, 1.5h in seconds."""
+    """Convert 90, 90s, 10m or 1.5h to seconds."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?", text.strip(), re.ASCII)
     if not found or not float(found[1]):
         raise ConfigError(f"--for takes a time such as 90s, 10m or 2h: got {text!r}.")
@@ -303,7 +307,7 @@ def parse_seconds(text: str) -> float:
 
 
 def merge(*layers: Mapping[str, Mapping[str, Any]]) -> Settings:
-    """Lay settings over each other; later ones win. The value "auto" takes a setting away again."""
+    """Merge settings; later ones win. The value "auto" removes a setting."""
     merged: Settings = {}
     for layer in layers:
         for section, values in layer.items():
@@ -317,7 +321,7 @@ def merge(*layers: Mapping[str, Mapping[str, Any]]) -> Settings:
 
 
 def check_name(name: str) -> tuple[str, str]:
-    """Split `section.key` and make sure that there is such a hyperparameter."""
+    """Split `section.key`. Raises ConfigError if there is no such hyperparameter."""
     section, _, key = name.partition(".")
     if section in SECTIONS and key in SECTIONS[section].model_fields:
         return section, key
@@ -325,7 +329,7 @@ def check_name(name: str) -> tuple[str, str]:
 
 
 def _hint(name: str) -> str:
-    """The name that was perhaps meant: the same key elsewhere, or the nearest of the section."""
+    """Suggest a name: the same key in another section, or the nearest key of this section."""
     section, _, key = name.rpartition(".")
     elsewhere = [f"{s}.{key}" for s, fields in SECTIONS.items() if key in fields.model_fields]
     if elsewhere:
@@ -338,7 +342,7 @@ def _hint(name: str) -> str:
 
 
 def _parse_value(text: str) -> Any:
-    """A value as TOML writes it; also .5 and True, and text without its quotes."""
+    """Parse a TOML value; also accept .5, True, and strings without quotes."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -352,7 +356,7 @@ def _parse_value(text: str) -> Any:
 
 
 def _sentence(error: ValidationError) -> str:
-    """The first of pydantic's complaints as one sentence that names the hyperparameter."""
+    """Turn pydantic's first error into one sentence that names the hyperparameter."""
     errors = error.errors()
     first = errors[0]
     name, seen = ".".join(map(str, first["loc"][:2])), first["input"]
@@ -363,13 +367,13 @@ def _sentence(error: ValidationError) -> str:
             return str(unknown)
     if first["type"] == "missing" and len(first["loc"]) == 2:
         return f"{name} is missing. Give it in the TOML file or with --set {name}=VALUE."
-    # A value of several kinds (a fraction or files) has a complaint for each kind.
+    # A value that may have several types (a fraction or files) has one error for each.
     reasons = dict.fromkeys(_reason(other) for other in errors if other["loc"][:2] == first["loc"][:2])
     return f"{name} must be {' or '.join(reasons)}: got {_shown(seen)}."
 
 
 def _shown(value: Any) -> str:
-    """A value as it was given; a whole number of many digits in short."""
+    """A value as given; integers with many digits in short form."""
     return f"{Decimal(value):.3g}" if isinstance(value, int) and value.bit_length() > 128 else repr(value)
 
 
@@ -382,7 +386,7 @@ def _reason(error: ErrorDetails) -> str:
         "string_type": "text in quotes",
         "list_type": "a list",
         "tuple_type": "two numbers",
-        "missing": "two numbers",  # of which one is missing
+        "missing": "two numbers",  # one of the two
         "too_long": "two numbers",
     }
     bounds = {"ge": "at least", "le": "at most", "gt": "greater than", "lt": "less than"}
@@ -393,11 +397,11 @@ def _reason(error: ErrorDetails) -> str:
 
 
 def _with_head_dim(settings: Settings) -> Settings:
-    """Split the width among the heads, unless it is said how wide one is (runs of old do not say it)."""
+    """Derive head_dim from d_model and n_heads if it is not given (older runs do not have it)."""
     model = {name: field.default for name, field in ModelConfig.model_fields.items()} | settings.get("model", {})
     width, heads = _whole(model["d_model"]), _whole(model["n_heads"])
     sound = all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in (width, heads))
-    if "head_dim" in settings.get("model", {}) or not sound:  # what is no size is refused by name
+    if "head_dim" in settings.get("model", {}) or not sound:  # validation reports invalid sizes by name
         return settings
     if width % heads:
         raise ConfigError(
@@ -416,13 +420,13 @@ def _check_model(model: ModelConfig) -> None:
     if model.architecture == "gpt2":
         if not model.bias:
             raise ConfigError(
-                "model.bias = false cannot be held by the gpt2 family, whose layers all have biases. "
+                "model.bias = false is not possible in the gpt2 family: all of its layers have biases. "
                 "Try model.architecture = llama."
             )
         if not model.tie_embeddings:
             raise ConfigError(
-                "model.tie_embeddings = false cannot be held by the gpt2 family, whose output head is "
-                "its embedding. Try model.architecture = llama."
+                "model.tie_embeddings = false is not possible in the gpt2 family: its output head is its embedding. "
+                "Try model.architecture = llama."
             )
         if model.n_kv_heads != model.n_heads:
             raise ConfigError(
@@ -432,18 +436,18 @@ def _check_model(model: ModelConfig) -> None:
             )
         if model.attention_width != model.d_model:
             raise ConfigError(
-                f"The heads of the gpt2 family together are as wide as the model: got model.n_heads = {model.n_heads} "
-                f"times model.head_dim = {model.head_dim}, and model.d_model = {model.d_model}. Leave model.head_dim "
-                "out, or try model.architecture = llama."
+                "In the gpt2 family, model.n_heads times model.head_dim must equal model.d_model: got "
+                f"{model.n_heads} times {model.head_dim}, and {model.d_model}. Leave model.head_dim out, or try "
+                "model.architecture = llama."
             )
     if model.architecture == "qwen3" and model.bias:
         raise ConfigError(
-            "model.bias = true cannot be held by the qwen3 family, whose MLPs have no biases. "
+            "model.bias = true is not possible in the qwen3 family: its MLPs have no biases. "
             "Try model.architecture = llama."
         )
     if model.architecture != "gpt2" and model.head_dim % 2:
         raise ConfigError(
-            f"Rotary positions turn channels in pairs, so model.head_dim (where it is not given: d_model / n_heads) "
+            f"Rotary positions rotate channels in pairs, so model.head_dim (default: d_model / n_heads) "
             f"must be even: got {model.head_dim}. Try model.head_dim = {model.head_dim + 1}."
         )
 

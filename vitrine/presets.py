@@ -1,4 +1,4 @@
-"""Sizes by one dial, and what follows from a choice: `resolve` turns a few settings into a whole Config."""
+"""Presets, and the derived hyperparameters: `resolve` turns a few settings into a complete Config."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from vitrine.runs.disk import recording_settings
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known about corpus and machine when the hyperparameters are resolved."""
+    """What is known about the corpus and the machine when the hyperparameters are resolved."""
 
     vocab_size: int
     train_tokens: int
@@ -21,7 +21,7 @@ class Facts:
     bfloat16: bool = False
 
 
-# The dial: every preset is a size, from a hundred thousand parameters to a hundred million.
+# Most presets are sizes, from a hundred thousand parameters to a hundred million.
 PRESETS: dict[str, Settings] = {
     "nano": {
         "model": {"n_layers": 2, "n_heads": 2, "d_model": 64, "context": 64},
@@ -31,13 +31,13 @@ PRESETS: dict[str, Settings] = {
         "model": {"n_layers": 4, "n_heads": 4, "d_model": 128, "context": 64},
         "training": {"batch_size": 16, "steps": 500},
     },
-    # The shortest way to a usable small model: the fewest seconds to 1.88 nats a character (docs/experiments.md).
+    # The fastest way to a usable small model: the fewest seconds to 1.88 nats per character (docs/experiments.md).
     "sprint": {
         "model": {"n_layers": 2, "n_heads": 2, "d_model": 64, "context": 64},
         "optimizer": {"name": "muon", "learning_rate": 0.08, "adamw_learning_rate": 0.04, "momentum": 0.85},
         "training": {"batch_size": 32, "steps": 180, "evaluate_every": 60},
     },
-    # The lowest loss on a megabyte of text in three quarters of an hour on two cores (docs/experiments.md).
+    # The lowest loss for a megabyte of text in three quarters of an hour on two cores (docs/experiments.md).
     "quality": {
         "model": {"n_layers": 6, "n_heads": 4, "d_model": 256, "context": 256, "dropout": 0.25},
         "optimizer": {"name": "muon", "learning_rate": 0.025, "weight_decay": 0.1},
@@ -62,7 +62,7 @@ PRESETS: dict[str, Settings] = {
         "schedule": {"name": "cosine", "final_fraction": 0.1},
         "training": {"batch_size": 12, "accumulation": 40, "steps": 20_000},
     },
-    # nanoGPT's published laptop recipe, as a yardstick (its biases are off there; our gpt2 family has them).
+    # nanoGPT's published laptop recipe, for comparison. It has no biases; our gpt2 family has them.
     "nanogpt-laptop": {
         "model": {"architecture": "gpt2", "n_layers": 4, "n_heads": 4, "d_model": 128, "context": 64},
         "data": {"tokenizer": "char", "validation": 0.1},
@@ -70,7 +70,7 @@ PRESETS: dict[str, Settings] = {
         "schedule": {"name": "cosine", "final_fraction": 0.1},
         "training": {"batch_size": 12, "steps": 2_000, "precision": "float32"},
     },
-    # Every kind of parameter, and a rule that can be followed cell by cell.
+    # It has every kind of parameter, and an optimizer whose updates can be explained cell by cell.
     "demo": {
         "model": {"architecture": "gpt2", "n_layers": 4, "n_heads": 4, "d_model": 128, "context": 64},
         "data": {"tokenizer": "char"},
@@ -80,25 +80,29 @@ PRESETS: dict[str, Settings] = {
     },
 }
 DERIVED_RECORDING = ("keyframe_every", "statistics_every", "histograms", "film_frames", "text_samples")
-FINAL_TOKENS = 2_000_000  # of validation text, which the last evaluation measures at most
+FINAL_TOKENS = 2_000_000  # validation tokens for the last evaluation, at most
 SIZES = ("nano", "micro", "mini", "small", "medium")
 
-# Share of the matrix rate that a training step of each size was measured to reach; used by `auto` alone.
+# Measured share of the matrix rate that a training step of each size reaches. Only `auto` uses it.
 EFFICIENCY = {"nano": 0.05, "micro": 0.25, "mini": 0.45, "small": 0.5, "medium": 0.5}
 
 
 def preset_settings(name: str) -> Settings:
-    """The settings of a preset by its name."""
+    """The settings of a preset. Raises ConfigError if there is none of this name."""
     if name not in PRESETS:
         raise ConfigError(f"There is no preset {name!r}. {nearest(name, [*PRESETS, 'auto'])}")
     return PRESETS[name]
 
 
 def choose_size(train_tokens: int, flops_per_s: float = 0.0, duration_s: float = 0.0) -> str:
-    """The preset that `auto` stands for.
+    """Choose the preset for `auto`.
 
-    The corpus bounds the size: a model of more parameters than a few per token would learn it by heart.
-    A time bounds it too: the largest size that sees about as many tokens as it has parameters.
+    The corpus limits the size: a model with more than a few parameters per token would memorize it. A time limits it as
+    well: the result is the largest size that can see about as many tokens as it has parameters.
+
+    Args:
+        flops_per_s: matrix rate of this machine.
+        duration_s: time for the training; 0: no limit.
     """
     largest = 0 if train_tokens < 30_000 else 1 if train_tokens < 500_000 else 2 if train_tokens < 20_000_000 else 4
     if not duration_s:
@@ -112,7 +116,7 @@ def choose_size(train_tokens: int, flops_per_s: float = 0.0, duration_s: float =
 
 
 def resolve(settings: Settings, facts: Facts) -> Config:
-    """Derive what the settings leave open, and validate the whole."""
+    """Derive the hyperparameters that are not given, and validate all. Raises ConfigError."""
     given = merge(settings)
     model = _derive(
         given,
@@ -148,7 +152,7 @@ def resolve(settings: Settings, facts: Facts) -> Config:
     _derive(given, "sampling")
     _derive(given, "machine", device=facts.device, threads=facts.threads)
     own = set(given.get("recording", {}))
-    if "statistics_every" in own:  # that is obeyed
+    if "statistics_every" in own:  # a given cadence is not adapted to its cost
         own.add("statistics_cost")
     _derive(given, "recording", **dict.fromkeys(DERIVED_RECORDING, 1))
     config = validate(given)
@@ -158,7 +162,7 @@ def resolve(settings: Settings, facts: Facts) -> Config:
 
 def _derive_optimizer(given: Settings, width: int) -> None:
     optimizer = _derive(given, "optimizer", name="muon")
-    # Embeddings and vectors: the wider the model, the smaller their step (as nanochat found).
+    # Embeddings and vectors: the wider the model, the smaller their learning rate (as in nanochat).
     narrow = (128 / width) ** 0.5
     if optimizer["name"] == "muon":
         _derive(
@@ -186,7 +190,7 @@ def _derive_optimizer(given: Settings, width: int) -> None:
 
 
 def _derive(given: Settings, section: str, **values: Any) -> dict[str, Any]:
-    """Fill in what is not given."""
+    """Fill in the values that are not given."""
     target = given.setdefault(section, {})
     for key, value in values.items():
         target.setdefault(key, value)
@@ -194,6 +198,6 @@ def _derive(given: Settings, section: str, **values: Any) -> dict[str, Any]:
 
 
 def _count(value: Any, otherwise: int) -> int:
-    """A value that is not validated yet; what is no count will be refused by name."""
+    """Read a count that is not validated yet. Validation later reports an invalid one by name."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return int(min(value, 2**63)) if number and 1 <= value < math.inf else otherwise
