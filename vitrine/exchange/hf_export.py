@@ -1,6 +1,6 @@
-"""A run as a Hugging Face folder, which transformers opens with no code of ours.
+"""`vitrine export`: write a run as a Hugging Face folder, which transformers opens without any code of ours.
 
-`to_theirs` and `to_ours` know the names and shapes of both sides; `adopt.py` goes the other way.
+`to_theirs` and `to_ours` translate names and shapes in both directions; `hf_import` uses the second.
 """
 
 import json
@@ -70,7 +70,7 @@ TABLES = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 
 @dataclass(frozen=True)
 class Exported:
-    """A folder, or a file, that was written."""
+    """The result of an export: the folder or file that was written."""
 
     path: str
     step: int
@@ -88,7 +88,7 @@ class Exported:
 
 
 def export_run(run: str | Path, directory: str | Path, step: str | int = "last") -> Exported:
-    """Write a run as a Hugging Face folder, whole or not at all.
+    """Write a run as a Hugging Face folder. If that fails, nothing is left behind.
 
     Args:
         directory: does not exist yet, or is empty.
@@ -115,7 +115,9 @@ def export_run(run: str | Path, directory: str | Path, step: str | int = "last")
         save_tokenizer(tokenizer, temporary / "tokenizer.json")
         for name, text in texts.items():
             (temporary / name).write_text(text, encoding="utf-8")
-        (temporary / MODEL).chmod((temporary / "config.json").stat().st_mode)  # safetensors lets the owner alone read
+        (temporary / MODEL).chmod(
+            (temporary / "config.json").stat().st_mode
+        )  # safetensors makes it readable for its owner only
         for file in temporary.iterdir():
             flush(file)
     count = sum(numbers.size for numbers in ours.values())
@@ -135,7 +137,7 @@ def finite_numbers(snapshot: Snapshot) -> dict[str, Floats]:
 
 
 def their_config(model: ModelConfig, end_id: int | None) -> dict[str, Any]:
-    """The config.json of a model: every value written that transformers would otherwise choose by itself."""
+    """The config.json of a model. It gives every value for which transformers has a different default."""
     common = {
         "architectures": [CLASSES[model.architecture]],
         "model_type": model.architecture,
@@ -188,15 +190,17 @@ def to_theirs(model: ModelConfig, ours: Mapping[str, Floats]) -> dict[str, Float
 
 
 def to_ours(model: ModelConfig, theirs: Mapping[str, Callable[[], Floats]], folder: Path) -> dict[str, Floats]:
-    """Their tensors (each read when it is called) by our names and in our shapes. Raises RunError if one does not fit."""
+    """The inverse of `to_theirs`; each of their tensors is read when it is called. Raises RunError if one does not fit."""
     places, ours = _places(model), {}
     spare = {"lm_head.weight"} if model.tie_embeddings else set()
     odd = [name for name in theirs if name not in places and name not in spare and not name.endswith(TABLES)]
     if odd:
-        raise RunError(f"{folder} cannot be held: its tensor {odd[0]} has no place in the {model.architecture} family.")
+        raise RunError(
+            f"{folder} cannot be imported: its tensor {odd[0]!r:.100} has no place in the {model.architecture} family."
+        )
     for name, plans in places.items():
         if name not in theirs:
-            raise RunError(f"{folder} is not whole: the tensor {name} is missing.")
+            raise RunError(f"{folder} is not complete: the tensor {name} is missing. Copy all of its files.")
         numbers, shape = theirs[name](), (sum(plan.shape[0] for plan in plans), *plans[0].shape[1:])
         turned = _turned(model, plans[0])
         wanted = shape[::-1] if turned else shape
@@ -227,7 +231,7 @@ def made_whole(path: Path, failure: str) -> Iterator[Path]:
 
 
 def _places(model: ModelConfig) -> dict[str, list[TensorPlan]]:
-    """Every tensor of theirs, and those of ours that it holds, one below the other."""
+    """The name of each of their tensors, and those of ours whose rows it stacks."""
     gpt2 = model.architecture == "gpt2"
     parts, outside = (GPT2_PARTS, OUTSIDE["gpt2"]) if gpt2 else (LLAMA_PARTS, OUTSIDE["llama"])
     blocks = "transformer.h" if gpt2 else "model.layers"
@@ -253,7 +257,7 @@ def _json(value: dict[str, Any]) -> str:
 
 
 def _generation_config(config: Config, end_id: int | None) -> dict[str, Any]:
-    """The run's [sampling], as transformers' `generate` reads it. What is left out there has surprising values."""
+    """The run's [sampling] for transformers' `generate`. All keys are given: its defaults differ from ours."""
     sampling = config.sampling
     common = {
         "bos_token_id": end_id,
@@ -281,7 +285,7 @@ def _tokenizer_config(tokenizer: Tokenizer, context: int) -> dict[str, Any]:
 
 
 def _card(reader: RunReader, snapshot: Snapshot, tokenizer: Tokenizer) -> str:
-    """The README.md: what it is, what it learned from, how well it predicts, how to load it."""
+    """The README.md: size, text, losses, and how to load the model."""
     config, model = reader.config, reader.config.model
     count = sum(tensor.parameters for tensor in census(model))
     losses = [f"- {sentence}" for sentence in measured(reader, snapshot.step)]

@@ -1,6 +1,11 @@
-"""A Hugging Face folder as a run: its parameters are those of step 0, to be looked at, used, and trained further."""
+"""`vitrine import`: make a run of a Hugging Face folder. Its parameters become those of step 0.
+
+The folder comes from others: every value of its files is checked before it is used.
+"""
 
 import json
+import reprlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -12,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from vitrine.config import ARCHITECTURES, Config
-from vitrine.errors import RunError
+from vitrine.errors import ConfigError, RunError
 from vitrine.exchange.hf_export import CLASSES, MODEL, TOKENIZER_CONFIG, Floats, made_whole, to_ours
 from vitrine.model.flat import digest
 from vitrine.presets import Facts, resolve
@@ -35,8 +40,11 @@ HUB_FILES = [
     "model-*.safetensors",
 ]
 
-# What a config.json may say, where it says it: anything else computes what the decoder does not.
-HELD: dict[str, dict[str, tuple[Any, ...]]] = {
+JSON_BYTES = 64 * 2**20  # of one JSON file; the largest indexes have a few MiB
+LARGEST = 2**24  # of a size in config.json, as in vitrine.config
+
+# Values that a config.json may give, where it gives them: with any other, the model computes what our decoder does not.
+SUPPORTED: dict[str, dict[str, tuple[Any, ...]]] = {
     "gpt2": {
         "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
         "scale_attn_weights": (True,),
@@ -47,7 +55,7 @@ HELD: dict[str, dict[str, tuple[Any, ...]]] = {
     "llama": {"hidden_act": ("silu", "swish")},
     "qwen3": {"hidden_act": ("silu", "swish"), "use_sliding_window": (False,), "attention_bias": (False,)},
 }
-HELD_BY_NONE: dict[str, tuple[Any, ...]] = {
+SUPPORTED_BY_ALL: dict[str, tuple[Any, ...]] = {
     "quantization_config": (None,),
     "is_encoder_decoder": (False,),
     "partial_rotary_factor": (None, 1.0),
@@ -58,7 +66,7 @@ HELD_BY_NONE: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Imported:
-    """A run that was made from a folder."""
+    """The result of `import_run`: a new run, and where it came from."""
 
     run: str
     source: str
@@ -79,12 +87,12 @@ class Imported:
 
 
 def import_run(source: str | Path, run: str | Path = "") -> Imported:
-    """Make a run of a Hugging Face folder, or of hf:owner/name. Its parameters are those of step 0.
+    """Make a run of a Hugging Face folder, or of hf:owner/name. Its parameters become those of step 0.
 
     Args:
         run: the new run's folder; empty: a new one below runs/.
 
-    Raises RunError, ConfigError: what is in the folder cannot be held, and what it is.
+    Raises RunError, ConfigError: the folder is malformed, or Vitrine cannot compute its model. No run is left behind.
     """
     source = str(source)
     path = Path(run) if str(run) else _new_path(source)
@@ -99,11 +107,14 @@ def import_run(source: str | Path, run: str | Path = "") -> Imported:
     settings, size = model_settings(theirs, folder), tokenizer.get_vocab_size()
     if settings["vocab_size"] < size:  # more is padding: rows that stand for no token
         raise RunError(
-            f"{folder} cannot be held: its tokenizer.json has {size} tokens, and by the vocab_size of its config.json "
-            f"there are rows for {settings['vocab_size']} alone."
+            f"{folder} cannot be imported: its tokenizer.json has {size} tokens, but vocab_size in its config.json is "
+            f"only {settings['vocab_size']}. Give the tokenizer that the model was trained with."
         )
     with _opened(folder) as tensors:
-        config = _config(settings, source if source.startswith(HUB) else str(folder.absolute()))
+        try:
+            config = _config(settings, source if source.startswith(HUB) else str(folder.absolute()))
+        except ConfigError as error:
+            raise RunError(f"{folder / 'config.json'} gives no model that Vitrine can compute: {error}") from None
         ours = to_ours(config.model, tensors, folder)
     parameters = {name: torch.from_numpy(numbers) for name, numbers in ours.items()}
     with made_whole(path, f"The run folder {path} cannot be made") as temporary:
@@ -125,24 +136,34 @@ def model_settings(theirs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The [model] hyperparameters that a config.json stands for. Raises RunError if there are none."""
     family = theirs.get("model_type")
     if family not in ARCHITECTURES:
-        raise RunError(f"{folder} is of the architecture {family!r}; Vitrine holds {', '.join(ARCHITECTURES)}.")
-    classes = theirs.get("architectures") or [CLASSES[family]]
-    if classes != [CLASSES[family]]:
-        raise RunError(f"{folder} is a {classes[0]}; of this family, Vitrine holds {CLASSES[family]}.")
-    for key, held in (HELD[family] | HELD_BY_NONE).items():
-        if theirs.get(key, held[0]) not in held:
+        raise RunError(
+            f"{folder} cannot be imported: its config.json has model_type = {_seen(family)}. Vitrine supports "
+            f"{', '.join(ARCHITECTURES)}."
+        )
+    _check_supported(family, theirs, folder)
+
+    def value(key: str, otherwise: Any, what: str, fits: Callable[[Any], bool]) -> Any:
+        found = otherwise if theirs.get(key) is None else theirs[key]
+        if not fits(found):
             raise RunError(
-                f"{folder} cannot be held: its config.json has {key} = {theirs[key]!r}, and Vitrine has "
-                f"{' or '.join(map(repr, held))} alone."
+                f"{folder} cannot be imported: its config.json must give {key} as {what}: got {_seen(found)}."
             )
-    if any(layer != "full_attention" for layer in theirs.get("layer_types") or ()):
-        raise RunError(f"{folder} cannot be held: the layer_types of its config.json are not all full_attention.")
+        return found
 
     def count(key: str, otherwise: int | None = None) -> int:
-        value = otherwise if theirs.get(key) is None else theirs[key]
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise RunError(f"{folder}: config.json must give {key} as a whole number: got {value!r}.")
-        return value
+        def fits(found: Any) -> bool:
+            return type(found) is int and 1 <= found <= LARGEST
+
+        size: int = value(key, otherwise, f"a whole number from 1 to {LARGEST:,}", fits)
+        return size
+
+    def number(key: str, otherwise: float) -> float:
+        positive: float = value(key, otherwise, "a positive number", _is_positive)
+        return positive
+
+    def flag(key: str, otherwise: bool = False) -> bool:
+        truth: bool = value(key, otherwise, "true or false", lambda found: isinstance(found, bool))
+        return truth
 
     common = {"architecture": family, "vocab_size": count("vocab_size")}
     if family == "gpt2":
@@ -156,47 +177,95 @@ def model_settings(theirs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             "context": count("n_positions"),
             "bias": True,
             "tie_embeddings": True,
-            "norm_epsilon": theirs.get("layer_norm_epsilon", 1e-5),
+            "norm_epsilon": number("layer_norm_epsilon", 1e-5),
         }
     width, heads = count("hidden_size"), count("num_attention_heads")
-    biases = [bool(theirs.get(key)) for key in ("attention_bias", "mlp_bias")]
+    biases = flag("attention_bias"), flag("mlp_bias")
     if family == "llama" and biases[0] != biases[1]:
         raise RunError(
-            f"{folder} cannot be held: its attention_bias is {biases[0]} and its mlp_bias {biases[1]}, and Vitrine has "
-            "both or neither."
+            f"{folder} cannot be imported: in its config.json, attention_bias is {biases[0]} and mlp_bias is "
+            f"{biases[1]}. Vitrine supports both or neither."
         )
     return common | {
         "n_layers": count("num_hidden_layers"),
         "n_heads": heads,
         "n_kv_heads": count("num_key_value_heads", heads),
-        "head_dim": count("head_dim", 128 if family == "qwen3" else width // max(1, heads)),
+        "head_dim": count("head_dim", 128 if family == "qwen3" else width // heads),
         "d_model": width,
         "d_ff": count("intermediate_size"),
         "context": count("max_position_embeddings"),
         "bias": biases[0],
-        "tie_embeddings": theirs.get("tie_word_embeddings", False),
-        "norm_epsilon": theirs.get("rms_norm_eps", 1e-6),
-        "rope_base": _rope_base(theirs, folder),
+        "tie_embeddings": flag("tie_word_embeddings"),
+        "norm_epsilon": number("rms_norm_eps", 1e-6),
+        "rope_base": _rope_base(theirs, folder, number("rope_theta", 10_000.0)),
     }
 
 
-def _rope_base(theirs: Mapping[str, Any], folder: Path) -> Any:
-    base = theirs.get("rope_theta", 10_000.0)
+def _check_supported(family: str, theirs: Mapping[str, Any], folder: Path) -> None:
+    """Raises RunError where a config.json asks for what our decoder does not compute."""
+    classes = theirs.get("architectures") or [CLASSES[family]]
+    if classes != [CLASSES[family]]:
+        raise RunError(
+            f"{folder} cannot be imported: its config.json has architectures = {_seen(classes)}. Of this family, "
+            f"Vitrine supports [{CLASSES[family]!r}]."
+        )
+    for key, supported in (SUPPORTED[family] | SUPPORTED_BY_ALL).items():
+        if theirs.get(key, supported[0]) not in supported:
+            raise RunError(
+                f"{folder} cannot be imported: its config.json has {key} = {_seen(theirs[key])}. Vitrine supports only "
+                f"{' or '.join(map(repr, supported))}."
+            )
+    layers = theirs.get("layer_types")
+    if layers is not None and not (isinstance(layers, list) and all(layer == "full_attention" for layer in layers)):
+        raise RunError(
+            f"{folder} cannot be imported: its config.json has layer_types = {_seen(layers)}. Vitrine supports only a "
+            "list of 'full_attention'."
+        )
+
+
+def _rope_base(theirs: Mapping[str, Any], folder: Path, base: float) -> float:
+    """The base of the rotary angles; `base` where nothing more special is given."""
     for key in ("rope_scaling", "rope_parameters"):
-        rope = theirs.get(key) or {}
-        plain = isinstance(rope, dict) and rope.get("rope_type", rope.get("type", "default")) == "default"
-        if not plain or rope.get("partial_rotary_factor", 1.0) != 1.0:
-            raise RunError(f"{folder} cannot be held: Vitrine has no rope scaling, and its {key} is {rope!r}.")
+        rope = theirs.get(key)
+        if rope is None:
+            continue
+        plain = (
+            isinstance(rope, dict)
+            and rope.get("rope_type", rope.get("type", "default")) == "default"
+            and rope.get("partial_rotary_factor", 1.0) in (None, 1.0)
+            and not any(isinstance(value, dict) for value in rope.values())  # one per kind of layer
+        )
+        if not plain:
+            raise RunError(
+                f"{folder} cannot be imported: its config.json has {key} = {_seen(rope)}. Vitrine supports no rope "
+                "scaling: only rope_type = 'default'."
+            )
         base = rope.get("rope_theta", base)
+        if not _is_positive(base):
+            raise RunError(
+                f"{folder} cannot be imported: its config.json must give {key}.rope_theta as a positive number: got "
+                f"{_seen(base)}."
+            )
     return base
 
 
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
+
+
+def _seen(value: Any) -> str:
+    """A wrong value as an error shows it: abbreviated, and without characters that a terminal obeys."""
+    shortened = reprlib.Repr()
+    shortened.maxstring = shortened.maxother = 100
+    return shortened.repr(value)
+
+
 def _config(model: dict[str, Any], source: str) -> Config:
-    """The hyperparameters of an imported run; those of training are for who trains it further."""
+    """The hyperparameters of an imported run. Those of training are defaults for a training that starts from it."""
     settings = {
         "model": model,
         "data": {"tokenizer": f"{source}/tokenizer.json", "validation": 0.0},
-        # As exact as the file; and small steps, that learned parameters survive.
+        # float32: as exact as the file. A small learning rate: larger ones destroy what was learned.
         "training": {"precision": "float32", "parent": source},
         "optimizer": {"name": "adamw", "learning_rate": 1e-4},
     }
@@ -205,35 +274,66 @@ def _config(model: dict[str, Any], source: str) -> Config:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder / 'config.json'} is missing or cannot be read: {error}.") from None
+    config = _read_json(folder / "config.json")
     if not isinstance(config, dict):
-        raise RunError(f"{folder / 'config.json'} is not a table of names and values.")
+        raise RunError(f"{folder / 'config.json'} must be a JSON object: got {_seen(config)}.")
     return config
 
 
-def _chat_template(folder: Path) -> str:
-    """The folder's chat template: a file of its own, or as older folders have it, in the tokenizer's config; else empty."""
+def _read_json(path: Path) -> Any:
+    """A JSON file of a folder. Raises RunError unless it is a regular file of a sensible size, and valid."""
+    text = _read_text(path)
     try:
-        if (folder / CHAT_TEMPLATE).is_file():
-            return (folder / CHAT_TEMPLATE).read_text(encoding="utf-8")
-        if not (folder / TOKENIZER_CONFIG).is_file():
-            return ""
-        config = json.loads((folder / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"The chat template of {folder} cannot be read: {error}.") from None
+        return json.loads(text)
+    except RecursionError:
+        raise RunError(f"{path} is nested too deeply to be read. Save the model again with transformers.") from None
+    except ValueError as error:
+        raise RunError(f"{path} is not valid JSON: {error}.") from None
+
+
+def _read_text(path: Path) -> str:
+    """A text file of a folder. Raises RunError unless it is a regular file of a sensible size, in UTF-8."""
+    try:
+        if not path.is_file():  # a pipe would be waited for, a device read for ever
+            what = "is not a regular file" if path.exists() else "is missing"
+            raise RunError(f"{path} {what}. Save the model again with transformers: save_pretrained.")
+        if (size := path.stat().st_size) > JSON_BYTES:
+            raise RunError(f"{path} is larger than {JSON_BYTES:,} bytes: got {size:,}. Is it the right file?")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} cannot be read: {error}.") from None
+
+
+def _chat_template(folder: Path) -> str:
+    """The folder's chat template: from a file of its own or, in older folders, from tokenizer_config.json; else empty."""
+    if (folder / CHAT_TEMPLATE).exists():
+        return _read_text(folder / CHAT_TEMPLATE)
+    if not (folder / TOKENIZER_CONFIG).exists():
+        return ""
+    config = _read_json(folder / TOKENIZER_CONFIG)
     found = config.get("chat_template") if isinstance(config, dict) else None
     if isinstance(found, list):  # several, by name
-        named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
-        found = named.get("default")
-    return found if isinstance(found, str) else ""
+        default = [one.get("template") for one in found if isinstance(one, dict) and one.get("name") == "default"]
+        found = default[-1] if default else None
+    if not isinstance(found, str):
+        return ""
+    if not _is_unicode(found):
+        raise RunError(f"The chat_template in {folder / TOKENIZER_CONFIG} is not valid Unicode. Correct or remove it.")
+    return found
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8. One that JSON spells with halves of characters cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextmanager
 def _opened(folder: Path) -> Iterator[dict[str, Callable[[], Floats]]]:
-    """The tensors of all its safetensors files, by name; each is read when it is called."""
+    """Readers of the tensors in all safetensors files of a folder, by name: each call reads one tensor."""
     tensors: dict[str, Callable[[], Floats]] = {}
     try:
         for file in _weight_files(folder):
@@ -249,33 +349,43 @@ def _opened(folder: Path) -> Iterator[dict[str, Callable[[], Floats]]]:
 def _weight_files(folder: Path) -> list[Path]:
     if (folder / MODEL).is_file():
         return [folder / MODEL]
-    if not (folder / INDEX).is_file():
+    if not (folder / INDEX).exists():
         pickles = sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt*"))
-        why = f" {pickles[0].name} is a pickle, which can run code: save the model again as safetensors." * bool(
-            pickles
-        )
-        raise RunError(f"{folder} has no {MODEL} and no {INDEX}.{why}")
-    try:
-        names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-        inside = all(Path(name).name == name and name.endswith(".safetensors") for name in names)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        inside = False
-    if not inside:
-        raise RunError(f"{folder / INDEX} does not list safetensors files of its own folder.")
-    return [folder / name for name in names]
+        why = "Save its weights as safetensors: save_pretrained of transformers does."
+        if pickles:
+            why = f"{pickles[0].name} is a pickle, which can run code: save the model again as safetensors."
+        raise RunError(f"{folder} has no {MODEL} and no {INDEX}. {why}")
+    index = _read_json(folder / INDEX)
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    names: list[Any] = [*places.values()] if isinstance(places, dict) else [None]
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise RunError(
+                f"{folder / INDEX} does not list safetensors files of its own folder: got {_seen(name)} in its "
+                "weight_map."
+            )
+    files = [folder / name for name in sorted(set(names))]
+    for file in files:
+        if not file.is_file():
+            raise RunError(f"{folder / INDEX} lists {_seen(file.name)}, which is no file there. Copy the whole folder.")
+    return files
 
 
 def _floats(folder: Path, opened: safe_open, name: str) -> Floats:
     """One tensor of a file, in float32."""
     tensor = opened.get_tensor(name)
     if not tensor.is_floating_point() or tensor.element_size() < 2:
-        raise RunError(f"{folder} cannot be held: {name} is of {str(tensor.dtype).removeprefix('torch.')}.")
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise RunError(
+            f"{folder} cannot be imported: its tensor {_seen(name)} holds {kind}. Give weights in float32, float16 or "
+            "bfloat16."
+        )
     numbers: Floats = tensor.float().numpy()
     return numbers
 
 
 def _fetch(source: str) -> Path:
-    """The folder; one of the Hub is downloaded, without code and without pickles."""
+    """The folder of a source. One of the Hub is downloaded, without code and without pickles."""
     if not source.startswith(HUB):
         if not Path(source).is_dir():
             raise RunError(f"There is no folder {source}. Give a Hugging Face folder, or hf:owner/name.")
