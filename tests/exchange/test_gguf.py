@@ -15,6 +15,7 @@ from tokenizers import AddedToken, Tokenizer, normalizers
 from tokenizers.pre_tokenizers import ByteLevel
 
 from tests.exchange.test_huggingface import PROBES, SIZE, VARIANTS, make_run, scrambled
+from vitrine import _files
 from vitrine.config import ModelConfig
 from vitrine.errors import ConfigError, RunError
 from vitrine.exchange import gguf as ours
@@ -314,7 +315,7 @@ def test_a_gguf_file_replaces_nothing(tmp_path: Path) -> None:
 def test_a_file_that_comes_into_being_while_export_works_is_not_replaced(
     links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, there, flush = make_run(tmp_path / "run"), tmp_path / "model.gguf", ours.flush
+    run, there, flush = make_run(tmp_path / "run"), tmp_path / "model.gguf", _files.fsync
 
     def flush_late(path: Path) -> None:
         flush(path)
@@ -324,11 +325,11 @@ def test_a_file_that_comes_into_being_while_export_works_is_not_replaced(
         raise PermissionError(1, "Operation not permitted")
 
     if not links:
-        monkeypatch.setattr(ours.os, "link", no_links)
+        monkeypatch.setattr(_files.os, "link", no_links)
         run.export(tmp_path / "other.gguf", target_format="gguf")
         assert fields(tmp_path / "other.gguf")["general.name"] == "run"
         (tmp_path / "other.gguf").unlink()
-    monkeypatch.setattr(ours, "flush", flush_late)
+    monkeypatch.setattr(_files, "fsync", flush_late)
     with pytest.raises(RunError, match=r"The file .*model\.gguf cannot be made: .*File exists"):
         run.export(there, target_format="gguf")
     assert there.read_text() == "mine"

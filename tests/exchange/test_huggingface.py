@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vitrine import api
+from vitrine import _files, api
 from vitrine.config import ModelConfig
 from vitrine.errors import ConfigError, CorpusError, PromptError, RunError
 from vitrine.exchange import hf_export, hf_import
@@ -257,7 +257,7 @@ def test_what_comes_into_being_while_export_works_is_not_replaced(
     there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the first look and the last rename, somebody else may take the name."""
-    run, out, flush = make_run(tmp_path / "run"), tmp_path / "out", hf_export.flush
+    run, out, flush = make_run(tmp_path / "run"), tmp_path / "out", _files.fsync
 
     def flush_late(path: Path) -> None:
         flush(path)
@@ -268,7 +268,7 @@ def test_what_comes_into_being_while_export_works_is_not_replaced(
                 out.mkdir()
                 (out / "mine.txt").write_text("mine")
 
-    monkeypatch.setattr(hf_export, "flush", flush_late)
+    monkeypatch.setattr(_files, "fsync", flush_late)
     with pytest.raises(RunError, match=r"The folder .*out cannot be made"):
         hf_export.export_run(run.path, out)
     assert (out if there == "a file" else out / "mine.txt").read_text() == "mine"
@@ -288,13 +288,13 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("failing", ["save_file", "save_tokenizer", "flush"])
+@pytest.mark.parametrize("failing", ["save_file", "save_tokenizer", "fsync"])
 def test_an_export_that_fails_leaves_nothing(failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: Any, **keywords: Any) -> None:
         raise OSError(28, "No space left on device")
 
     run = make_run(tmp_path / "run")
-    monkeypatch.setattr(hf_export, failing, refuse)
+    monkeypatch.setattr(_files if failing == "fsync" else hf_export, failing, refuse)
     with pytest.raises(RunError, match=r"out cannot be made: .*No space left"):
         hf_export.export_run(run.path, tmp_path / "out")
     assert [file.name for file in tmp_path.iterdir()] == ["run"]

@@ -4,7 +4,6 @@ import codecs
 import contextlib
 import errno
 import io
-import json
 import os
 import re
 import sys
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import typer
 from typer.core import TyperCommand
 
+from vitrine._json import dumps
 from vitrine.errors import ConfigError, DivergedError, RunError, VitrineError
 
 if TYPE_CHECKING:
@@ -174,14 +174,4 @@ def print_json(value: dict[str, Any]) -> None:
     """One JSON object, without NaN: a number that is not finite becomes null."""
     if os.environ.get("RANK", "0") == "0":
         ascii_only = codecs.lookup(sys.stdout.encoding or "ascii").name != "utf-8"
-        print_text(json.dumps(_finite(value), ensure_ascii=ascii_only))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and value - value != 0:
-        return None
-    return value
+        print_text(dumps(value, ensure_ascii=ascii_only))

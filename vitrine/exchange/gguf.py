@@ -6,8 +6,7 @@ there as it does here, and nothing else: the rest is refused.
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +14,14 @@ import numpy as np
 import tomli_w
 from tokenizers import Tokenizer, pre_tokenizers
 
+from vitrine._files import whole_file
 from vitrine.config import ModelConfig
 from vitrine.errors import ConfigError, RunError
 from vitrine.exchange.hf_export import Exported, Floats, corpus_digest, finite_numbers, measured
 from vitrine.model.inventory import census
 from vitrine.runs.reader import TOKENIZER, RunReader
 from vitrine.text.tokenizer import end_of_text_id, kind, load_tokenizer
-from vitrine.training.checkpoint import Snapshot, flush
+from vitrine.training.checkpoint import Snapshot
 from vitrine.training.launch import load_step
 
 if TYPE_CHECKING:
@@ -77,12 +77,15 @@ def export_gguf(run: str | Path, file: str | Path, step: str | int = "last", dty
     tensors = to_gguf(model, ours)
     if dtype == "float16":
         _check_float16(ours)
-    with _made_whole(file) as temporary:
-        writer = GGUFWriter(temporary, model.architecture)
-        for key, value in (metadata | _description(reader, snapshot)).items():
-            _add(writer, key, value)
-        _write(writer, tensors, dtype)
-        flush(temporary)
+    try:
+        file.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(file.absolute(), replace=False) as temporary:
+            writer = GGUFWriter(temporary, model.architecture)
+            for key, value in (metadata | _description(reader, snapshot)).items():
+                _add(writer, key, value)
+            _write(writer, tensors, dtype)
+    except OSError as error:
+        raise RunError(f"The file {file.absolute()} cannot be made: {error}.") from None
     count = sum(numbers.size for numbers in ours.values())
     return Exported(str(file), snapshot.step, f"{model.architecture} in {dtype}", count, snapshot.digest)
 
@@ -274,26 +277,3 @@ def _check_float16(ours: Mapping[str, Floats]) -> None:
                 f"{name} holds {float(np.abs(numbers).max()):g}, and float16 ends at {LARGEST_FLOAT16:g}. Try --dtype "
                 "bfloat16, which has the range of float32."
             )
-
-
-@contextmanager
-def _made_whole(file: Path) -> Iterator[Path]:
-    """A file that is written under another name, and gets its own when it is whole, if nobody else has it by then."""
-    file = file.absolute()
-    temporary = file.parent / f".{file.name}.partial-{os.getpid()}"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        try:
-            os.link(temporary, file)  # unlike a renaming, it replaces nothing
-        except FileExistsError:
-            raise
-        except OSError:  # a disk without links: take the name first
-            file.open("xb").close()
-            temporary.replace(file)
-        flush(file.parent)
-    except OSError as error:
-        raise RunError(f"The file {file} cannot be made: {error}.") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)

@@ -5,8 +5,6 @@
 
 import json
 import math
-import os
-import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,13 +19,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
+from vitrine._files import whole_folder
 from vitrine.config import Config, ModelConfig
 from vitrine.errors import RunError
 from vitrine.model.flat import is_hidden_matrix
 from vitrine.model.inventory import TensorPlan, census
 from vitrine.runs.reader import CHAT_TEMPLATE, TOKENIZER, RunReader
 from vitrine.text.tokenizer import end_of_text_id, kind, load_tokenizer, save_tokenizer
-from vitrine.training.checkpoint import Snapshot, flush
+from vitrine.training.checkpoint import Snapshot
 from vitrine.training.launch import load_step
 
 Floats = NDArray[np.float32]
@@ -118,8 +117,6 @@ def export_run(run: str | Path, directory: str | Path, step: str | int = "last")
         (temporary / MODEL).chmod(
             (temporary / "config.json").stat().st_mode
         )  # safetensors makes it readable for its owner only
-        for file in temporary.iterdir():
-            flush(file)
     count = sum(numbers.size for numbers in ours.values())
     return Exported(str(directory), snapshot.step, CLASSES[model.architecture], count, snapshot.digest)
 
@@ -217,17 +214,12 @@ def to_ours(model: ModelConfig, theirs: Mapping[str, Callable[[], Floats]], fold
 def made_whole(path: Path, failure: str) -> Iterator[Path]:
     """A folder that is filled under another name, and gets its own when it is whole."""
     path = path.absolute()
-    temporary = path.parent / f".{path.name}.partial-{os.getpid()}"
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        flush(temporary)
-        temporary.rename(path)  # onto nothing, or an empty folder
-        flush(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_folder(path) as temporary:
+            yield temporary
     except (OSError, SafetensorError, sqlite3.Error) as error:
         raise RunError(f"{failure}: {error}.") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _places(model: ModelConfig) -> dict[str, list[TensorPlan]]:

@@ -4,7 +4,6 @@ Needs no torch. At step N a run has learned from N times the tokens of a step, f
 before N took; evaluations and keyframes are not counted.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vitrine._json import plain
 from vitrine.errors import RunError
 from vitrine.model.inventory import census
 from vitrine.runs.downsample import downsample
@@ -129,7 +129,7 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """What `compare --json` prints."""
         differs = [{"key": key, "values": values} for key, values in self.differs.items()]
-        runs = [_plain(run.to_json()) for run in self.runs]
+        runs = [plain(run.to_json()) for run in self.runs]
         return {"runs": runs, "differs": differs, "same_tokens": not self.other_tokens}
 
     def to_text(self) -> str:
@@ -186,17 +186,6 @@ def compare(runs: Sequence[tuple[str, RunReader]], pixels: int = 400) -> Compari
 
 def _flat(settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {f"{section}.{key}": value for section, keys in settings.items() for key, value in keys.items()}
-
-
-def _plain(value: Any) -> Any:
-    """null for what is not finite."""
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, SampleRecord):
-        return value.__dict__
-    if isinstance(value, list):
-        return [_plain(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _loss_text(loss: float | None) -> str:

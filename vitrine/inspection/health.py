@@ -5,13 +5,14 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from vitrine._json import plain
 from vitrine.errors import VitrineError
 from vitrine.inspection.evidence import Plot, plot_of
 from vitrine.model.inventory import TensorPlan, census
@@ -89,7 +90,7 @@ class Health:
 
     def to_json(self) -> dict[str, Any]:
         """What `health --json` prints; null for what is not finite."""
-        return {"healthy": self.healthy, "verdicts": [_plain(asdict(v)) for v in self.verdicts]}
+        return {"healthy": self.healthy, "verdicts": [plain(v) for v in self.verdicts]}
 
     def to_text(self) -> str:
         """What `health` prints: a line a verdict, ill ones first with their cause below; at the end, the sum."""
@@ -452,13 +453,3 @@ def _head(table: Floats, place: np.integer[Any]) -> tuple[str, float]:
     """The name and the number of a head, by its place in a flattened (n_layers, n_heads)."""
     layer, head = divmod(int(place), table.shape[1])
     return f"blocks.{layer} head {head}", float(table[layer, head])
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it: lists, numbers, and null for what is not finite."""
-    if isinstance(value, dict):
-        return {str(name): _plain(part) for name, part in value.items()}
-    value = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from vitrine._files import whole_file
 from vitrine.errors import RunError, nearest
 
 REQUESTS = "requests"
@@ -49,9 +50,8 @@ class Mailbox:
     def done(self, wish: Wish, step: int) -> None:
         """Acknowledge; and clear away what was acknowledged long ago."""
         answer = {"id": wish.file.stem, "action": wish.action, "step": step}
-        temporary = wish.file.with_suffix(".partial")
-        temporary.write_text(json.dumps(answer), encoding="utf-8")
-        temporary.rename(wish.file.with_suffix(".done"))
+        with whole_file(wish.file.with_suffix(".done"), durable=False) as temporary:
+            temporary.write_text(json.dumps(answer), encoding="utf-8")
         wish.file.unlink(missing_ok=True)
         for old in self.folder.glob("*.done"):
             if time.time() - old.stat().st_mtime > KEPT_S:
@@ -65,9 +65,8 @@ def ask(run: Path, action: str) -> str:
     folder = run / REQUESTS
     folder.mkdir(exist_ok=True)
     number = f"{time.time_ns():020d}-{secrets.token_hex(4)}"  # in the order of time
-    temporary = folder / f"{number}.partial"
-    temporary.write_text(json.dumps({"id": number, "action": action}), encoding="utf-8")
-    temporary.rename(folder / f"{number}.json")
+    with whole_file(folder / f"{number}.json", durable=False) as temporary:
+        temporary.write_text(json.dumps({"id": number, "action": action}), encoding="utf-8")
     return number
 
 

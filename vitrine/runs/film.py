@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vitrine._files import whole_file
 from vitrine.errors import RunError
 from vitrine.randomness import keyed_hash
 
@@ -215,9 +216,8 @@ class FilmWriter:
                 )
             ],
         }
-        temporary = folder / f".{MANIFEST}.partial"
-        temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-        temporary.rename(folder / MANIFEST)
+        with whole_file(folder / MANIFEST, durable=False) as temporary:
+            temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
 def encode(step: int, numbers: tuple[Floats, Floats, Floats], picks: tuple[Picks, Picks]) -> bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vitrine._files import whole_file
 from vitrine.runs.film import Floats, checksum
 
 PICTURE, WANTED = "picture.bin", "wanted"
@@ -58,11 +59,9 @@ class LiveWriter:
         slot = np.array((picture.step, checksum(picture.step, body), *counts, 0), SLOT).tobytes() + body
         path = self.folder / PICTURE
         if self.newest == 0:
-            temporary = path.with_name(f".{PICTURE}.partial")
-            temporary.write_bytes(
-                np.array((MAGIC, FORMAT_VERSION, len(slot), 0), HEAD).tobytes() + bytes(2 * len(slot))
-            )
-            temporary.rename(path)
+            head = np.array((MAGIC, FORMAT_VERSION, len(slot), 0), HEAD)
+            with whole_file(path, durable=False) as temporary:
+                temporary.write_bytes(head.tobytes() + bytes(2 * len(slot)))
         self.newest += 1
         file = np.memmap(path, np.uint8, "r+")
         place = HEAD.itemsize + (self.newest % 2) * len(slot)

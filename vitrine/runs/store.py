@@ -1,6 +1,5 @@
 """Writing a run's history. There is one writer, the trainer; anyone may read while it grows."""
 
-import hashlib
 import json
 import sqlite3
 import time
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from vitrine._files import sha256
 from vitrine.errors import RunError
 from vitrine.runs.layout import BLOCK, Layout, Numbers
 from vitrine.runs.records import (
@@ -58,11 +58,7 @@ TABLES: dict[type[Any], str] = {
 
 def digests(run: Path, names: Iterable[str]) -> dict[str, str]:
     """SHA-256 of files of a run, by their names in it: the fact `files`."""
-    found = {}
-    for name in names:
-        with open(run / name, "rb") as file:
-            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    return {name: sha256(run / name) for name in names}
 
 
 def sqlite_code(error: Exception) -> int:

@@ -1,10 +1,7 @@
 """What the server answers with: JSON without NaN, raw numbers with their step, and refusals in one sentence."""
 
-import dataclasses
 import gzip
 import hashlib
-import json
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -13,6 +10,8 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator
 from starlette.requests import Request
 from starlette.responses import Response
+
+from vitrine import _json
 
 IMMUTABLE = "private, max-age=31536000, immutable"
 ASK_AGAIN = "private, no-cache"  # may be kept, but is asked for again each time: mostly answered by 304
@@ -77,10 +76,7 @@ def error(status: int, sentence: str) -> Json:
 
 def dumps(content: Any) -> str:
     """One line of JSON."""
-    try:
-        return json.dumps(content, allow_nan=False, separators=(",", ":"), default=_plain)
-    except ValueError:
-        return json.dumps(_finite(content), allow_nan=False, separators=(",", ":"))
+    return _json.dumps(content, separators=(",", ":"))
 
 
 def event(content: Any, number: str = "") -> str:
@@ -124,22 +120,3 @@ def numbers(
     if fixed != NEVER and tag in request.headers.get("if-none-match", ""):
         return Response(None, 304, headers)
     return Response(body, 200, headers, NUMBERS)
-
-
-def _plain(value: Any) -> Any:
-    """What json does not know: records and NumPy's numbers."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} is not JSON")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, str | int | None) else _finite(_plain(value))

@@ -1,6 +1,5 @@
 """Cells of tensors: which are asked for, and how they are read from a keyframe without torch."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vitrine._files import sha256
 from vitrine.errors import RunError, nearest
 from vitrine.model.inventory import TensorPlan, census, optimizer_memory
 from vitrine.runs.film import pick
@@ -204,7 +204,6 @@ def _is_sound(file: Path, changed: int, size: int) -> bool:
     """Whether a file of a keyframe is what its manifest says; worked out once, as long as the file stays the same."""
     try:
         manifest: dict[str, Any] = json.loads((file.parent / "manifest.json").read_text(encoding="utf-8"))
-        with open(file, "rb") as content:
-            return bool(hashlib.file_digest(content, "sha256").hexdigest() == manifest["files"][file.name]["sha256"])
+        return bool(sha256(file) == manifest["files"][file.name]["sha256"])
     except (OSError, ValueError, KeyError):
         return False

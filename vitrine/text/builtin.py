@@ -1,16 +1,15 @@
 """Texts that are there for whoever has none at hand, and the place where texts are kept. Needs no torch."""
 
 import hashlib
-import os
 import pydoc_data.topics
 import stat
-import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+from vitrine._files import partial, sha256, whole_file
 from vitrine.errors import CorpusError
-from vitrine.text.cache import PIPED, TEXTS, cache_folder, free_bytes, remove_leftovers
+from vitrine.text.cache import PIPED, TEXTS, cache_folder, free_bytes
 
 SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -28,7 +27,7 @@ def python_topics() -> Path:
 def shakespeare() -> Path:
     """The 1.1 MB of Shakespeare that small language models are compared on; downloaded once."""
     file = cache_folder() / TEXTS / "shakespeare.txt"
-    if file.is_file() and _sha256(file.read_bytes()) == SHAKESPEARE_SHA256:
+    if file.is_file() and sha256(file) == SHAKESPEARE_SHA256:
         return file
     try:
         with urllib.request.urlopen(SHAKESPEARE, timeout=30) as answer:
@@ -37,9 +36,9 @@ def shakespeare() -> Path:
         raise CorpusError(
             f"Shakespeare cannot be downloaded from {SHAKESPEARE}: {error}. Without a network: vitrine demo"
         ) from None
-    if _sha256(content) != SHAKESPEARE_SHA256:
+    if (found := hashlib.sha256(content).hexdigest()) != SHAKESPEARE_SHA256:
         raise CorpusError(
-            f"What {SHAKESPEARE} sent is not the expected text: its SHA-256 is {_sha256(content)}, not "
+            f"What {SHAKESPEARE} sent is not the expected text: its SHA-256 is {found}, not "
             f"{SHAKESPEARE_SHA256}. Without it: vitrine demo"
         )
     return keep("shakespeare.txt", content)
@@ -51,11 +50,9 @@ def keep(name: str, content: bytes) -> Path:
     if file.is_file() and file.read_bytes() == content:
         return file
     file.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(file.parent)
-    ending = f".partial-{os.getpid()}"
-    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{name}.", suffix=ending, delete=False) as handle:
-        handle.write(content)
-    return Path(handle.name).rename(file)
+    with whole_file(file) as temporary:
+        temporary.write_bytes(content)
+    return file
 
 
 def located(spec: str) -> str:
@@ -80,31 +77,24 @@ def is_pipe(spec: str) -> bool:
 def _spool(spec: str) -> Path:
     """What comes through a pipe, as a file that is named by its content; whole or not at all."""
     folder, name = cache_folder() / TEXTS, "standard input" if spec == "-" else spec
-    temporary = folder / f".{PIPED}txt.partial-{os.getpid()}"
     content, size = hashlib.sha256(), 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
-        with open(0 if spec == "-" else spec, "rb", closefd=spec != "-") as pipe, open(temporary, "wb") as copy:
-            while chunk := pipe.read(CHUNK_BYTES):
-                size += len(chunk)
-                if len(chunk) > free_bytes(folder):
-                    raise CorpusError(
-                        f"{name} does not fit on the disk of {folder}: {size:,} bytes came, and it goes on. Set "
-                        "VITRINE_CACHE to a folder with more room."
-                    )
-                content.update(chunk)
-                copy.write(chunk)
-        if not size:
-            raise CorpusError(f"{name} is empty. Send text through it: cat book.txt | vitrine train -")
-        return temporary.rename(folder / f"{PIPED}{content.hexdigest()[:32]}.txt")
+        with partial(folder / f"{PIPED}txt", folder=False) as temporary:
+            with open(0 if spec == "-" else spec, "rb", closefd=spec != "-") as pipe, open(temporary, "wb") as copy:
+                while chunk := pipe.read(CHUNK_BYTES):
+                    size += len(chunk)
+                    if len(chunk) > free_bytes(folder):
+                        raise CorpusError(
+                            f"{name} does not fit on the disk of {folder}: {size:,} bytes came, and it goes on. Set "
+                            "VITRINE_CACHE to a folder with more room."
+                        )
+                    content.update(chunk)
+                    copy.write(chunk)
+            if not size:
+                raise CorpusError(f"{name} is empty. Send text through it: cat book.txt | vitrine train -")
+            return temporary.rename(folder / f"{PIPED}{content.hexdigest()[:32]}.txt")
     except OSError as error:
         raise CorpusError(
             f"{name} cannot be copied into {folder}: {error.strerror or error}. Set VITRINE_CACHE to another folder."
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -1,22 +1,18 @@
-"""The cache: token files, scans of sources, and texts. What it holds, how it is emptied, what killed processes left."""
+"""The cache: token files, scans of sources, and texts. What it holds, and how it is emptied."""
 
-import fcntl
 import os
-import re
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vitrine._files import remove_leftovers
 from vitrine.errors import CorpusError
 
 TOKENS, SCANS, TEXTS = "tokens", "scans", "corpora"
 # So begin texts that were sent to the studio, or came through a pipe: perhaps there is no other copy.
 PASTED, PIPED = "text-", "stdin."
 FREE_BYTES = 64 * 2**20  # that stay free on the disk, or a hundredth of it, if that is less
-LEFTOVER = re.compile(r"\..+\.partial-(\d+)|[0-9a-f]{64}\.(\d+)")  # the second: scans, as they were written before
 
 
 @dataclass(frozen=True)
@@ -108,73 +104,8 @@ def contents(clear: bool = False) -> Contents:
     return Contents(folder, parts, clear, kept)
 
 
-@contextmanager
-def partial(path: Path) -> Iterator[Path]:
-    """A folder to fill and then to rename to `path`; afterwards it is gone, whatever happened.
-
-    What killed processes left of theirs is removed first.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path.parent)
-    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    with ExitStack() as stack:
-        stack.callback(
-            shutil.rmtree, temporary, ignore_errors=True
-        )  # before it is there: a signal may come at any time
-        temporary.mkdir()
-        handle = os.open(temporary, os.O_RDONLY)
-        stack.callback(os.close, handle)
-        _lock(handle)  # tells other machines and containers, which do not see this process, that it is there
-        yield temporary
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what processes that are gone left half-written in a folder."""
-    try:
-        left = [entry for entry in folder.iterdir() if _is_left(entry)]
-    except OSError:
-        return
-    for entry in left:
-        if entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink(missing_ok=True)
-
-
 def _sum(entries: list[Path]) -> Part:
     files = [file for entry in entries for file in (entry.rglob("*") if entry.is_dir() else [entry])]
     stats = [file.stat() for file in files if file.is_file()]
     shared = sum(stat.st_size for stat in stats if stat.st_nlink > 1)
     return Part(len(entries), sum(stat.st_size for stat in stats), shared)
-
-
-def _is_left(entry: Path) -> bool:
-    """Whether it is half-written, and the process that wrote it is gone."""
-    match = LEFTOVER.fullmatch(entry.name)
-    if not match:
-        return False
-    try:
-        os.kill(int(match[1] or match[2]), 0)
-        return False
-    except ProcessLookupError:
-        pass
-    except (OSError, OverflowError):
-        return False
-    try:
-        handle = os.open(entry, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        return _lock(handle)
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int) -> bool:
-    """Hold a file or folder until it is closed; False if another process does, or if there are no locks here."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -11,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vitrine._files import whole_file
 from vitrine.errors import CorpusError
-from vitrine.text.cache import SCANS, remove_leftovers
+from vitrine.text.cache import SCANS
 from vitrine.text.ids import holds_ids, scan_ids
 from vitrine.text.sources import Progress, Reading, Scan, Source, scan
 
@@ -82,10 +82,7 @@ def _read(file: Path) -> Scan:
 
 def _write(file: Path, facts: Scan) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(file.parent)
-    temporary = file.with_name(f".{file.stem}.partial-{os.getpid()}")
     arrays = {name: getattr(facts, name) for name in ARRAYS}
     rest = {name: value for name, value in vars(facts).items() if name not in ARRAYS}
-    with open(temporary, "wb") as handle:
+    with whole_file(file, durable=False) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, facts=np.frombuffer(json.dumps(rest).encode(), np.uint8), **arrays)
-    temporary.rename(file)

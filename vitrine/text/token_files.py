@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from vitrine._files import fsync_folder, partial, sha256
 from vitrine.errors import ConfigError, CorpusError
-from vitrine.text.cache import FREE_BYTES, TOKENS, cache_folder, partial
+from vitrine.text.cache import FREE_BYTES, TOKENS, cache_folder
 from vitrine.text.ids import byte_counter, check_tokenizer, holds_ids, id_parts
 from vitrine.text.scans import changed, check_unchanged, remembered_scan, stamps
 from vitrine.text.sources import Meter, Progress, Reading, Scan, Source, digest_of, find_sources, scan, scan_all
@@ -185,6 +186,7 @@ def prepare(
         return _with_sources(found, about)
     try:
         shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with partial(folder) as temporary:
             learned_from = _splits(sources, train_scans, max(share, USUAL_SHARE) if share else 0.0, validation_split)
             made = make_tokenizer(name, scans, _sample(learned_from, reading, progress))
@@ -198,7 +200,7 @@ def prepare(
                 "source_digests": [facts.digest for facts in train_scans],
             }
             (temporary / MANIFEST).write_text(json.dumps(facts), encoding="utf-8")
-            _flush_all(temporary)
+            fsync_folder(temporary)
             check_unchanged(before, stamps(every))
             try:
                 temporary.rename(folder)
@@ -268,7 +270,7 @@ def copy_prepared(prepared: Prepared, destination: Path) -> None:
         except OSError:
             shutil.copyfile(file, destination / file.name)
     (destination / MANIFEST).write_text(json.dumps(prepared.manifest), encoding="utf-8")
-    _flush_all(destination)
+    fsync_folder(destination)
 
 
 def tokens_of(corpus: Sequence[str], tokenizer: Tokenizer, reading: Reading = Reading()) -> tuple[Tokens, int]:
@@ -366,7 +368,7 @@ def _digest_of_all(
     content = ""
     if _is_path(name):
         load_tokenizer(Path(name))
-        content = hashlib.sha256(Path(name).read_bytes()).hexdigest()
+        content = sha256(Path(name))
     key = [
         1,
         content or name,
@@ -596,12 +598,3 @@ def _map(file: Path, dtype: np.dtype[Any], count: int, digest: str) -> NDArray[A
     if size <= CHECKED_BYTES and hashlib.sha256(array.view(np.uint8).data).hexdigest() != digest:
         raise CorpusError(f"{file} is not as it was written: its SHA-256 differs. The token file is damaged.")
     return array
-
-
-def _flush_all(folder: Path) -> None:
-    for path in (*folder.iterdir(), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

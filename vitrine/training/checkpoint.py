@@ -6,7 +6,6 @@ there whole, or not at all. One that goes is renamed first, too. Nothing older i
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
@@ -22,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vitrine._files import fsync, fsync_folder, partial, sha256
 from vitrine.config import Config, RecordingConfig
 from vitrine.errors import RunError
 from vitrine.model.decoder import newborn
@@ -69,27 +69,23 @@ def restore(state: State, snapshot: Snapshot) -> None:
 def save_keyframe(folder: Path, snapshot: Snapshot) -> Path:
     """Write a snapshot as `folder`/step-NNNNNNNN, durably and atomically. Raises OSError if the disk refuses."""
     destination = keyframe_path(folder, snapshot.step)
-    temporary = folder / f".{destination.name}.partial"
-    shutil.rmtree(temporary, ignore_errors=True)
     folder.mkdir(exist_ok=True)  # but not the run's: where that was deleted, nothing comes back
-    temporary.mkdir()
-    for name, tensors in ((MODEL, snapshot.parameters), (OPTIMIZER, snapshot.optimizer)):
-        try:
-            save_file(tensors, temporary / name, metadata={"format": "pt"})
-        except SafetensorError as error:  # its name for what the disk refuses
-            found = re.search(r"os error (\d+)", str(error))
-            code = int(found[1]) if found else errno.EIO
-            raise OSError(code, os.strerror(code), str(temporary / name)) from None
-        (temporary / name).chmod(0o666 & temporary.stat().st_mode)  # safetensors lets the owner alone read
-    files = {name: _describe(temporary / name) for name in (MODEL, OPTIMIZER)}
-    manifest = {"version": FORMAT_VERSION, "step": snapshot.step, "digest": snapshot.digest, "files": files}
-    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    for name in (MODEL, OPTIMIZER, MANIFEST):
-        flush(temporary / name)
-    flush(temporary)
-    before = _put_away(destination)  # the same step again, after a resume: the same bits
-    temporary.rename(destination)
-    flush(folder)
+    with partial(destination) as temporary:
+        for name, tensors in ((MODEL, snapshot.parameters), (OPTIMIZER, snapshot.optimizer)):
+            try:
+                save_file(tensors, temporary / name, metadata={"format": "pt"})
+            except SafetensorError as error:  # its name for what the disk refuses
+                found = re.search(r"os error (\d+)", str(error))
+                code = int(found[1]) if found else errno.EIO
+                raise OSError(code, os.strerror(code), str(temporary / name)) from None
+            (temporary / name).chmod(0o666 & temporary.stat().st_mode)  # safetensors lets the owner alone read
+        files = {name: _describe(temporary / name) for name in (MODEL, OPTIMIZER)}
+        manifest = {"version": FORMAT_VERSION, "step": snapshot.step, "digest": snapshot.digest, "files": files}
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        fsync_folder(temporary)
+        before = _put_away(destination)  # the same step again, after a resume: the same bits
+        temporary.rename(destination)
+    fsync(folder)
     shutil.rmtree(before, ignore_errors=True)
     return destination
 
@@ -153,7 +149,7 @@ def _load(path: Path, names: Collection[str]) -> Snapshot:
         if size != facts["size_bytes"]:
             seen = f"has {size} bytes" if size >= 0 else "is missing"
             raise RunError(f"{file} {seen}; {facts['size_bytes']} were written. The keyframe is damaged.")
-        if _sha256(file) != facts["sha256"]:
+        if sha256(file) != facts["sha256"]:
             raise RunError(f"{file} is not as it was written: its SHA-256 differs. The keyframe is damaged.")
     try:
         tensors = {name: load_file(path / name) for name in names}
@@ -255,15 +251,6 @@ def remove_partial(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def flush(path: Path) -> None:
-    """Force a file or folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _copy(targets: dict[str, Tensor], sources: dict[str, Tensor]) -> None:
     if targets.keys() != sources.keys():
         odd = sorted(targets.keys() ^ sources.keys())
@@ -294,9 +281,4 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _describe(file: Path) -> dict[str, Any]:
-    return {"size_bytes": file.stat().st_size, "sha256": _sha256(file)}
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return {"size_bytes": file.stat().st_size, "sha256": sha256(file)}

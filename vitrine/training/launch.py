@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from vitrine._files import fsync, partial
 from vitrine.config import Config, Settings, load_toml, merge
 from vitrine.errors import ConfigError, CorpusError, RunError
 from vitrine.model.inventory import Plan, make_plan
@@ -25,12 +26,11 @@ from vitrine.runs.retention import keyframe_path, keyframe_steps
 from vitrine.runs.store import Store, digests
 from vitrine.text import token_files
 from vitrine.text.builtin import is_pipe, located
-from vitrine.text.cache import partial
 from vitrine.text.ids import validation_beside
 from vitrine.text.sources import Reading
 from vitrine.text.tokenizer import save_tokenizer
 from vitrine.training import timing
-from vitrine.training.checkpoint import Snapshot, flush, load_keyframe, save_keyframe, take_snapshot, written_digest
+from vitrine.training.checkpoint import Snapshot, load_keyframe, save_keyframe, take_snapshot, written_digest
 from vitrine.training.checks import check_memory, check_mirrors, check_processes, check_tokens
 from vitrine.training.device import (
     best_device,
@@ -434,6 +434,7 @@ def _make_run(asked: Path | None, prepared: Prepared, processes: Processes) -> P
     path, number = asked or Path("runs", f"{stem}-1"), 1
     if processes.first:
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with partial(path) as temporary:
                 _write_run(temporary, prepared, processes)
                 while not _rename(temporary, path):
@@ -441,7 +442,7 @@ def _make_run(asked: Path | None, prepared: Prepared, processes: Processes) -> P
                         raise _exists_already(asked)
                     number += 1
                     path = Path("runs", f"{stem}-{number}")
-                flush(path.parent)
+                fsync(path.parent)
         except (OSError, sqlite3.Error) as error:
             raise RunError(f"The run folder {path} cannot be made: {error}.") from None
     processes.wait("the run folder is made")

@@ -1,13 +1,13 @@
 """`vitrine report`: a run as one HTML file, which opens by a double click, without a server and without a network."""
 
 import asyncio
-import contextlib
 import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitrine._files import whole_file
 from vitrine.errors import RunError
 from vitrine.runs.reader import RunReader
 from vitrine.studio.app import make_app
@@ -104,17 +104,9 @@ def _check(file: Path, force: bool) -> None:
 
 
 def _write(file: Path, content: bytes, force: bool) -> None:
-    """Under another name first, then by a rename: nobody sees half a file."""
-    partial = file.absolute().parent / f".report-{os.getpid()}.partial"
     try:
-        with open(partial, "xb") as whole:
-            whole.write(content)
-            whole.flush()
-            os.fsync(whole.fileno())
-        _check(file, force)  # again: making it took a while
-        partial.replace(file)
+        with whole_file(file.absolute(), replace=force) as temporary:
+            temporary.write_bytes(content)
+            _check(file, force)  # again: making it took a while
     except OSError as error:
         raise RunError(f"{file} cannot be written: {error.strerror}. Give another place with --out.") from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()

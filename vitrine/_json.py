@@ -1,0 +1,37 @@
+"""JSON of results: dataclasses, NumPy's numbers and paths are known, and a number that is not finite becomes null."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+
+def dumps(content: Any, **style: Any) -> str:
+    """A result as text; `style` as `json.dumps` takes it."""
+    try:
+        return json.dumps(content, allow_nan=False, default=_known, **style)
+    except ValueError:  # a number that is not finite
+        return json.dumps(plain(content), allow_nan=False, **style)
+
+
+def plain(value: Any) -> Any:
+    """A result as dicts, lists, texts and numbers."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value if isinstance(value, str | int | None) else plain(_known(value))
+
+
+def _known(value: Any) -> Any:
+    """One level of what json does not know."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # of NumPy, which is not imported for this
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not JSON")
