@@ -1,6 +1,6 @@
-"""A run as it shows itself in a notebook: its loss, what it writes, what was chosen. One piece of HTML, without a script.
+"""A run in a notebook: its loss, the text that it writes, its hyperparameters. One piece of HTML without a script.
 
-It takes the notebook's own colours for text and lines. Whatever comes from a text or from a file name is escaped.
+Text and lines have the notebook's own colours. Everything that comes from a text or a file name is escaped.
 """
 
 import math
@@ -15,8 +15,8 @@ from vitrine.runs.downsample import Steps, Values, downsample
 from vitrine.runs.reader import RunReader, is_training
 
 WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM, TOP = 640, 220, 44, 18, 26, 20
-PIXELS = 300  # points of the curve of the training loss
-PLUM = "#c0538f"  # of what is measured on text that was held back; it can be read on white and on black
+PIXELS = 300  # points of the training loss curve
+PLUM = "#c0538f"  # for the validation loss; readable on white and on black
 STYLE = """
 .vitrine-run { font: 14px/1.45 system-ui, sans-serif; max-width: 640px }
 .vitrine-run svg { width: 100%; height: auto; display: block }
@@ -28,7 +28,7 @@ STYLE = """
 
 
 def summary(run: RunReader) -> str:
-    """One line: what it is, and how far it has come."""
+    """One line: the model and its progress."""
     config, made = run.config, run.steps_made()
     parameters = sum(tensor.parameters for tensor in census(config.model))
     told = [f"{config.model.architecture}, {parameters:,} parameters"]
@@ -42,7 +42,7 @@ def summary(run: RunReader) -> str:
 
 
 def html(run: RunReader) -> str:
-    """The whole."""
+    """The complete HTML."""
     return "\n".join(["<div class='vitrine-run'>", f"<style>{STYLE}</style>", *_parts(run), "</div>"])
 
 
@@ -51,20 +51,20 @@ def _parts(run: RunReader) -> Iterator[str]:
     yield _curves(run)
     samples = run.samples()
     if samples:
-        yield f"<div class='soft'>With the parameters of step {samples[-1].step:,}, it writes:</div>"
+        yield f"<div class='soft'>With the parameters of step {samples[-1].step:,} it writes:</div>"
         yield f"<pre>{escape(samples[-1].text.strip())}</pre>"
-    yield f"<details><summary>The hyperparameters</summary><pre>{escape(run.config.to_toml())}</pre></details>"
-    yield f"<div class='soft'>Every number of it: <code>vitrine studio {escape(shlex.quote(str(run.path)))}</code></div>"
+    yield f"<details><summary>Hyperparameters</summary><pre>{escape(run.config.to_toml())}</pre></details>"
+    yield f"<div class='soft'>To see every number: <code>vitrine studio {escape(shlex.quote(str(run.path)))}</code></div>"
 
 
 def _curves(run: RunReader) -> str:
-    """The loss of each step, the validation loss, and what guessing would come to."""
+    """The loss of each step, the validation loss, and the loss of guessing."""
     steps, values = run.step_column("loss")
     steps, low, high = downsample(steps, values, PIXELS) if len(steps) else (steps, values, values)
     measured = [(e.step, e.loss) for e in run.sampled_evaluations() if math.isfinite(e.loss)]
     finite = [*low[np.isfinite(low)], *high[np.isfinite(high)], *(loss for _, loss in measured)]
     if not finite:
-        return "<div class='soft'>No loss is recorded.</div>"
+        return "<div class='soft'>No loss is recorded yet.</div>"
     guessing = math.log(run.config.model.vocab_size)
     least, most = min(finite), max([*finite, guessing] if max(finite) < 2 * guessing else finite)
     last = max([1, *(int(step) for step in steps[-1:]), *(step for step, _ in measured)])
@@ -82,14 +82,16 @@ def _curves(run: RunReader) -> str:
             f"<path d='M{LEFT},{y:.1f}H{WIDTH - RIGHT}' stroke='currentColor' stroke-dasharray='2 4' stroke-opacity='.6'/>"
         )
         inside.append(f"<text x='{WIDTH - RIGHT}' y='{y - 4:.1f}' text-anchor='end'>{said}</text>")
-    label = "The loss of each step, and on the text that was held back"
-    key = "nats a token by step: training" + f", <span style='color:{PLUM}'>&#9679; validation</span>" * bool(measured)
+    label = "The loss of each step, and the validation loss"
+    key = "nats per token, by step: training" + f", <span style='color:{PLUM}'>&#9679; validation</span>" * bool(
+        measured
+    )
     drawn = f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='{label}'>{''.join(inside)}</svg>"
     return f"{drawn}<div>{key}</div>"
 
 
 class _Plot:
-    """From steps and losses to places in the picture."""
+    """Converts steps and losses to coordinates in the picture."""
 
     def __init__(self, last: int, bottom: float, top: float) -> None:
         self.last, self.bottom, self.top = last, bottom, top
@@ -101,7 +103,7 @@ class _Plot:
         return TOP + (HEIGHT - TOP - BOTTOM) * (self.top - loss) / (self.top - self.bottom)
 
     def band(self, steps: Steps, low: Values, high: Values) -> str:
-        """A line from step to step; where a point stands for several, from their least to their greatest loss."""
+        """A line through the steps. A point for several steps spans their lowest to their highest loss."""
         path, pen = [], "M"
         for step, least, greatest in zip(steps, low, high, strict=True):
             if not np.isfinite(least):
@@ -114,7 +116,7 @@ class _Plot:
         return "".join(path)
 
     def frame(self) -> Iterator[str]:
-        """Lines and numbers at round values."""
+        """Grid lines and labels at round values."""
         floor = HEIGHT - BOTTOM
         for loss in _round_values(self.bottom, self.top):
             y = self.y(loss)
@@ -126,7 +128,7 @@ class _Plot:
 
 
 def _round_values(least: float, most: float) -> list[float]:
-    """At most six values of the form 1, 2 or 5 times a power of ten apart."""
+    """At most six values, 1, 2 or 5 times a power of ten apart."""
     rough = (most - least) / 6
     power = 10 ** math.floor(math.log10(rough))
     apart = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)

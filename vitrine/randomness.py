@@ -1,4 +1,4 @@
-"""Randomness as a pure function of a key: nothing has to be saved to draw the same again."""
+"""Random numbers as a pure function of a key, so no generator state has to be saved."""
 
 import hashlib
 
@@ -6,19 +6,19 @@ import numpy as np
 
 
 def keyed_hash(*key: object) -> int:
-    """64 random bits that depend on the key alone."""
+    """64 random bits that depend only on the key."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little")
 
 
 def keyed_generator(*key: object) -> np.random.Generator:
-    """A counter-based generator (Philox) that starts from the key."""
+    """A counter-based generator (Philox), keyed by the arguments."""
     return np.random.Generator(np.random.Philox(key=keyed_hash(*key)))
 
 
 def permute(position: int, size: int, key: int) -> int:
-    """The place of `position` in a pseudorandom order of range(size): no table, any size.
+    """The place of `position` in a pseudorandom permutation of range(size), for any size and without a table.
 
-    A four-round Feistel network over the next even number of bits, walked until it lands inside.
+    A four-round Feistel network over the next even number of bits, repeated until the result is below size.
     """
     half = max(1, (max(1, size - 1).bit_length() + 1) // 2)
     mask = (1 << half) - 1

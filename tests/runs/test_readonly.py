@@ -125,7 +125,7 @@ def test_every_command_and_the_studio_read_a_run_that_cannot_be_written(sealed, 
         assert json.loads(info)["events"][-1]["text"] == "only in the log"
     assert sorted(sealed.parent.rglob("*")) == before
     assert refused == 2
-    assert f"{unended}/lock cannot be opened or written here: Permission denied. Look at who may write" in sentence
+    assert f"{unended}/lock cannot be opened or written here: Permission denied. Check the permissions of" in sentence
 
 
 def test_a_log_that_cannot_be_shared_is_read_from_a_copy_and_again_when_it_changes(sealed, monkeypatch):

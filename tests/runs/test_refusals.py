@@ -79,7 +79,7 @@ def test_a_lock_that_stays_is_named_at_the_end_and_resume_makes_what_is_missing(
 ):
     monkeypatch.setattr(store, "WAIT_S", 0.3)
     lock, let_go = other
-    with pytest.raises(RunError, match=r"r/run\.sqlite is locked by another program, which did not let go"):
+    with pytest.raises(RunError, match=r"r/run\.sqlite has been locked by another program for a minute"):
         trained(At({4: lock}))
     let_go()
     assert keyframe_steps(tmp_path / "r" / KEYFRAMES)[-1] == 20
@@ -113,12 +113,12 @@ def test_a_run_that_takes_the_place_of_a_deleted_one_is_left_as_it_is(trained, s
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        (errno.ENOSPC, "could not be written: No space left on device. What came before is safe. Free some space"),
+        (errno.ENOSPC, "could not be written: No space left on device. Earlier data is safe. Free some space"),
         (errno.EDQUOT, "Free some space"),
-        (errno.EROFS, "cannot be opened or written here: Read-only file system. Look at who may write"),
+        (errno.EROFS, "cannot be opened or written here: Read-only file system. Check the permissions of"),
         (errno.EACCES, "cannot be opened or written here: Permission denied."),
         (errno.ENOENT, "is missing. vitrine verify"),
-        (errno.EIO, "could not be read or written: Input/output error. What came before is safe. Look at the disk"),
+        (errno.EIO, "could not be read or written: Input/output error. Earlier data is safe. Check the disk"),
     ],
 )
 def test_each_refusal_of_the_disk_is_a_sentence_of_its_own(code, said, tmp_path):

@@ -1,4 +1,4 @@
-"""What recording costs: how often to look, and how much disk it takes. Needs no torch."""
+"""What recording costs: how often values are recorded, and how much disk they take. Needs no torch."""
 
 import math
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from vitrine.runs.film import MAX_FRAMES, film_bytes
 from vitrine.runs.layout import SAMPLE, STATISTICS
 from vitrine.runs.retention import longest_gap
 
-STATISTICS_BYTES = 250_000_000  # of all rows of statistics, at most
-FAST_S, SLOW_S = 2.0, 60.0  # between two keyframes: as long as a re-entry should take, and at most
-LOOKS = 0.005  # of the time of a training goes into statistics; with histograms and film it stays below 2%
-WRITE_BYTES_PER_S = 5_000_000  # of keyframes, so that writing them is hardly felt
-TINY, IN_CACHE = 200_000, 2_000_000  # parameters: smaller models lie in a processor's inner caches, or its outer one
-FLOPS_PER_S = {"cpu": 1e11, "cuda": 1e14, "mps": 1e12}  # a guess of a device's speed; no bit depends on it
-HISTOGRAM_BYTES = 1_000  # of one tensor, about
+STATISTICS_BYTES = 250_000_000  # limit for all rows of statistics
+FAST_S, SLOW_S = 2.0, 60.0  # training time between two keyframes: the time that a replay should take, and the limit
+LOOKS = 0.005  # share of the training time for statistics; with histograms and film the total stays below 2%
+WRITE_BYTES_PER_S = 5_000_000  # of keyframes, so that writing them hardly slows the training down
+TINY, IN_CACHE = 200_000, 2_000_000  # parameters: smaller models fit into a processor's inner caches, or its outer one
+FLOPS_PER_S = {"cpu": 1e11, "cuda": 1e14, "mps": 1e12}  # estimated speed of a device; no bit depends on it
+HISTOGRAM_BYTES = 1_000  # of one tensor, approximately
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What a run will leave on disk, in bytes, and how many steps a re-entry makes at most."""
+    """What a run will take on disk, in bytes, and the most steps that a replay has to make."""
 
     statistics_bytes: int
     histogram_bytes: int
@@ -32,21 +32,21 @@ class Recording:
 
 
 def recording_settings(config: Config) -> dict[str, Any]:
-    """The cadences of [recording] that suit a model, its steps and the disk.
+    """Choose the cadences of [recording] for a model, its steps and the disk.
 
-    How often statistics are taken is a guess for the first steps. Then it is measured, but for the smallest models.
+    The cadence of statistics is an estimate for the first steps. After that it is measured, except for the smallest models.
     """
     steps, tokens = config.training.steps, config.tokens_per_step
     tensors = census(config.model)
-    # A look moves all parameters through memory, as the work on a few tokens does: with these, it is about one step in
-    # a hundred. The smallest models are for looking at: there, a look is always taken.
+    # Statistics read all parameters from memory, like the work on a few tokens. With these values they cost about one
+    # step in a hundred. The smallest models are made to be looked at: there, every step has statistics.
     count = sum(t.parameters for t in tensors)
     tokens_enough = 1 if count < TINY else 4_000 if count < IN_CACHE else 10_000
     every = max(math.ceil(tokens_enough / tokens), math.ceil(steps * row_bytes(config) / STATISTICS_BYTES))
     step_s = 0.005 + tokens * flops_per_token(config.model) / FLOPS_PER_S.get(config.machine.device.split(":")[0], 1e11)
     size = keyframe_bytes(config)
     least_s = max(FAST_S, size / WRITE_BYTES_PER_S)
-    fair_s = min(steps, 10_000) * step_s * size / config.recording.disk_budget  # evenly over the first steps
+    fair_s = min(steps, 10_000) * step_s * size / config.recording.disk_budget  # evenly spread over the first steps
     return {
         "statistics_every": every,
         "statistics_cost": 0.0 if count < TINY else LOOKS,
@@ -58,12 +58,12 @@ def recording_settings(config: Config) -> dict[str, Any]:
 
 
 def recording(config: Config) -> Recording:
-    """The sums, for a run that makes all its steps."""
+    """The totals, for a run that makes all of its steps."""
     tensors = census(config.model)
     settings, steps = config.recording, config.training.steps
     shapes = {t.name: t.shape for t in tensors}
     size, every, evaluate_every = keyframe_bytes(config), settings.keyframe_every, config.training.evaluate_every
-    # The best stays beside birth and those of the cadence, unless it always falls on one of these.
+    # The best keyframe stays as well as the first and those of the cadence, unless it always is one of these.
     best = int(config.data.validation != 0 and evaluate_every < steps and evaluate_every % every != 0)
     room = max(2 + best, settings.disk_budget // max(1, size))
     on = int(settings.enabled)
@@ -78,13 +78,13 @@ def recording(config: Config) -> Recording:
 
 
 def keyframe_bytes(config: Config) -> int:
-    """Of one keyframe: parameters and optimizer state, in float32."""
+    """Size of a keyframe: parameters and optimizer state, in float32."""
     tensors = census(config.model)
     return 4 * (sum(t.parameters for t in tensors) + optimizer_numbers(config, tensors))
 
 
 def row_bytes(config: Config) -> int:
-    """Of the statistics of one step."""
+    """Size of the statistics of one step."""
     tensors = census(config.model)
     sampled = sum(min(SAMPLE, t.parameters) for t in tensors)
     return 4 * (len(STATISTICS) * len(tensors) + 2 * sampled)

@@ -1,4 +1,4 @@
-"""Curves made short enough for a plot. Needs no torch."""
+"""Reduces a curve to the number of points of a plot. Needs no torch."""
 
 from typing import Any
 
@@ -10,9 +10,14 @@ Values = NDArray[np.floating[Any]]
 
 
 def downsample(steps: Steps, values: Values, pixels: int) -> tuple[Steps, Values, Values]:
-    """The first step of each pixel, and the least and the greatest finite value in it.
+    """Return the first step of each pixel, and the lowest and highest finite value in it.
 
-    values: (steps,), or (steps, curves): then of each curve. Where a pixel has no finite value, both are not a number.
+    Args:
+        steps: (steps,), in order.
+        values: (steps,), or (steps, curves) for several curves.
+
+    Returns:
+        Steps (pixels,), and the lowest and highest values, shaped like `values`; both are NaN if a pixel has no finite one.
     """
     values = np.where(np.isfinite(values), values, np.nan)
     if len(steps) <= pixels:

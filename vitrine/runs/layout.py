@@ -1,4 +1,4 @@
-"""What is recorded of every tensor at a step, and where each number stands in a row. Needs no torch."""
+"""What is recorded of every tensor at a step, and the place of each number in a row. Needs no torch."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,22 +12,22 @@ Numbers = NDArray[np.float32]
 
 # Of the parameters that the step starts from, of the gradient before clipping, of the update that was made.
 STATISTICS = ("weight_norm", "weight_max", "gradient_norm", "gradient_max", "update_norm", "update_max")
-BLOCK = 1024  # recorded steps that are kept together, a column for each series
+BLOCK = 1024  # recorded steps that are stored together, one column per series
 SAMPLE = 8  # parameters of each tensor whose value and gradient are recorded
 
 HISTOGRAM_KINDS = ("weight", "gradient", "update")
-HISTOGRAM_BINS = 2048  # by the first 11 bits of a float32: sign, exponent, and the quarter between two powers of two
+HISTOGRAM_BINS = 2048  # the first 11 bits of a float32: sign, exponent, and the quarter between two powers of two
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a row of statistics is laid out.
+    """The layout of a row of statistics.
 
     First `STATISTICS` for each tensor, then the values of the sampled parameters, then their gradients.
 
     every: steps from one row to the next; tensors: names, in the order of the row.
     sample: for each tensor, the places of its sampled parameters in the flattened tensor.
-    since: (step, every), if the steps from one row to the next are others from that step on, which has a row.
+    since: (step, every), if the steps from one row to the next change at that step. The step has a row.
     """
 
     every: int
@@ -37,13 +37,13 @@ class Layout:
 
     @classmethod
     def of(cls, facts: dict[str, Any]) -> "Layout":
-        """From what the history says of itself."""
+        """Read a layout from the history's fact `statistics`."""
         sample = {name: tuple(places) for name, places in facts["sample"].items()}
         since = tuple(facts["since"]) if facts.get("since") else None
         return cls(facts["every"], tuple(facts["tensors"]), sample, since)
 
     def facts(self) -> dict[str, Any]:
-        """For the history; `of` reads it back."""
+        """The fact for the history; `of` reads it back."""
         facts = {"every": self.every, "tensors": self.tensors, "statistics": STATISTICS, "sample": self.sample}
         return facts | {"since": self.since} if self.since else facts
 
@@ -69,7 +69,7 @@ class Layout:
 
     @property
     def sampled(self) -> int:
-        """How many parameters are sampled in all."""
+        """How many parameters are sampled in total."""
         return sum(map(len, self.sample.values()))
 
     @property
@@ -91,7 +91,7 @@ class Layout:
 
 
 def choose_sample(sizes: dict[str, int], seed: int) -> dict[str, tuple[int, ...]]:
-    """The parameters of each tensor that are followed step by step: drawn once, from the seed."""
+    """Choose the parameters of each tensor that are recorded at every row: once, from the seed."""
     return {
         name: tuple(
             sorted(map(int, keyed_generator(seed, "sample", name).choice(size, min(SAMPLE, size), replace=False)))
@@ -101,7 +101,7 @@ def choose_sample(sizes: dict[str, int], seed: int) -> dict[str, tuple[int, ...]
 
 
 def spaced(steps: int, count: int) -> frozenset[int]:
-    """At most `count` steps of a run, dense at its start and sparse later: what changes fast is seen often."""
+    """At most `count` steps of a run: dense at its start, where values change fast, and sparse later."""
     last = max(0, steps - 1)
     return frozenset(round(last * (i / max(1, count - 1)) ** 2) for i in range(count))
 

@@ -1,4 +1,4 @@
-"""Reading a run's folder, also while it grows. Needs no torch."""
+"""Reads a run's folder, also during training. Needs no torch."""
 
 import dataclasses
 import fcntl
@@ -40,7 +40,11 @@ class RunReader:
     """A run folder, read only.
 
     Args:
-        path: the folder; it must hold a config.toml.
+        path: the folder; it must contain a config.toml.
+
+    Raises:
+        RunError: there is no run in this folder.
+        ConfigError: its config.toml is invalid.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -62,24 +66,24 @@ class RunReader:
         return self._records(StepRecord, "SELECT * FROM steps ORDER BY step")
 
     def step_record(self, step: int) -> StepRecord | None:
-        """What was recorded of one step, if anything."""
+        """The record of one step, if there is one."""
         found = self._records(StepRecord, "SELECT * FROM steps WHERE step = ?", step)
         return found[0] if found else None
 
     def step_column(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """One field of every `StepRecord`: the steps, and its values; where there is none, not a number."""
+        """One field of every `StepRecord`: the steps and the values; a missing value is NaN."""
         if name not in {field.name for field in dataclasses.fields(StepRecord)}:
             raise RunError(f"A step has no {name!r}. {nearest(name, [f.name for f in dataclasses.fields(StepRecord)])}")
         rows = self._rows(f"SELECT step, {name} FROM steps ORDER BY step")
         return np.array([row[0] for row in rows], np.int64), np.array([row[1] for row in rows], np.float64)
 
     def written_after(self, kind: type[R], row: int) -> list[tuple[int, R]]:
-        """The records of a kind that were written after a row, in order, each with its own row number."""
+        """The records of a kind that were written after a row, in order, each with its row number."""
         rows = self._rows(f"SELECT rowid, * FROM {TABLES[kind]} WHERE rowid > ? ORDER BY rowid", row)
         return [(number, record_of(kind, values)) for number, *values in rows]
 
     def steps_made(self) -> int:
-        """How many steps the history knows of."""
+        """How many steps the history has."""
         found = self._rows("SELECT max(step) FROM steps")[0][0]
         return 0 if found is None else int(found) + 1
 
@@ -95,7 +99,7 @@ class RunReader:
         return float(last[0][0] + since_s)
 
     def check_step(self, step: int, to: Literal["open", "enter"] = "open") -> None:
-        """Raises RunError where there is no such step: one is opened if it was made, and entered as far as that went."""
+        """Raise RunError if there is no such step. A step that was made can be opened; the one after it can be entered."""
         made = max([self.steps_made(), *keyframe_steps(self.path / KEYFRAMES)])
         last = made - 1 if to == "open" else made
         if not 0 <= step <= last:
@@ -103,7 +107,7 @@ class RunReader:
             raise RunError(f"{self.path} has made {made} steps: there is no step {step} to {to}. {known}")
 
     def missing_steps(self) -> list[tuple[int, int, int]]:
-        """What the history lost: first and last step of each gap, and the keyframe that says that they were made."""
+        """Steps that the history lost: first and last step of each gap, and the keyframe that proves that they were made."""
         keyframes = keyframe_steps(self.path / KEYFRAMES)
         if not (self.config.recording.enabled and keyframes):
             return []
@@ -113,15 +117,15 @@ class RunReader:
         return [(int(gap[0]), int(gap[-1]), min(k for k in keyframes if k > gap[-1])) for gap in gaps]
 
     def changed_settings(self) -> dict[str, tuple[Any, Any]]:
-        """What in config.toml is not as it was when the run began: then, and now. Nothing, if the history does not say.
+        """The hyperparameters in config.toml that changed since the run began: old and new values.
 
-        Where the text lies may change: that it is the same is told by its digest.
+        Empty if the history has no `identity`. The path of the corpus may change, because its digest is compared.
         """
         noted = self.facts().get("identity")
         if noted is None:
             return {}
         now = self.config.model_dump(mode="json")
-        # Of what came later the default is meant, on both sides.
+        # For keys that were added later, both sides get the default.
         complete = json.loads(noted) | {section: now[section] for section in ("machine", "recording")}
         then = validate(complete).model_dump(mode="json")
         if len(then["data"]["corpus"]) == len(now["data"]["corpus"]):
@@ -134,22 +138,22 @@ class RunReader:
         }
 
     def layout(self) -> Layout | None:
-        """How the statistics of the tensors are laid out; None if none are recorded."""
+        """The layout of the statistics; None if none are recorded."""
         rows = self._rows("SELECT value FROM facts WHERE name = 'statistics'")
         return Layout.of(json.loads(rows[0][0])) if rows else None
 
     def peak_memory_bytes(self) -> int | None:
-        """The most that the training process held in memory, by the steps that were recorded."""
+        """The most memory that the training process used, in the recorded steps."""
         found = self._rows("SELECT max(memory_bytes) FROM steps")[0][0]
         return None if found is None else int(found)
 
     def series(self, number: int) -> tuple[NDArray[np.int64], Numbers]:
-        """One series of the statistics, by its place in the layout: the steps, and its numbers."""
+        """One series of the statistics, by its place in the layout: the steps and the numbers."""
         steps, table = self.columns([number])
         return steps, table[:, 0]
 
     def columns(self, numbers: Sequence[int]) -> tuple[NDArray[np.int64], Numbers]:
-        """Several series of the statistics: the steps, and a table with a column for each."""
+        """Several series of the statistics: the steps (rows,), and a table (rows, series)."""
         layout = self.layout()
         if layout is None:
             raise RunError(f"{self.path} has no statistics: recording.enabled was false, or no step was made yet.")
@@ -170,9 +174,9 @@ class RunReader:
         return every_step[order], np.concatenate([*blocks.values(), whole[:, list(numbers)]])[order]
 
     def statistics(self, tensor: str) -> NDArray[Any]:
-        """A table of one tensor over the run: a row for each recorded step.
+        """A table of one tensor over the run, with a row for each recorded step.
 
-        Fields: step (int64), and of float32: weight_norm, weight_max, gradient_norm, gradient_max (before clipping),
+        Fields: step (int64); in float32 weight_norm, weight_max, gradient_norm, gradient_max (before clipping),
         update_norm, update_max. A max is the largest magnitude.
         """
         layout = self._layout_with(tensor)
@@ -184,7 +188,7 @@ class RunReader:
         return table
 
     def statistics_at(self, step: int) -> Numbers | None:
-        """The whole row of one step, as the layout says; None if it was not recorded."""
+        """The whole row of one step, in the order of the layout; None if it was not recorded."""
         layout = self.layout()
         if layout is None or not layout.has(step):
             return None
@@ -197,7 +201,7 @@ class RunReader:
         return np.frombuffer(numbers, "<f4") if numbers else None
 
     def histograms(self, tensor: str, kind: str, step: int | None = None) -> list[HistogramRecord]:
-        """Counts of the weights, gradients or updates of a tensor, at the steps that have them."""
+        """Histograms of the weights, gradients or updates of a tensor, at the steps that have them."""
         query = "SELECT step, tensor, kind, bins, counts FROM histograms WHERE tensor = ? AND kind = ?"
         if step is None:
             return self._records(HistogramRecord, query + " ORDER BY step", tensor, kind)
@@ -208,7 +212,7 @@ class RunReader:
         return self._records(EvaluationRecord, "SELECT * FROM evaluations ORDER BY step, whole")
 
     def sampled_evaluations(self) -> list[EvaluationRecord]:
-        """The measurements that can be held against each other: all by the same sample of the split."""
+        """The measurements that can be compared, because all use the same sample of the split."""
         limit = self.config.training.evaluation_tokens
         return [e for e in self.evaluations() if e.compares(limit)]
 
@@ -218,12 +222,12 @@ class RunReader:
         return best.step if best else None
 
     def best_evaluation(self) -> EvaluationRecord | None:
-        """That with the least validation loss, by the same sample of the split at every measurement; NaN is no loss."""
+        """The evaluation with the lowest validation loss, among `sampled_evaluations`; NaN does not count."""
         measured = [e for e in self.sampled_evaluations() if math.isfinite(e.loss)]
         return min(measured, key=lambda e: e.loss, default=None)
 
     def samples(self) -> list[SampleRecord]:
-        """Every text that the model was made to write during training."""
+        """Every text that the model generated during training."""
         return self._records(SampleRecord, "SELECT * FROM samples ORDER BY step, temperature")
 
     def events(self) -> list[EventRecord]:
@@ -231,7 +235,7 @@ class RunReader:
         return self._records(EventRecord, "SELECT * FROM events ORDER BY rowid")
 
     def facts(self) -> dict[str, str]:
-        """What was noted about the whole run: its fingerprint, its corpus, its result."""
+        """The facts about the whole run: its fingerprint, its corpus, its result."""
         return dict(self._rows("SELECT name, value FROM facts"))
 
     def result(self) -> dict[str, Any]:
@@ -240,7 +244,7 @@ class RunReader:
         return found
 
     def damage(self) -> str:
-        """What SQLite finds wrong in the history's file; empty: nothing."""
+        """What SQLite finds wrong in the history's file; empty if nothing."""
         try:
             found = str(self._rows("PRAGMA quick_check(1)")[0][0])
         except RunError as error:
@@ -270,7 +274,7 @@ class RunReader:
             yield connection
 
     def _open(self, history: Path) -> sqlite3.Connection:
-        """A connection that only reads, also where SQLite may not write the files that it needs to share a database."""
+        """A read-only connection, also if SQLite cannot write the files that it needs to share a database."""
         address = history.resolve().as_uri()
         try:
             return _checked(sqlite3.connect(f"{address}?mode=ro", uri=True), history)
@@ -286,7 +290,7 @@ class RunReader:
         return _checked(connection, history)
 
     def _with_log(self, history: Path, log: Path) -> bytes:
-        """The database with its log in it: both are copied to where that can be done, whenever they have changed."""
+        """The database merged with its log, in a copy that is renewed whenever the files change."""
         files = [file for file in (log, history) if file.is_file()]
         stamp = [(file.stat().st_mtime_ns, file.stat().st_size) for file in files]
         if stamp != self._copied[0]:
@@ -300,19 +304,19 @@ class RunReader:
 
 
 def is_training(run: str | Path) -> bool:
-    """Whether a process trains this run right now: it holds the lock."""
+    """Whether a process is training this run: it then holds the lock."""
     try:
         with open(Path(run) / LOCK, encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # there is none, or it may not be looked at
+    except OSError:  # there is no lock file, or it cannot be opened
         return False
     return False
 
 
 def _checked(connection: sqlite3.Connection, history: Path) -> sqlite3.Connection:
-    """The same connection, if what it reads is a history of ours; else it is closed."""
+    """Return the connection if it reads a history of this version; otherwise close it and raise."""
     try:
         check_version(history, connection.execute("PRAGMA user_version").fetchone()[0])
     except BaseException:
@@ -323,7 +327,7 @@ def _checked(connection: sqlite3.Connection, history: Path) -> sqlite3.Connectio
 
 @contextmanager
 def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Several reads of one moment."""
+    """Make several reads see the same state."""
     connection.execute("BEGIN")
     try:
         yield
@@ -332,7 +336,7 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _runs_beside(path: Path) -> str:
-    """A hint at the runs that do exist."""
+    """A hint with the runs that exist."""
     for folder in (path.parent, Path("runs")):
         found = sorted(p.parent for p in folder.glob(f"*/{CONFIG}")) if folder.is_dir() else []
         if found:

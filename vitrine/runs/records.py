@@ -1,4 +1,4 @@
-"""What a run's history holds: one frozen dataclass a record."""
+"""The records of a run's history: one frozen dataclass per kind."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 class StepRecord:
     """One training step. loss and gradient_norm are the bits of float32 numbers, held as float64.
 
-    tokens: learned from so far, this step included; memory_bytes: that the process holds in memory.
+    tokens: trained on so far, this step included; memory_bytes: used by the process.
     """
 
     step: int
@@ -26,7 +26,7 @@ class StepRecord:
 class EvaluationRecord:
     """The validation loss of the parameters that a step starts from.
 
-    whole: over the whole split; final: over the part of it that the last evaluation measures, where that is not all.
+    whole: over the whole split; final: over the part that the last evaluation measures, if that is not the whole split.
     """
 
     step: int
@@ -37,13 +37,13 @@ class EvaluationRecord:
     final: bool = False
 
     def compares(self, sample_tokens: int) -> bool:
-        """Whether it is one of those by the usual sample of the split, of about so many tokens."""
+        """Whether it can be compared with the others: measured on the usual sample of the split."""
         return not (self.final or (self.whole and self.tokens > sample_tokens))
 
 
 @dataclass(frozen=True)
 class SampleRecord:
-    """Text that the model wrote, with the parameters that a step starts from."""
+    """Text that the model generated with the parameters that a step starts from."""
 
     step: int
     prompt: str
@@ -54,7 +54,7 @@ class SampleRecord:
 
 @dataclass(frozen=True)
 class HistogramRecord:
-    """How many numbers of a tensor fall into each bin (see `runs.statistics.bin_edges`); empty bins left out.
+    """How many numbers of a tensor fall into each bin (see `runs.layout.bin_edges`); empty bins are left out.
 
     kind: weight, gradient or update. bins: little-endian uint16; counts: little-endian uint32.
     """
@@ -78,12 +78,12 @@ class EventRecord:
 
 Record = StepRecord | EvaluationRecord | SampleRecord | HistogramRecord | EventRecord
 R = TypeVar("R")
-FINAL = 2  # in the column `whole` of an evaluation, whose key it is part of
-EMPTY = {float: math.nan, int: 0, bool: False, str: "", bytes: b""}  # what NULL stands for
+FINAL = 2  # value of the column `whole`, which is part of an evaluation's key
+EMPTY = {float: math.nan, int: 0, bool: False, str: "", bytes: b""}  # the value of NULL
 
 
 def record_of(kind: type[R], row: Sequence[Any]) -> R:
-    """A record of this kind from its row. SQLite keeps NaN as NULL: in a record it is NaN again."""
+    """Make a record of this kind from its row. SQLite stores NaN as NULL; in the record it is NaN again."""
     if kind is EvaluationRecord:
         row = (*row[:3], row[3] == 1, row[4], row[3] == FINAL)
     types = kind.__annotations__.values()
@@ -95,4 +95,4 @@ def row_of(record: Record) -> tuple[Any, ...]:
     if isinstance(record, EvaluationRecord):
         whole = FINAL if record.final else int(record.whole)
         return record.step, record.loss, record.tokens, whole, record.duration_s
-    return tuple(vars(record).values())  # in the order of the fields; dataclasses.astuple takes ten times as long
+    return tuple(vars(record).values())  # in field order; dataclasses.astuple takes ten times as long
