@@ -188,7 +188,7 @@ def test_a_film_that_grows_is_read_as_far_as_it_is(tmp_path):
 
 
 def test_a_run_without_a_film_says_why(tmp_path):
-    with pytest.raises(RunError, match=r"holds no film: recording\.enabled was false"):
+    with pytest.raises(RunError, match=r"has no film: recording\.enabled was false"):
         Film(tmp_path)
 
 

@@ -1,11 +1,11 @@
-"""The film: the same few parameters of every tensor, step after step, as bytes. Needs no torch.
+"""The film: the same few parameters of every tensor at many steps, as bytes. Needs no torch.
 
-Each pick is one real parameter, never a mean. A matrix is cut into squares of side 2^level; each square shows
-one parameter of its own. The pick of a square is the pick of one of its four quarters, chosen by a hash, so a
-coarse picture holds only parameters that every finer one holds too.
+Each pick is one real parameter, never a mean. A matrix is divided into squares of side 2^level; each square shows one
+of its parameters. The pick of a square is the pick of one of its four quarters, chosen by a hash. So every parameter of a
+coarse picture is also in every finer one.
 
-A frame has, for the picks: how far each value has come since birth, its gradient, and its update. Each is a byte
-times a scale of its tensor: rounded, so never exact.
+A frame has for each pick the change of its value since initialisation, its gradient, and its update. Each is a byte times
+a scale of its tensor: rounded, so never exact.
 """
 
 import json
@@ -25,7 +25,7 @@ from vitrine.randomness import keyed_hash
 
 FORMAT_VERSION = 1
 MANIFEST, PICKS, FRAMES = "manifest.json", "picks.bin", "frames.bin"
-VALUE_CELLS, CHANGE_CELLS = 262_144, 65_536  # at most: values in a frame; gradients in it, and updates
+VALUE_CELLS, CHANGE_CELLS = 262_144, 65_536  # the most values in a frame, and the most gradients and updates
 MAX_FRAMES = 200
 HEADER = np.dtype([("step", "<i8"), ("crc", "<u4"), ("size", "<u4")])
 
@@ -54,7 +54,7 @@ class Picks:
         return [grid.size for grid in self.indices.values()]
 
     def places(self, starts: Mapping[str, int]) -> NDArray[np.int64]:
-        """All picks as places in one flat buffer, in which each tensor starts where it is said."""
+        """All picks as places in a flat buffer. starts: where each tensor starts in it."""
         return np.concatenate([starts[name] + grid.ravel() for name, grid in self.indices.items()])
 
 
@@ -66,7 +66,7 @@ def grid_shape(shape: tuple[int, ...], level: int) -> tuple[int, int]:
 
 
 def choose_picks(shapes: Shapes, cells: int, seed: int) -> Picks:
-    """The finest picks that are not more than so many; one level for all tensors, so that they stay to scale."""
+    """The finest picks with at most `cells` parameters. All tensors have the same level, so they stay to scale."""
     level = 0
     while sum(rows * columns for rows, columns in (grid_shape(shape, level) for shape in shapes.values())) > cells:
         if all(grid_shape(shape, level) == (1, 1) for shape in shapes.values()):
@@ -85,7 +85,7 @@ def pick(
 ) -> NDArray[np.int64]:
     """The parameter that each square of side 2^level of a tensor shows, as its place in the flattened tensor.
 
-    squares: which of them, down and across; by default all.
+    squares: a range of squares, down and across; by default all.
     """
     rows, columns = (1, shape[0]) if len(shape) == 1 else shape
     axes = (
@@ -101,7 +101,7 @@ def pick(
 
 
 def film_bytes(shapes: Shapes, frames: int) -> int:
-    """How large a film grows: of so many frames."""
+    """The size of a film with this many frames."""
     values, changes = (choose_picks(shapes, cells, 0).count for cells in (VALUE_CELLS, CHANGE_CELLS))
     return frames * _frame_bytes(len(shapes), values, changes)
 
@@ -110,8 +110,8 @@ def film_bytes(shapes: Shapes, frames: int) -> int:
 class Frame:
     """One picture, at the picks of a film, in their order.
 
-    learned: how far the parameters that the step starts from have come since birth; gradients: before clipping;
-    updates: that were made. errors: how far each may be off, by tensor: half of what a byte's last bit stands for.
+    learned: change of the parameters that the step starts from since initialisation; gradients: before clipping;
+    updates: as applied. errors: largest rounding error, by tensor: half of the scale.
     """
 
     step: int
@@ -122,7 +122,7 @@ class Frame:
 
 
 class Film:
-    """A film, open for reading, also while it grows. Raises RunError where a run has none."""
+    """A film, open for reading, also during training. Raises RunError if the run has none."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -147,7 +147,7 @@ class Film:
             return file.read(self.frame_bytes)
 
     def stored(self, number: int) -> tuple[int, Floats, NDArray[np.int8]]:
-        """The number-th frame, not multiplied out: its step, the scales (3, tensors), and a byte for each pick."""
+        """The number-th frame before scaling: its step, the scales (3, tensors), and a byte for each pick."""
         raw = self.raw(number)
         if len(raw) < self.frame_bytes:
             raise RunError(f"{self.folder / FRAMES} has {len(self.steps())} frames: there is no frame {number}.")
@@ -172,13 +172,13 @@ class Film:
 
 
 class FilmWriter:
-    """A film, open for writing. Frames go to the end of one file; a half-written one is ignored and overwritten.
+    """A film, open for writing. Frames are appended to one file; an incomplete one is ignored and overwritten.
 
     Args:
-        folder: of the film; made if it does not exist yet.
-        shapes: of the tensors, in the order in which a frame has them.
-        seed: of the run; the picks follow from it.
-        resumed_at: frames of this step and later ones will be made again: they are dropped.
+        folder: of the film; created if it does not exist.
+        shapes: of the tensors, in the order of a frame.
+        seed: of the run; it determines the picks.
+        resumed_at: frames of this step and later ones are removed, because they will be made again.
     """
 
     def __init__(self, folder: Path, shapes: Shapes, seed: int, resumed_at: int) -> None:
@@ -221,7 +221,7 @@ class FilmWriter:
 
 
 def encode(step: int, numbers: tuple[Floats, Floats, Floats], picks: tuple[Picks, Picks]) -> bytes:
-    """A frame as it stands in the file: learned, gradients and updates, at the picks of values and of changes."""
+    """A frame as bytes of the file: learned, gradients and updates, at the picks of values and of changes."""
     scaled = [
         _to_bytes(part, sizes)
         for part, sizes in zip(numbers, (picks[0].sizes, picks[1].sizes, picks[1].sizes), strict=True)
@@ -231,7 +231,7 @@ def encode(step: int, numbers: tuple[Floats, Floats, Floats], picks: tuple[Picks
 
 
 def checksum(step: int, body: bytes) -> int:
-    """Of the step too: a picture at the wrong step would be as wrong as a wrong picture."""
+    """CRC-32 of the step and the body. The step is included to detect a picture at the wrong step."""
     return zlib.crc32(body, zlib.crc32(np.int64(step).astype("<i8").tobytes()))
 
 
@@ -246,7 +246,7 @@ def _frame_bytes(tensors: int, values: int, changes: int) -> int:
 
 
 def _frame_steps(frames: Path, frame_bytes: int) -> NDArray[np.int64]:
-    """The steps of the whole frames of a file; what a kill left half-written does not count."""
+    """The steps of the complete frames of a file; a frame that a kill left incomplete does not count."""
     count = frames.stat().st_size // frame_bytes if frames.is_file() else 0
     if not count:
         return np.empty(0, np.int64)
@@ -255,10 +255,10 @@ def _frame_steps(frames: Path, frame_bytes: int) -> NDArray[np.int64]:
 
 
 def _to_bytes(numbers: Floats, sizes: list[int]) -> tuple[Floats, NDArray[np.int8]]:
-    """Bytes from -127 to 127, and the scale of each tensor that turns them back."""
+    """Bytes from -127 to 127, and the scale of each tensor that converts them back."""
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     scales = (np.maximum.reduceat(np.abs(numbers), starts) / 127).astype("<f4")
-    # A tensor with an odd number in it: scale odd, bytes 0.
+    # A tensor with a NaN or infinite number gets a NaN or infinite scale, and bytes 0.
     odd = ~np.isfinite(scales)
     factors = 1 / np.where((scales > 0) & ~odd, scales, 1).astype(np.float64)
     if (
@@ -271,7 +271,7 @@ def _to_bytes(numbers: Floats, sizes: list[int]) -> tuple[Floats, NDArray[np.int
 
 
 def _times(cells: NDArray[np.int8], scales: Floats) -> Floats:
-    with np.errstate(invalid="ignore"):  # 0 times an odd scale: not a number, which is what is known of it
+    with np.errstate(invalid="ignore"):  # 0 times a scale that is not finite is NaN: nothing is known of these values
         return cells.astype(np.float32) * scales
 
 
@@ -280,7 +280,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         version = int(facts["version"])
     except FileNotFoundError:
-        raise RunError(f"{folder} holds no film: recording.enabled was false, or no step was made yet.") from None
+        raise RunError(f"{folder} has no film: recording.enabled was false, or no step was made yet.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder / MANIFEST} cannot be read: {error}.") from None
     if version > FORMAT_VERSION:

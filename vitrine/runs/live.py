@@ -1,8 +1,8 @@
-"""The live picture: the picks of the film as they are now, for whoever looks at a run while it trains. No torch.
+"""The live picture: the current values of the film's picks, for viewers of a run in training. Needs no torch.
 
-`live/picture.bin` holds two pictures and the number of the newest. The trainer writes into the other one, then
-raises the number: a reader that finds the number moved on by two while it copied starts again. Nothing is written
-unless someone asks: `live/wanted` is touched by who looks, and forgotten after some seconds.
+`live/picture.bin` holds two pictures and the number of the newest. The trainer writes into the older one, then increases
+the number. A checksum tells a reader that a picture changed while it was copied; it then reads again. Pictures are written
+only on request: a viewer touches `live/wanted`, and the request expires after some seconds.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ MAGIC, FORMAT_VERSION = b"vitrine", 1
 
 @dataclass(frozen=True)
 class Picture:
-    """The picks of the film at one step, exact: values that it starts from, gradients, updates. float32."""
+    """The exact values of the film's picks at one step: values that it starts from, gradients, updates. float32."""
 
     step: int
     values: Floats
@@ -42,7 +42,7 @@ class LiveWriter:
         self.newest = 0
 
     def due(self) -> bool:
-        """Whether someone looks, and the last picture is old enough: at most two a second."""
+        """Whether a picture is requested, and the last one is old enough: at most two per second."""
         now = time.monotonic()
         if now - self.looked_s > LOOK_EVERY_S:
             self.looked_s = now
@@ -53,7 +53,7 @@ class LiveWriter:
         return self.is_wanted and now - self.wrote_s > EVERY_S
 
     def write(self, picture: Picture) -> None:
-        """Put a picture into the older of the two places, then say that it is the newest."""
+        """Write a picture into the older of the two slots, then make it the newest."""
         body = b"".join(part.astype("<f4").tobytes() for part in (picture.values, picture.gradients, picture.updates))
         counts = len(picture.values), len(picture.gradients)
         slot = np.array((picture.step, checksum(picture.step, body), *counts, 0), SLOT).tobytes() + body
@@ -71,19 +71,19 @@ class LiveWriter:
 
 
 class LiveReader:
-    """The side of who looks."""
+    """The viewer's side."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def ask(self) -> None:
-        """Say that someone looks; to be said again every few seconds."""
-        with contextlib.suppress(OSError):  # a full disk, or a folder that may only be read: then there is no picture
+        """Request pictures. Repeat this every few seconds."""
+        with contextlib.suppress(OSError):  # on a full disk or in a read-only folder there is no live picture
             self.folder.mkdir(exist_ok=True)
             (self.folder / WANTED).touch()
 
     def read(self) -> Picture | None:
-        """The newest picture; None while there is none."""
+        """The newest picture; None if there is none yet."""
         for _ in range(10):
             try:
                 file = np.memmap(self.folder / PICTURE, np.uint8, "r")

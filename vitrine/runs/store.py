@@ -1,4 +1,4 @@
-"""Writing a run's history. There is one writer, the trainer; anyone may read while it grows."""
+"""Writes a run's history. The trainer is the only writer; anyone may read during training."""
 
 import json
 import sqlite3
@@ -43,7 +43,7 @@ CREATE TABLE IF NOT EXISTS events (step INTEGER, time_s REAL, kind TEXT, text TE
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
 """
 COMMIT_EVERY_S = 0.5
-WAIT_S = 60.0  # for another program that holds a lock, where there is nothing better to do
+WAIT_S = 60.0  # longest wait for another program's lock when nothing can be done without it
 TRY_EVERY_S = 0.2
 CONFIG, HISTORY = "config.toml", "run.sqlite"
 
@@ -57,17 +57,17 @@ TABLES: dict[type[Any], str] = {
 
 
 def digests(run: Path, names: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of files of a run, by their names in it: the fact `files`."""
+    """SHA-256 of files of a run, by their path in the run: the fact `files`."""
     return {name: sha256(run / name) for name in names}
 
 
 def sqlite_code(error: Exception) -> int:
-    """What SQLite calls an error; 0: it is none of SQLite's."""
+    """The primary error code of SQLite; 0 for other errors."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF if isinstance(error, sqlite3.Error) else 0
 
 
 def check_version(path: Path, version: int) -> None:
-    """Refuse a history that was written by another Vitrine than this one, or not at all."""
+    """Refuse a history with another schema version, or an empty one. Raises RunError."""
     if version == 0:
         raise RunError(f"{path} is empty: the history of the run is lost. Its keyframes may still be sound.")
     if version != SCHEMA_VERSION:
@@ -81,8 +81,8 @@ def check_version(path: Path, version: int) -> None:
 class Store:
     """The history of one run, open for writing.
 
-    Records are committed every half second, and when `commit` is called: a kill loses no more than that. While another
-    program holds the database locked, they wait in memory.
+    Records are committed every half second, and by `commit`; a kill loses at most the rest. While another program locks
+    the database, they wait in memory.
     """
 
     def __init__(self, path: Path) -> None:
@@ -94,13 +94,13 @@ class Store:
         self.connection.execute("PRAGMA synchronous = NORMAL")
         self.connection.executescript(SCHEMA)
         self.connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        self.connection.execute("PRAGMA busy_timeout = 0")  # from here on nobody waits: see `_write_waiting`
+        self.connection.execute("PRAGMA busy_timeout = 0")  # never wait inside SQLite: see `_write_waiting`
         self.committed_s = time.monotonic()
-        self.waiting: deque[Callable[[], object]] = deque()  # what is still to be written, in order
+        self.waiting: deque[Callable[[], object]] = deque()  # writes that are still to be made, in order
         self.tried_s = -TRY_EVERY_S
 
     def write(self, record: Record) -> None:
-        """Add a record, or put it in the place of the one that was there."""
+        """Add a record, or replace the one with the same key."""
         values = row_of(record)
         marks = ", ".join("?" * len(values))
         self._write(f"INSERT OR REPLACE INTO {TABLES[type(record)]} VALUES ({marks})", values)
@@ -108,7 +108,7 @@ class Store:
             self.commit()
 
     def write_statistics(self, step: int, numbers: Numbers, layout: Layout) -> None:
-        """Add a row of statistics; the row that completes a block turns the whole block into columns."""
+        """Add a row of statistics. When a block is complete, convert it to columns."""
         self._write("INSERT OR REPLACE INTO statistics VALUES (?, ?)", (step, numbers.astype("<f4").tobytes()))
         row = layout.row(step)
         if (row + 1) % BLOCK == 0:
@@ -116,7 +116,7 @@ class Store:
             self._write_waiting()
 
     def open_blocks(self, step: int, layout: Layout) -> None:
-        """Turn the blocks that hold this step or later ones back into rows: they will be written again."""
+        """Convert the blocks with this step or later ones back to rows, because they will be written again."""
         self.settle()
         first = layout.row(step) // BLOCK
         blocks = self.connection.execute("SELECT DISTINCT block FROM columns WHERE block >= ?", (first,)).fetchall()
@@ -133,51 +133,51 @@ class Store:
         self.commit()
 
     def event(self, step: int, kind: str, text: str = "") -> None:
-        """Note that something happened, now."""
+        """Record an event with the current time."""
         self.write(EventRecord(step, time.time(), kind, text))
         self.commit()
 
     def set_fact(self, name: str, value: str) -> None:
-        """Remember something about the whole run."""
+        """Store a fact about the whole run."""
         self._write("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
         self.commit()
 
     def fact(self, name: str) -> str:
-        """What was remembered; empty: nothing."""
+        """A fact about the whole run; empty if there is none."""
         found = self.connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return str(found[0]) if found else ""
 
     def layout(self) -> Layout | None:
-        """How rows of statistics are laid out; None if none are recorded."""
+        """The layout of the statistics; None if none are recorded."""
         facts = self.fact("statistics")
         return Layout.of(json.loads(facts)) if facts else None
 
     def step_record(self, step: int) -> StepRecord | None:
-        """What was recorded of a step before, if anything."""
+        """The record of a step, if there is one."""
         row = self.connection.execute("SELECT * FROM steps WHERE step = ?", (step,)).fetchone()
         return record_of(StepRecord, row) if row else None
 
     def statistics_row(self, step: int) -> Numbers | None:
-        """The statistics that were recorded of a step before, if they stand as a row; see `open_blocks`."""
+        """The recorded statistics of a step, if they are stored as a row; see `open_blocks`."""
         row = self.connection.execute("SELECT numbers FROM statistics WHERE step = ?", (step,)).fetchone()
         return np.frombuffer(row[0], "<f4") if row else None
 
     def commit(self) -> None:
-        """Make everything written so far safe against a kill, but for what waits for another program."""
+        """Commit everything except writes that wait for another program's lock."""
         self._write_waiting()
         if self.connection.in_transaction:
             self.connection.execute("COMMIT")
         self.committed_s = time.monotonic()
 
     def settle(self) -> None:
-        """Write what waits, and commit. Raises sqlite3.OperationalError if a lock stays for a minute."""
+        """Write everything that waits, and commit. Raises sqlite3.OperationalError if a lock stays for a minute."""
         if self.waiting:
             self._lock(WAIT_S)
             self.tried_s = -TRY_EVERY_S
         self.commit()
 
     def close(self) -> None:
-        """Settle and close."""
+        """Call `settle`, and close the connection."""
         try:
             self.settle()
         finally:
@@ -196,7 +196,7 @@ class Store:
         self._write_waiting()
 
     def _write_waiting(self) -> None:
-        """Write what waits; as long as another program holds the lock, later."""
+        """Write what waits, or try again later if another program holds the lock."""
         if not self.waiting or time.monotonic() - self.tried_s < TRY_EVERY_S:
             return
         try:
@@ -210,7 +210,7 @@ class Store:
             self.tried_s = time.monotonic()
 
     def _lock(self, wait_s: float) -> None:
-        """Begin to write: from here to the commit, no lock can be in the way. Waits so long for that of another program."""
+        """Take the write lock until the next commit. Waits at most `wait_s` for another program's lock."""
         deadline = time.monotonic() + wait_s
         while not self.connection.in_transaction:
             try:
@@ -221,7 +221,7 @@ class Store:
                 time.sleep(TRY_EVERY_S)
 
     def _compact(self, block: int, layout: Layout) -> None:
-        """The rows of a block as one column for each series: a series is then read without the others."""
+        """Convert a block of rows to one column per series, so that a series can be read without the others."""
         steps = (layout.step(block * BLOCK), layout.step((block + 1) * BLOCK))
         query = "SELECT numbers FROM statistics WHERE step >= ? AND step < ? ORDER BY step"
         rows = [numbers for (numbers,) in self.connection.execute(query, steps)]
