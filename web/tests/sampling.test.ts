@@ -11,7 +11,7 @@ interface Case {
 // Written by tests/studio/test_sampling_cases.py from vitrine.generation.generate.filter_logits, which it holds this file to.
 const cases: Case[] = written;
 
-test.each(cases.map((item, i) => [i, item] as const))('case %i leaves what vitrine/generate.py leaves', (_, item) => {
+test.each(cases.map((item, i) => [i, item] as const))('case %i leaves what generation/generate.py leaves', (_, item) => {
   const { kept, cut } = filterLogits(item.logits, item.sampling, item.seen);
   // Which of several equal logits falls at top-p's edge is left open by torch's sort: equals are compared together.
   const groups = new Map<number, number[]>();

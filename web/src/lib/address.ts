@@ -4,24 +4,15 @@ import type { Sampling } from './api';
 import { address as cellAddress } from './text';
 import { readStop, writeStop } from './tour';
 import type { CellMode, RunInfo, TensorInfo } from './types';
+import { AXES, VIEWS, type Axis, type Cell, type Side, type ViewName } from './view.svelte';
 
-export const VIEWS = ['cabinet', 'step', 'play', 'health', 'compare'] as const;
 export const MODES: readonly CellMode[] = ['birth', 'value', 'learned', 'gradient', 'update', 'rms'];
-export type View = (typeof VIEWS)[number];
-export const AXES = ['steps', 'tokens', 'seconds'] as const;
-export type Axis = (typeof AXES)[number];
-export type Side = 'writes' | 'number';
 export const MOST_OTHERS = 7;
-export interface Cell {
-  name: string;
-  row: number;
-  column: number;
-}
 
 /** What the address says of a run. */
 interface Place {
   mode: CellMode;
-  view: View;
+  name: ViewName;
   side: Side;
   phase: number; // from 0
   row: number; // of the batch
@@ -32,7 +23,7 @@ interface Place {
   tour: string; // `3`, `short.2`
 }
 
-interface Shown extends Place {
+interface Standing {
   step: number;
   following: boolean;
   writing: { prompt: string; sampling: Sampling };
@@ -41,18 +32,18 @@ interface Shown extends Place {
 export const rowsOf = (tensor: TensorInfo): number => (tensor.shape.length === 1 ? 1 : tensor.shape[0]!);
 export const clamp = (value: number, size: number): number => Math.max(0, Math.min(size - 1, Math.floor(value) || 0));
 
-export function writeAddress(at: Shown, run: RunInfo): string {
+export function writeAddress(run: RunInfo, view: Place, at: Standing): string {
   const parts: Record<string, string> = { run: run.name, step: at.following ? 'live' : String(at.step) };
-  if (at.mode !== 'value') parts.mode = at.mode;
-  const tensor = run.tensors.find((t) => t.name === at.cell.name);
-  if (tensor) parts.cell = cellAddress(tensor.name, tensor.shape, at.cell.row, at.cell.column);
-  if (at.view !== 'cabinet') parts.view = at.view;
-  if (at.view === 'step')
-    Object.assign(parts, { phase: String(at.phase + 1), row: String(at.row), token: String(at.token) });
-  if (at.others.length) parts.with = at.others.join(',');
-  if (at.axis !== 'steps') parts.axis = at.axis;
-  if (at.side !== 'writes') parts.side = at.side;
-  if (at.tour) parts.tour = at.tour;
+  if (view.mode !== 'value') parts.mode = view.mode;
+  const tensor = run.tensors.find((t) => t.name === view.cell.name);
+  if (tensor) parts.cell = cellAddress(tensor.name, tensor.shape, view.cell.row, view.cell.column);
+  if (view.name !== 'map') parts.view = view.name;
+  if (view.name === 'step')
+    Object.assign(parts, { phase: String(view.phase + 1), row: String(view.row), token: String(view.token) });
+  if (view.others.length) parts.with = view.others.join(',');
+  if (view.axis !== 'steps') parts.axis = view.axis;
+  if (view.side !== 'writes') parts.side = view.side;
+  if (view.tour) parts.tour = view.tour;
   if (at.writing.prompt) parts.prompt = at.writing.prompt;
   const chosen = (run.config.sampling ?? {}) as Partial<Sampling>;
   for (const [key, value] of Object.entries(at.writing.sampling))
@@ -76,7 +67,7 @@ export function readAddress(
   }
   return {
     mode: one('mode', [...MODES, ...memories(run)], 'value'),
-    view: one('view', VIEWS, 'cabinet'),
+    name: one('view', VIEWS, 'map'),
     side: one('side', ['writes', 'number'], 'writes'),
     phase: clamp((number('phase') ?? 1) - 1, 4),
     row: number('row') ?? 0,

@@ -1,28 +1,10 @@
 /** The only place that speaks with the server; or, in a report, with what the file itself holds. */
 
+import { EventSourceParserStream } from 'eventsource-parser/stream';
+import createClient from 'openapi-fetch';
 import { inReport, openBundle } from './bundle';
-import type {
-  Biography,
-  Birth,
-  CellMode,
-  Cells,
-  Comparison,
-  Health,
-  Hyperparameter,
-  Layers,
-  Neuron,
-  Next,
-  Nudge,
-  Phases,
-  Plan,
-  Progress,
-  RunInfo,
-  RunSummary,
-  Series,
-  Settings,
-  StreamState,
-  TensorStep,
-} from './types';
+import type { paths } from './schema';
+import type { CellMode, Cells, Phases, StreamState } from './types';
 
 /** A refusal of the server, in its own words. */
 export class ServerError extends Error {
@@ -44,40 +26,38 @@ export function sentence(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
-async function ask(path: string, init: RequestInit = {}): Promise<Response> {
-  const answer = inReport ? await fromReport(path, init) : await fetch(path, { credentials: 'same-origin', ...init });
-  if (answer.ok) return answer;
-  let text = `The studio answered with ${answer.status}.`;
-  try {
-    const body = (await answer.json()) as { error?: string };
-    if (body.error) text = body.error;
-  } catch {
-    // no JSON: the status must do
-  }
-  if (answer.status === 401) text = 'This tab has no key to the studio. Open the address that vitrine studio printed.';
-  throw new ServerError(answer.status, text);
-}
-
-async function fromReport(path: string, init: RequestInit): Promise<Response> {
-  const answer = await (await openBundle()).answer(path, init);
-  init.signal?.throwIfAborted();
+/** Every request passes here: what all of them carry is added here. */
+async function send(request: Request): Promise<Response> {
+  if (!inReport) return fetch(request);
+  const answer = await (await openBundle()).answer(request);
+  request.signal.throwIfAborted();
   return answer;
 }
 
-const json = async <T>(path: string, signal?: AbortSignal): Promise<T> =>
-  (await ask(path, { signal })).json() as Promise<T>;
+// A report answers for itself: the address only has to be one.
+const { GET, POST } = createClient<paths>({ baseUrl: inReport ? 'http://report' : '', fetch: send });
 
-async function post<T>(path: string, body: unknown, signal?: AbortSignal): Promise<T> {
-  const headers = { 'Content-Type': 'application/json' };
-  return (await ask(path, { method: 'POST', headers, body: JSON.stringify(body), signal })).json() as Promise<T>;
+interface Answer<T> {
+  data?: T;
+  error?: unknown;
+  response: Response;
 }
 
-const of = (run: string): string => `/api/runs/${encodeURIComponent(run)}`;
-const query = (values: Record<string, string | number>): string =>
-  new URLSearchParams(Object.entries(values).map(([key, value]) => [key, String(value)])).toString();
+/** An answer with its headers, if it is no refusal. */
+async function whole<T>(asked: Promise<Answer<T>>): Promise<{ data: T; headers: Headers }> {
+  const { data, error, response } = await asked;
+  if (response.ok) return { data: data as T, headers: response.headers };
+  const told = (error as { error?: string } | undefined)?.error ?? `The studio answered with ${response.status}.`;
+  const locked = 'This tab has no key to the studio. Open the address that vitrine studio printed.';
+  throw new ServerError(response.status, response.status === 401 ? locked : told);
+}
 
-export const getRuns = (): Promise<{ runs: RunSummary[] }> => json('/api/runs');
-export const getRun = (run: string, signal?: AbortSignal): Promise<RunInfo> => json(of(run), signal);
+const read = async <T>(asked: Promise<Answer<T>>): Promise<T> => (await whole(asked)).data;
+
+const of = (run: string) => ({ path: { run } });
+
+export const getRuns = () => read(GET('/api/runs'));
+export const getRun = (run: string, signal?: AbortSignal) => read(GET('/api/runs/{run}', { params: of(run), signal }));
 export const getSeries = (
   run: string,
   name: string,
@@ -85,20 +65,20 @@ export const getSeries = (
   last: number,
   pixels: number,
   signal?: AbortSignal,
-): Promise<Series> => json(`${of(run)}/series?${query({ name, first, last, pixels })}`, signal);
+) => read(GET('/api/runs/{run}/series', { params: { ...of(run), query: { name, first, last, pixels } }, signal }));
 export const getLayers = (
   run: string,
   statistic: string,
   by: 'part' | 'tensor',
   pixels: number,
   signal?: AbortSignal,
-): Promise<Layers> => json(`${of(run)}/layers?${query({ statistic, by, pixels })}`, signal);
+) => read(GET('/api/runs/{run}/layers', { params: { ...of(run), query: { statistic, by, pixels } }, signal }));
 
 /** Numbers of one step. What says that it is of another step, or is not as long as it must be, is not shown. */
-async function numbers(path: string, step: number, shape: number[], signal?: AbortSignal): Promise<Cells> {
-  const answer = await ask(path, { signal });
-  const cells = new Float32Array(await answer.arrayBuffer());
-  const [at, form] = [Number(answer.headers.get('X-Step')), answer.headers.get('X-Shape')];
+async function numbers(asked: Promise<Answer<ArrayBuffer>>, step: number, shape: number[]): Promise<Cells> {
+  const { data, headers } = await whole(asked);
+  const cells = new Float32Array(data);
+  const [at, form] = [Number(headers.get('X-Step')), headers.get('X-Shape')];
   const size = shape.reduce((product, length) => product * length, 1);
   if (at !== step)
     throw new ServerError(
@@ -110,33 +90,24 @@ async function numbers(path: string, step: number, shape: number[], signal?: Abo
       502,
       `The studio sent ${cells.length} numbers, ${form}, where ${shape.join(',')} was asked for: they are not shown. Reload the page.`,
     );
-  return { step, exact: answer.headers.get('X-Exact') === 'true', numbers: cells };
+  return { step, exact: headers.get('X-Exact') === 'true', numbers: cells };
 }
 
-// `version` says which run of this name is meant: what is fixed may then be kept by the browser.
-export async function getBirth(run: string, version: string, signal?: AbortSignal): Promise<Float32Array> {
-  return new Float32Array(
-    await (await ask(`${of(run)}/film/birth?${query({ v: version })}`, { signal })).arrayBuffer(),
-  );
+// `v` says which run of this name is meant: what is fixed may then be kept by the browser.
+export async function getBirth(run: string, v: string, signal?: AbortSignal): Promise<Float32Array> {
+  const params = { ...of(run), query: { v } };
+  return new Float32Array(await read(GET('/api/runs/{run}/film/birth', { params, parseAs: 'arrayBuffer', signal })));
 }
-export async function getFrame(
-  run: string,
-  number: number,
-  version: string,
-  signal?: AbortSignal,
-): Promise<ArrayBuffer> {
-  return (await ask(`${of(run)}/film/${number}?${query({ v: version })}`, { signal })).arrayBuffer();
-}
+export const getFrame = (run: string, number: number, v: string, signal?: AbortSignal) => {
+  const params = { path: { run, number }, query: { v } };
+  return read(GET('/api/runs/{run}/film/{number}', { params, parseAs: 'arrayBuffer', signal }));
+};
 
 /** The live picture, or null while there is none. */
 export async function getLive(run: string, signal?: AbortSignal): Promise<Cells | null> {
-  const answer = await ask(`${of(run)}/live`, { signal });
-  if (answer.status === 204) return null;
-  return {
-    step: Number(answer.headers.get('X-Step')),
-    exact: true,
-    numbers: new Float32Array(await answer.arrayBuffer()),
-  };
+  const asked = GET('/api/runs/{run}/live', { params: of(run), parseAs: 'arrayBuffer', signal });
+  const { data, headers } = await whole<ArrayBuffer | undefined>(asked);
+  return data ? { step: Number(headers.get('X-Step')), exact: true, numbers: new Float32Array(data) } : null;
 }
 
 /** Cells of a tensor: one of each square of `every` x `every` of them. v: which run of this name is meant. */
@@ -151,95 +122,91 @@ export interface Window {
 }
 export const getTile = (
   run: string,
-  window: Window & { step: number; mode: CellMode },
+  query: Window & { step: number; mode: CellMode },
   signal?: AbortSignal,
 ): Promise<Cells> =>
   numbers(
-    `${of(run)}/tile?${query({ ...window })}`,
-    window.mode === 'birth' ? 0 : window.step,
-    squaresOf(window),
-    signal,
+    GET('/api/runs/{run}/tile', { params: { ...of(run), query }, parseAs: 'arrayBuffer', signal }),
+    query.mode === 'birth' ? 0 : query.step,
+    [Math.ceil(query.rows / query.every), Math.ceil(query.columns / query.every)],
   );
 /** The same of all tensors, one after the other: so many numbers. */
 export const getTiles = (
   run: string,
-  asked: { step: number; mode: CellMode; every: number; v: string },
+  query: { step: number; mode: CellMode; every: number; v: string },
   size: number,
   signal?: AbortSignal,
 ): Promise<Cells> =>
-  numbers(`${of(run)}/tiles?${query({ ...asked })}`, asked.mode === 'birth' ? 0 : asked.step, [size], signal);
+  numbers(
+    GET('/api/runs/{run}/tiles', { params: { ...of(run), query }, parseAs: 'arrayBuffer', signal }),
+    query.mode === 'birth' ? 0 : query.step,
+    [size],
+  );
 /** The places in the flattened tensor of the cells that a window has. */
-export async function getPlaces(run: string, window: Window, signal?: AbortSignal): Promise<Uint32Array> {
-  return new Uint32Array(await (await ask(`${of(run)}/picks?${query({ ...window })}`, { signal })).arrayBuffer());
+export async function getPlaces(run: string, query: Window, signal?: AbortSignal): Promise<Uint32Array> {
+  const params = { ...of(run), query };
+  return new Uint32Array(await read(GET('/api/runs/{run}/picks', { params, parseAs: 'arrayBuffer', signal })));
 }
-const squaresOf = ({ rows, columns, every }: Window): number[] => [Math.ceil(rows / every), Math.ceil(columns / every)];
 
-export const getTensor = (run: string, name: string, step: number, signal?: AbortSignal): Promise<TensorStep> =>
-  json(`${of(run)}/tensor?${query({ name, step })}`, signal);
+export const getTensor = (run: string, name: string, step: number, signal?: AbortSignal) =>
+  read(GET('/api/runs/{run}/tensor', { params: { ...of(run), query: { name, step } }, signal }));
 
-export async function getStep(
-  run: string,
-  step: number,
-  row: number,
-  token: number,
-  signal?: AbortSignal,
-): Promise<Phases> {
-  const phases = await json<Phases>(`${of(run)}/step/${step}?${query({ row, token })}`, signal);
+export async function getStep(run: string, n: number, row: number, token: number, signal?: AbortSignal) {
+  const params = { path: { run, n }, query: { row, token } };
+  const phases = await read(GET('/api/runs/{run}/step/{n}', { params, signal }));
   return { ...phases, exact: proved(phases) };
 }
 /** Whether a re-run step may be called identical: not on the server's word alone, but by the comparisons that it shows. */
 export const proved = ({ exact, compared, differs }: Phases): boolean =>
   exact && compared.length > 0 && compared.every(({ made, equal }) => made === equal) && differs.length === 0;
 
-export const getBiography = (run: string, name: string, step: number, signal?: AbortSignal): Promise<Biography> =>
-  json(`${of(run)}/parameter?${query({ name, step })}`, signal);
-export const getNeuron = (
-  run: string,
-  name: string,
-  step: number,
-  row: number,
-  token: number,
-  signal?: AbortSignal,
-): Promise<Neuron> => json(`${of(run)}/neuron?${query({ name, step, row, token })}`, signal);
-export const postNudge = (
-  run: string,
-  parameter: string,
-  step: number,
-  sizes: number[],
-  signal?: AbortSignal,
-): Promise<Nudge> => post(`${of(run)}/nudge`, { parameter, step, sizes }, signal);
-export const getProgress = (run: string, step: number, signal?: AbortSignal): Promise<Progress> =>
-  json(`${of(run)}/progress?${query({ step })}`, signal);
-export const postNext = (run: string, prompt: string, step: number, signal?: AbortSignal): Promise<Next> =>
-  post(`${of(run)}/next`, { prompt, step }, signal);
-export const postBirth = (run: string, seed: number, spread: number, signal?: AbortSignal): Promise<Birth> =>
-  post(`${of(run)}/births`, { seed, spread }, signal);
-export const getHealth = (run: string, signal?: AbortSignal): Promise<Health> => json(`${of(run)}/health`, signal);
-export const getComparison = (runs: string[], pixels: number, signal?: AbortSignal): Promise<Comparison> =>
-  json(
-    `/api/compare?${new URLSearchParams([...runs.map((run) => ['run', run]), ['pixels', String(pixels)]]).toString()}`,
-    signal,
-  );
-export const getHyperparameters = (): Promise<{
-  hyperparameters: Hyperparameter[];
-  presets: Record<string, Settings>;
-}> => json('/api/hyperparameters');
-export const postPlan = (body: unknown, signal?: AbortSignal): Promise<Plan> => post('/api/plan', body, signal);
-export const postRun = (body: unknown): Promise<{ name: string; started: boolean }> => post('/api/runs', body);
-export const getStarting = (): Promise<{ starting: { name: string; error: string | null }[] }> => json('/api/starting');
+export const getBiography = (run: string, name: string, step: number, signal?: AbortSignal) =>
+  read(GET('/api/runs/{run}/parameter', { params: { ...of(run), query: { name, step } }, signal }));
+export const getNeuron = (run: string, name: string, step: number, row: number, token: number, signal?: AbortSignal) =>
+  read(GET('/api/runs/{run}/neuron', { params: { ...of(run), query: { name, step, row, token } }, signal }));
+export const postNudge = (run: string, parameter: string, step: number, sizes: number[], signal?: AbortSignal) =>
+  read(POST('/api/runs/{run}/nudge', { params: of(run), body: { parameter, step, sizes }, signal }));
+export const getProgress = (run: string, step: number, signal?: AbortSignal) =>
+  read(GET('/api/runs/{run}/progress', { params: { ...of(run), query: { step } }, signal }));
+export const postNext = (run: string, prompt: string, step: number, signal?: AbortSignal) =>
+  read(POST('/api/runs/{run}/next', { params: of(run), body: { prompt, step }, signal }));
+export const postBirth = (run: string, seed: number, spread: number, signal?: AbortSignal) =>
+  read(POST('/api/runs/{run}/births', { params: of(run), body: { seed, spread }, signal }));
+export const getHealth = (run: string, signal?: AbortSignal) =>
+  read(GET('/api/runs/{run}/health', { params: of(run), signal }));
+export const getComparison = (run: string[], pixels: number, signal?: AbortSignal) =>
+  read(GET('/api/compare', { params: { query: { run, pixels } }, signal }));
+export const getHyperparameters = () => read(GET('/api/hyperparameters'));
+export const postPlan = (body: Body<'/api/plan'>, signal?: AbortSignal) => read(POST('/api/plan', { body, signal }));
+export const postRun = (body: Body<'/api/runs'>) => read(POST('/api/runs', { body }));
+export const getStarting = () => read(GET('/api/starting'));
 /** Have a report written, as a file. `here`: a step that is kept in full beside those at hand. */
-export async function postReport(
-  run: string,
-  body: { cell: string; here: number | null; prompt: string },
-  signal: AbortSignal,
-): Promise<Blob> {
-  const headers = { 'Content-Type': 'application/json' };
-  return (await ask(`${of(run)}/report`, { method: 'POST', headers, body: JSON.stringify(body), signal })).blob();
-}
+export const postReport = (run: string, body: Body<'/api/runs/{run}/report'>, signal: AbortSignal): Promise<Blob> =>
+  read(POST('/api/runs/{run}/report', { params: of(run), body, parseAs: 'blob', signal }));
 /** What is being done for a report. */
-export const getReport = (run: string): Promise<{ doing: string }> => json(`${of(run)}/report`);
-export const postRequest = (run: string, action: string): Promise<{ acknowledged: boolean }> =>
-  post(`${of(run)}/requests`, { action });
+export const getReport = (run: string) => read(GET('/api/runs/{run}/report', { params: of(run) }));
+export const postRequest = (run: string, action: Body<'/api/runs/{run}/requests'>['action']) =>
+  read(POST('/api/runs/{run}/requests', { params: of(run), body: { action } }));
+
+type Body<P extends keyof paths> = paths[P] extends {
+  post: { requestBody: { content: { 'application/json': infer B } } };
+}
+  ? B
+  : never;
+
+// --- events ------------------------------------------------------------------------------------------------------
+
+/** What the server sends, event by event. */
+async function* events<T>(asked: Promise<Answer<ReadableStream<Uint8Array> | null>>): AsyncGenerator<T> {
+  const stream = await read(asked);
+  const lines = stream!.pipeThrough(new TextDecoderStream() as TransformStream<Uint8Array, string>);
+  const reader = lines.pipeThrough(new EventSourceParserStream()).getReader();
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    yield JSON.parse(value.data) as T;
+  }
+}
 
 export interface Sampling {
   temperature: number;
@@ -263,25 +230,13 @@ export async function generate(
   onText: (text: string) => void,
   signal: AbortSignal,
 ): Promise<Written> {
-  const headers = { 'Content-Type': 'application/json' };
-  const answer = await ask(`${of(run)}/generate`, { method: 'POST', headers, body: JSON.stringify(body), signal });
-  const reader = answer.body!.pipeThrough(new TextDecoderStream()).getReader();
-  let waiting = '';
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) throw new ServerError(503, 'The writing broke off. Try it again.');
-    waiting += value;
-    const events = waiting.split('\n\n');
-    waiting = events.pop()!;
-    for (const event of events) {
-      const line = event.split('\n').find((part) => part.startsWith('data: '));
-      if (!line) continue;
-      const data = JSON.parse(line.slice(6)) as Partial<Written> & { done?: boolean; error?: string };
-      if (data.error) throw new ServerError(503, data.error);
-      if (data.done) return data as Written;
-      if (data.text) onText(data.text);
-    }
+  const asked = POST('/api/runs/{run}/generate', { params: of(run), body, parseAs: 'stream', signal });
+  for await (const event of events<Partial<Written> & { done?: boolean; error?: string }>(asked)) {
+    if (event.error) throw new ServerError(503, event.error);
+    if (event.done) return event as Written;
+    if (event.text) onText(event.text);
   }
+  throw new ServerError(503, 'The writing broke off. Try it again.');
 }
 
 /** What is new of a run, until it is closed; `onBroken` once, when the line breaks. */
@@ -291,12 +246,14 @@ export function listen(
   onState: (state: StreamState) => void,
   onBroken: () => void,
 ): () => void {
-  if (inReport) return () => undefined; // nothing more will come
-  const source = new EventSource(`${of(run)}/stream?${query({ cursor })}`, { withCredentials: true });
-  source.onmessage = (event: MessageEvent<string>) => onState(JSON.parse(event.data) as StreamState);
-  source.onerror = () => {
-    source.close();
-    onBroken();
+  const leaving = new AbortController();
+  const { signal } = leaving;
+  const params = { ...of(run), query: { cursor } };
+  const hear = async (): Promise<void> => {
+    for await (const state of events<StreamState>(GET('/api/runs/{run}/stream', { params, parseAs: 'stream', signal })))
+      if (!signal.aborted) onState(state);
   };
-  return () => source.close();
+  const broken = (): void => void (signal.aborted || onBroken());
+  if (!inReport) hear().then(broken, broken); // in a report nothing more will come
+  return () => leaving.abort();
 }

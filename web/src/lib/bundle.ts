@@ -64,14 +64,14 @@ class Bundle {
   }
 
   /** The answer to a request, as the studio would give it. */
-  async answer(address: string, init: RequestInit): Promise<Response> {
-    const url = new URL(address, 'http://report');
+  async answer(request: Request): Promise<Response> {
+    const url = new URL(request.url);
     const path = url.pathname.replace(/^\/api/, '');
     const run = this.about.run;
     const found = /^\/runs\/([^/]+)\/?(.*)$/.exec(path);
     if (found && decodeURIComponent(found[1]!) !== run) return refuse(`This report holds the run ${run} alone.`);
     const query = Object.fromEntries(url.searchParams);
-    const body = typeof init.body === 'string' ? (JSON.parse(init.body) as Record<string, unknown>) : null;
+    const body = request.method === 'POST' ? ((await request.json()) as Record<string, unknown>) : null;
     if (path === '/compare') return outside('A report holds one run alone.', run);
     if (!found) return this.look(path, query, body) ?? outside('A report cannot start or steer a training.', run);
     const name = found[2]!;

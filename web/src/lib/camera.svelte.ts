@@ -29,7 +29,7 @@ export const placed = (view: View, size: Size, x: number, y: number): { x: numbe
   y: (y - view.y) * view.zoom + size.height / 2,
 });
 
-class Camera {
+export class Camera {
   view = $state.raw<View>({ x: 0, y: 0, zoom: 1 });
   layout = $state.raw<Layout | null>(null);
   /** of the screen, in pixels */
@@ -142,5 +142,3 @@ class Camera {
     return { x: hold(view.x, layout.width), y: hold(view.y, layout.height), zoom: Math.min(view.zoom, this.most) };
   }
 }
-
-export const camera = new Camera();

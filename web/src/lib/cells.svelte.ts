@@ -8,8 +8,9 @@ import { rowsOf } from './address';
 import { inReport } from './bundle';
 import { measure } from './measure';
 import { plane } from './painter';
-import type { Scales } from './scales.svelte';
-import type { CellMode, Phases, RunInfo, TensorInfo } from './types';
+import type { Run } from './run.svelte';
+import type { CellMode, Phases, TensorInfo } from './types';
+import type { View } from './view.svelte';
 import { across, data, hasMemory, readWhole, squares, type Sheet, type Whole } from './whole';
 
 /** Some neighbouring cells, exact. */
@@ -35,17 +36,11 @@ export interface Window {
 }
 
 /** Where the page stands. */
-interface Place {
-  readonly run: RunInfo | null;
+export interface Standing {
   readonly step: number;
-  readonly mode: CellMode;
-  readonly cell: { name: string; row: number; column: number };
   readonly following: boolean;
   readonly opened: Phases | null;
   readonly leaving: AbortController | null;
-  readonly scales: Scales;
-  tensor(name: string): TensorInfo | undefined;
-  reopen(): void;
 }
 
 const OVERVIEW = 262_144; // cells of all tensors that the first answer has at most: as many as the film shows
@@ -72,7 +67,13 @@ export class Cells {
   private wanted: { level: number; windows: Window[] } = { level: 99, windows: [] };
   private timer = 0;
 
-  constructor(private readonly at: Place) {}
+  /** reopen: another run has this name now. */
+  constructor(
+    private readonly run: Run,
+    private readonly view: View,
+    private readonly at: Standing,
+    private readonly reopen: () => void,
+  ) {}
 
   /** Another run. */
   clear(): void {
@@ -84,7 +85,7 @@ export class Cells {
 
   /** How coarse the first picture is: the squares of 2^level cells a side, of which one is sent. */
   get level(): number {
-    const run = this.at.run!;
+    const run = this.run.info!;
     let level = 0;
     while (squares(run.tensors, level) > OVERVIEW && level < 12) level++;
     return level;
@@ -115,7 +116,7 @@ export class Cells {
   /** Ask for the exact numbers where the page stands. */
   async load(): Promise<void> {
     this.refused = '';
-    await Promise.all([this.loadLens(), this.loadWhole(this.at.run ? this.level : 0)]);
+    await Promise.all([this.loadLens(), this.loadWhole(this.run.info ? this.level : 0)]);
     this.detail();
   }
 
@@ -136,9 +137,9 @@ export class Cells {
 
   /** Whether exact numbers can be asked for where the page stands. */
   private get reachable(): boolean {
-    const run = this.at.run!;
+    const run = this.run.info!;
     if (this.at.following) return false;
-    const mode = data(this.at.mode);
+    const mode = data(this.view.mode);
     if (mode === 'birth') return true;
     if (this.at.opened?.step === this.at.step) return true;
     const end = this.at.step === run.steps_made && !run.training; // of which no step was made, but which can be entered
@@ -147,8 +148,8 @@ export class Cells {
 
   /** Numbers of a step that was re-run are as exact as the re-run was shown to be; a keyframe's are the file's own. */
   private proved(mode: CellMode): boolean {
-    const { opened, step, run } = this.at;
-    const made = mode === 'gradient' || mode === 'update' || !run!.keyframes.includes(step);
+    const { opened, step } = this.at;
+    const made = mode === 'gradient' || mode === 'update' || !this.run.info!.keyframes.includes(step);
     return mode === 'birth' || !made || opened?.step !== step || opened.exact;
   }
 
@@ -162,9 +163,9 @@ export class Cells {
 
   /** Finer cells of what is seen. */
   private detail(): void {
-    const run = this.at.run;
+    const run = this.run.info;
     const { level, windows } = this.wanted;
-    const mode = data(this.at.mode);
+    const mode = data(this.view.mode);
     const known = run ? this.known(mode) : [];
     if (!run || !known.length || known.at(-1)!.level <= level) return this.abandon(new Set());
     if (squares(run.tensors, level) <= MOST) return void this.loadWhole(level);
@@ -195,13 +196,13 @@ export class Cells {
     level: number,
     tile: { name: string; row: number; column: number },
   ): Promise<void> {
-    const run = this.at.run!;
+    const run = this.run.info!;
     if (!this.at.leaving || this.at.leaving.signal.aborted || !this.reachable) return;
     const asked = new AbortController();
     const signal = AbortSignal.any([asked.signal, this.at.leaving.signal]);
     this.asking.set(key, asked);
     const every = 2 ** level;
-    const tensor = this.at.tensor(tile.name)!;
+    const tensor = this.run.tensor(tile.name)!;
     const rows = Math.min(SIDE, across(rowsOf(tensor), level) - tile.row);
     const columns = Math.min(SIDE, across(tensor.shape.at(-1)!, level) - tile.column);
     try {
@@ -243,9 +244,9 @@ export class Cells {
 
   /** One cell of each square of every tensor, in one answer: so that no picture mixes two steps. */
   private async loadWhole(level: number): Promise<void> {
-    const run = this.at.run;
+    const run = this.run.info;
     if (!run || !this.at.leaving) return;
-    const mode = data(this.at.mode);
+    const mode = data(this.view.mode);
     const step = this.step(mode);
     const known = this.known(mode).find((whole) => whole.level === level);
     if (known) {
@@ -263,7 +264,7 @@ export class Cells {
     try {
       const read = await readWhole(run, step, mode, level, signal);
       const whole = { ...read, exact: read.exact && this.proved(mode) };
-      await measure(this.at.scales, run, whole, signal);
+      await measure(this.run.scales, run, whole, signal);
       if (signal.aborted) return;
       this.wholes = [whole, ...this.wholes].slice(0, KEPT_WHOLES);
       this.whole = whole;
@@ -276,18 +277,19 @@ export class Cells {
   }
 
   private async loadLens(): Promise<void> {
-    const run = this.at.run;
+    const run = this.run.info;
     if (!run || !this.at.leaving || !this.reachable) return;
-    const { step, cell } = this.at;
-    const mode = data(this.at.mode);
-    const tensor = this.at.tensor(cell.name);
+    const { step } = this.at;
+    const { cell } = this.view;
+    const mode = data(this.view.mode);
+    const tensor = this.run.tensor(cell.name);
     if (!tensor || this.known(mode).some((whole) => whole.level === 0) || !hasMemory(tensor, mode)) return;
     const window = lensWindow(tensor, cell);
     const { signal } = this.at.leaving;
     try {
       const asked = { tensor: cell.name, step: this.step(mode), mode, every: 1, v: run.identity, ...window };
       const cells = await api.getTile(run.name, asked, signal);
-      if (signal.aborted || this.at.step !== step || data(this.at.mode) !== mode || this.at.cell !== cell) return;
+      if (signal.aborted || this.at.step !== step || data(this.view.mode) !== mode || this.view.cell !== cell) return;
       this.tile = {
         step,
         mode,
@@ -305,7 +307,7 @@ export class Cells {
   private trouble(error: unknown, signal: AbortSignal): void {
     // A report has exact cells around one of them alone: elsewhere the film is what there is.
     if (signal.aborted || api.isAbort(error) || inReport) return;
-    if (error instanceof api.ServerError && error.status === 409) this.at.reopen();
+    if (error instanceof api.ServerError && error.status === 409) this.reopen();
     else this.refused = api.sentence(error);
   }
 }

@@ -1,12 +1,13 @@
 /** A text that was dropped on the page, and how long the studio thinks that a model needs for one. */
 
 import * as api from './api';
-import { studio } from './studio.svelte';
+import type { Run } from './run.svelte';
+import type { View } from './view.svelte';
 
 export const FIRST = { preset: 'demo', steps: 300 } as const; // what a new run begins with, before anything is changed
 const MOST_BYTES = 19_000_000; // a request may hold 20 MB
 
-class Dropped {
+export class Dropped {
   over = $state(false); // something is being dragged over the page
   /** seconds of training for a text like this run's, once the studio has timed it */
   seconds = $state<number | null>(null);
@@ -14,12 +15,18 @@ class Dropped {
   name = '';
   private asked = false;
 
+  constructor(
+    private readonly run: Run,
+    private readonly view: View,
+  ) {}
+
   /** Ask once how long it takes, here, with what a new run begins with: on a text that is there already. */
   async estimate(): Promise<void> {
-    if (this.asked || !studio.run || studio.run.training) return;
+    const { info } = this.run;
+    if (this.asked || !info || info.training) return;
     this.asked = true;
     try {
-      this.seconds = (await api.postPlan({ corpus: studio.run.name, ...FIRST })).duration_s;
+      this.seconds = (await api.postPlan({ corpus: info.name, ...FIRST })).duration_s;
     } catch {
       this.asked = false; // it is said once it is known
     }
@@ -31,9 +38,9 @@ class Dropped {
     if (!file) return;
     try {
       Object.assign(this, await readText(file));
-      studio.dialog = true;
+      this.view.dialog = true;
     } catch (error) {
-      studio.trouble = api.sentence(error);
+      this.view.fail(error);
     }
   }
 
@@ -63,5 +70,3 @@ export const nameOf = (file: string): string =>
     .replace(/[^\p{L}\p{N}_-]+/gu, '-')
     .replace(/^[-_]+/, '')
     .slice(0, 40) || 'my-text';
-
-export const dropped = new Dropped();

@@ -4,7 +4,7 @@ import { standsSomewhere } from './opening';
 
 const SEEN = 'vitrine.opening';
 
-class Opening {
+export class Opening {
   shown = $state(false);
 
   /** At the first visit. Where nothing can be remembered it is not shown: it would come each time. */
@@ -36,5 +36,3 @@ class Opening {
     this.shown = false;
   }
 }
-
-export const opening = new Opening();

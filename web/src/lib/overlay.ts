@@ -2,13 +2,14 @@
 
 import { placed } from './camera.svelte';
 import { shadeOf, SHADES } from './colour';
-import { ratioOf, valueAt } from './field';
+import type { Field } from './field';
 import { cellHeight, cellWidth, LINE, rectangleOf, type Label, type Piece } from './layout';
 import type { Scene } from './scene';
 import type { Scales } from './scales.svelte';
 import { cell as cellText, exact } from './text';
 
 export interface Look {
+  field: Field;
   colour: (name: string) => string;
   scales: Scales;
   dark: boolean;
@@ -38,7 +39,7 @@ export function overlay(context: CanvasRenderingContext2D, scene: Scene, look: L
 function numbers(
   context: CanvasRenderingContext2D,
   { layout, view, size, mode, windows }: Scene,
-  { scales, dark }: Look,
+  { field, scales, dark }: Look,
   piece: Piece,
   perCell: number,
 ): void {
@@ -55,7 +56,7 @@ function numbers(
   const scale = scales.of(name, mode);
   for (let row = window.row; row < window.row + window.rows; row++)
     for (let column = window.column; column < window.column + window.columns; column++) {
-      const found = valueAt(name, row, column, mode);
+      const found = field.valueAt(name, row, column, mode);
       if (!found) continue;
       const [i, j] = piece.turned ? [row - piece.rowFrom, column] : [column, row - piece.rowFrom];
       const at = placed(view, size, piece.x, piece.y);
@@ -91,11 +92,11 @@ function outline(context: CanvasRenderingContext2D, { layout, view, size }: Scen
 }
 
 /** At the left of each matrix: how far it moves in this step, against its size, from 0.001% to 10% of it. */
-function margins(context: CanvasRenderingContext2D, { layout, view, size }: Scene, { colour }: Look): void {
+function margins(context: CanvasRenderingContext2D, { layout, view, size }: Scene, { field, colour }: Look): void {
   const [line, plum] = [colour('--line'), colour('--plum')];
   for (const piece of layout.pieces) {
     if (piece.tensor.shape.length === 1 || piece.rowFrom > 0) continue;
-    const ratio = ratioOf(piece.tensor.name);
+    const ratio = field.ratioOf(piece.tensor.name);
     if (!ratio) continue;
     const at = placed(view, size, piece.x, piece.y);
     const height = piece.height * view.zoom;

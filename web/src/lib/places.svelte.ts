@@ -3,7 +3,8 @@
 import * as api from './api';
 import { across } from './whole';
 import { rowsOf } from './address';
-import type { RunInfo, TensorInfo } from './types';
+import type { Run } from './run.svelte';
+import type { TensorInfo } from './types';
 
 export class Places {
   /** grows with all that comes */
@@ -11,7 +12,7 @@ export class Places {
   private readonly known = new Map<string, Uint32Array>();
   private readonly asked = new Map<string, Promise<Uint32Array | null>>();
 
-  constructor(private readonly run: () => RunInfo | null) {}
+  constructor(private readonly run: Run) {}
 
   clear(): void {
     this.known.clear();
@@ -38,7 +39,7 @@ export class Places {
   }
 
   private async read(tensor: TensorInfo, level: number): Promise<Uint32Array> {
-    const run = this.run()!;
+    const run = this.run.info!;
     const columns = tensor.shape.at(-1)!;
     const all = new Uint32Array(across(rowsOf(tensor), level) * across(columns, level));
     const most = Math.max(1, Math.floor(65536 / across(columns, level))); // rows of squares in one answer
@@ -54,7 +55,7 @@ export class Places {
         row * across(columns, level),
       );
     }
-    if (this.run() === null || this.run()!.identity !== run.identity) return all;
+    if (this.run.info?.identity !== run.identity) return all;
     this.known.set(`${tensor.name}/${level}`, all);
     this.version++;
     return all;

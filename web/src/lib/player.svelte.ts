@@ -3,7 +3,6 @@
 /** What is played. */
 interface Stage {
   readonly step: number;
-  readonly still: boolean; // fewer pictures, for who asked for less motion
   readonly frames: number[]; // the steps of the film
   go(step: number, settle: boolean): void;
   ended(): void;
@@ -16,7 +15,10 @@ export class Player {
   playing = $state(false);
   private timer = 0;
 
-  constructor(private readonly stage: Stage) {}
+  constructor(
+    private readonly stage: Stage,
+    private readonly preferences: { readonly still: boolean }, // fewer pictures, for anyone who asked for less motion
+  ) {}
 
   /** From where the page stands, or, at the end, from birth. */
   play(): void {
@@ -46,6 +48,6 @@ export class Player {
     }
     stage.go(coming, false);
     const pause = Math.max(FASTEST_MS, Math.min(SLOWEST_MS, WHOLE_MS / stage.frames.length));
-    this.timer = window.setTimeout(() => this.turn(), stage.still ? STILL_MS : pause);
+    this.timer = window.setTimeout(() => this.turn(), this.preferences.still ? STILL_MS : pause);
   }
 }

@@ -2,7 +2,7 @@
 
 import { placed, type Size, type View } from './camera.svelte';
 import { palette } from './colour';
-import { layersOf, levels, type Drawn } from './field';
+import { levels, type Drawn, type Field } from './field';
 import { cellHeight, cellWidth, type Layout, type Piece } from './layout';
 import type { Plane } from './painter';
 import type { Frame, Patch } from './raster';
@@ -34,6 +34,7 @@ export function scene(
   size: Size,
   ratio: number,
   mode: CellMode,
+  field: Field,
   scales: Scales,
   dark: boolean,
   blank: number,
@@ -53,7 +54,7 @@ export function scene(
     )
       continue;
     const window = seen(piece, at, layout.scale * view.zoom, size);
-    const drawn = layersOf(piece.tensor, mode, perCell, window);
+    const drawn = field.layersOf(piece.tensor, mode, perCell, window);
     for (const sheet of drawn.sheets) used.set(sheet.plane.id, sheet.plane);
     if (
       drawn.layers.length &&

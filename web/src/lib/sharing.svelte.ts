@@ -1,11 +1,12 @@
 /** What a person can pass on: a link, a report, a film and a poster. */
 
 import * as api from './api';
-import { studio } from './studio.svelte';
+import type { Navigator } from './navigator.svelte';
+import type { Run } from './run.svelte';
 import { chosenFrames, HEIGHT, type Scene, SECONDS, WIDTH } from './timelapse';
 import type { Picture } from './film';
 
-class Sharing {
+export class Sharing {
   /** the film and the poster, before the page */
   showing = $state(false);
   writing = $state(false);
@@ -14,13 +15,20 @@ class Sharing {
   done = $state('');
   private ending: AbortController | null = null;
 
+  constructor(
+    private readonly run: Run,
+    private readonly navigator: Navigator,
+    private readonly address: () => string,
+  ) {}
+
   get link(): string {
-    return `${location.href.split('#')[0]}#${studio.address}`;
+    return `${location.href.split('#')[0]}#${this.address()}`;
   }
 
   /** Have the studio write a report, and save it. */
   async writeReport(): Promise<void> {
-    const run = studio.run!.name;
+    const { navigator } = this;
+    const run = this.run.info!.name;
     const { signal } = (this.ending = new AbortController());
     Object.assign(this, { writing: true, doing: 'looking into the run', trouble: '', done: '' });
     const look = window.setInterval(() => {
@@ -30,12 +38,10 @@ class Sharing {
       );
     }, 400);
     try {
-      const { cell, step, prompt } = {
-        cell: studio.cellText,
-        step: studio.following ? null : studio.step,
-        prompt: studio.writing.prompt,
-      };
-      const file = await api.postReport(run, { cell, here: step, prompt }, signal);
+      const cell = navigator.cellText;
+      const here = navigator.following ? null : navigator.step;
+      const { prompt } = navigator.writing;
+      const file = await api.postReport(run, { cell, here, prompt }, signal);
       save(file, `${run}.html`);
       this.done = `${run}.html, ${(file.size / 1e6).toFixed(1)} MB: saved where your browser puts its downloads.`;
     } catch (error) {
@@ -50,8 +56,6 @@ class Sharing {
   }
 }
 
-export const sharing = new Sharing();
-
 export function save(file: Blob, name: string): void {
   const link = document.createElement('a');
   link.href = URL.createObjectURL(file);
@@ -61,20 +65,19 @@ export function save(file: Blob, name: string): void {
 }
 
 /** All that the film and the poster show of the run on the page. */
-export async function sceneOf(signal: AbortSignal): Promise<Scene> {
-  const { run, film, dark, scales } = studio;
+export async function sceneOf(run: Run, dark: boolean, signal: AbortSignal): Promise<Scene> {
+  const { info, film, scales } = run;
   const frames: Picture[] = [];
-  for (const number of film ? chosenFrames(film.info.steps.length) : [])
-    frames.push(await studio.frame(number, signal));
+  for (const number of film ? chosenFrames(film.info.steps.length) : []) frames.push(await run.frame(number, signal));
   // The curve may come later than the film.
   return {
-    run: run!,
+    run: info!,
     film,
     frames,
     dark,
     scales,
     get curve() {
-      return studio.curve;
+      return run.curve;
     },
   };
 }

@@ -51,7 +51,7 @@ export function ruleOf(at: At): { name: string; adds: string; remembers: boolean
 
 const one: Station = {
   title: 'One parameter is one number',
-  stand: { view: 'cabinet', side: 'number', mode: 'value', step: 'made' },
+  stand: { view: 'map', side: 'number', mode: 'value', step: 'made' },
   points: ['number', 'lens'],
   needs: ['life', 'neuron'],
   first: (at) =>
@@ -82,7 +82,7 @@ const one: Station = {
 
 const census: Station = {
   title: 'All of them',
-  stand: { view: 'cabinet', side: 'writes', mode: 'value', step: 'stay' },
+  stand: { view: 'map', side: 'writes', mode: 'value', step: 'stay' },
   points: ['cabinet', 'count'],
   needs: [],
   first: (at) => {
@@ -121,7 +121,7 @@ const census: Station = {
 
 const chose: Station = {
   title: 'What a person chose',
-  stand: { view: 'cabinet', side: 'writes', mode: 'value', step: 'stay' },
+  stand: { view: 'map', side: 'writes', mode: 'value', step: 'stay' },
   points: ['chosen', 'writes'],
   needs: [],
   reveals: ['doubled'],
@@ -149,7 +149,7 @@ const chose: Station = {
 
 const birth: Station = {
   title: 'Birth: drawn at random',
-  stand: { view: 'cabinet', side: 'writes', mode: 'birth', step: 'birth' },
+  stand: { view: 'map', side: 'writes', mode: 'birth', step: 'birth' },
   points: ['cabinet', 'timeline'],
   needs: ['newborn', 'spread'],
   first: (at) => {
@@ -245,7 +245,7 @@ const loss: Station = {
 
 const backward: Station = {
   title: 'Backward: a slope for each',
-  stand: { view: 'cabinet', side: 'number', mode: 'gradient', step: 'made' },
+  stand: { view: 'map', side: 'number', mode: 'gradient', step: 'made' },
   points: ['number', 'cabinet'],
   needs: ['life', 'nudge'],
   first: (at) =>
@@ -270,7 +270,7 @@ const backward: Station = {
 
 const update: Station = {
   title: 'Update: a small move for each',
-  stand: { view: 'cabinet', side: 'number', mode: 'update', step: 'made' },
+  stand: { view: 'map', side: 'number', mode: 'update', step: 'made' },
   points: ['number', 'cabinet'],
   needs: ['life', 'share'],
   reveals: ['rises'],
@@ -300,7 +300,7 @@ const update: Station = {
 
 const learning: Station = {
   title: 'It learned by itself',
-  stand: { view: 'cabinet', side: 'writes', mode: 'value', step: 'end' },
+  stand: { view: 'map', side: 'writes', mode: 'value', step: 'end' },
   points: ['writes', 'timeline', 'play'],
   needs: [],
   reveals: ['chat'],

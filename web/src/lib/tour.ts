@@ -1,8 +1,8 @@
 /** The tour: what its parts are, and what can be worked out without a page. The stations themselves: lib/stations.ts. */
 
-import type { Side, View } from './address';
 import type { Sampling } from './api';
 import type { Biography, Birth, CellMode, Likely, Neuron, Next, Nudge, Phases, RunInfo, TensorInfo } from './types';
+import type { Side, ViewName } from './view.svelte';
 
 /** Parts of the page that have a `data-tour` of this name, and the view in which they are. */
 export const TARGETS = {
@@ -11,15 +11,15 @@ export const TARGETS = {
   chosen: {},
   decoding: {},
   timeline: {},
-  cabinet: { view: 'cabinet' },
-  lens: { view: 'cabinet' },
-  number: { view: 'cabinet', side: 'number' },
-  writes: { view: 'cabinet', side: 'writes' },
+  cabinet: { view: 'map' },
+  lens: { view: 'map' },
+  number: { view: 'map', side: 'number' },
+  writes: { view: 'map', side: 'writes' },
   prompt: { view: 'play' },
   bars: { view: 'play' },
   batch: { view: 'step' },
   out: { view: 'step' },
-} as const satisfies Record<string, { view?: View; side?: Side }>;
+} as const satisfies Record<string, { view?: ViewName; side?: Side }>;
 export type Target = keyof typeof TARGETS;
 
 /** A number of this run, and where it stands on the page: it can be clicked. */
@@ -76,7 +76,7 @@ export interface At {
 export interface Station {
   title: string;
   /** where the page is put when the station begins */
-  stand: { view: View; side?: Side; mode?: CellMode; phase?: number; step: 'birth' | 'made' | 'end' | 'stay' };
+  stand: { view: ViewName; side?: Side; mode?: CellMode; phase?: number; step: 'birth' | 'made' | 'end' | 'stay' };
   points: Target[];
   needs: FactName[];
   /** measured once the question was answered */

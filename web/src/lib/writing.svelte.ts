@@ -1,6 +1,7 @@
 /** What a person asks the model to write, and what could come next. */
 
 import * as api from './api';
+import type { Run } from './run.svelte';
 import type { Next, RunInfo } from './types';
 
 export class Writing {
@@ -11,7 +12,7 @@ export class Writing {
   private asking: AbortController | null = null;
 
   constructor(
-    private readonly run: () => RunInfo | null,
+    private readonly run: Run,
     readonly step: () => number, // whose model answers
   ) {}
 
@@ -32,7 +33,7 @@ export class Writing {
 
   /** Ask for the logits after the prompt. */
   async ask(): Promise<void> {
-    const run = this.run();
+    const run = this.run.info;
     if (!run) return;
     this.asking?.abort();
     const { signal } = (this.asking = new AbortController());

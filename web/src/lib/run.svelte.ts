@@ -1,0 +1,101 @@
+/** The run that is open: what was read of it, and what it has recorded so far. */
+
+import * as api from './api';
+import { inReport } from './bundle';
+import { begun, longer, type LossCurve, NO_CURVE } from './curve';
+import { Film, type Picture } from './film';
+import { grown } from './growth';
+import { measureFilm, readStatistics } from './measure';
+import { Scales } from './scales.svelte';
+import type { RunInfo, StreamState, TensorInfo } from './types';
+import type { View } from './view.svelte';
+
+const CURVE_PIXELS = 1200;
+
+export class Run {
+  info = $state.raw<RunInfo | null>(null);
+  film = $state.raw<Film | null>(null);
+  curve = $state.raw<LossCurve>(NO_CURVE);
+  scales = $state.raw(new Scales());
+  opening = $state(true);
+  private leaving = new AbortController(); // ends what belongs to the run
+
+  constructor(private readonly view: View) {}
+
+  get signal(): AbortSignal {
+    return this.leaving.signal;
+  }
+
+  tensor(name: string): TensorInfo | undefined {
+    return this.info?.tensors.find((tensor) => tensor.name === name);
+  }
+
+  /** Leave the run, and read one by its name. What was read of the old one stays until another is shown. */
+  read(name: string): Promise<RunInfo> {
+    this.leaving.abort();
+    this.leaving = new AbortController();
+    Object.assign(this, { opening: true, film: null, curve: NO_CURVE });
+    return api.getRun(name, this.signal);
+  }
+
+  show(info: RunInfo): void {
+    this.scales = new Scales(info.tensors);
+    this.info = info;
+  }
+
+  /** The same run, read again. */
+  renew(info: RunInfo): void {
+    const { film } = this;
+    if (info.film && film) film.info.steps = info.film.steps;
+    this.info = film ? { ...info, film: film.info } : info;
+  }
+
+  /** Take in what the stream brings. */
+  grow(state: StreamState): void {
+    this.curve = longer(this.curve, state.steps);
+    this.info = grown(this.info!, state);
+  }
+
+  async loadFilm(): Promise<void> {
+    const { signal } = this;
+    const info = this.info!;
+    if (!info.film) return;
+    const birth = await api.getBirth(info.name, info.identity, signal);
+    if (signal.aborted) return;
+    this.film = new Film(info.film, info.tensors, birth);
+    const last = info.film.steps.length - 1;
+    if (inReport && last >= 0) measureFilm(this.scales, this.film, await this.frame(last, signal));
+  }
+
+  /** One frame of the film. */
+  async frame(number: number, signal?: AbortSignal): Promise<Picture> {
+    const film = this.film!;
+    const { name, identity } = this.info!;
+    return film.known(number) ?? film.decode(number, await api.getFrame(name, number, identity, signal));
+  }
+
+  async loadCurve(): Promise<void> {
+    const { signal } = this;
+    const { name, steps_made } = this.info!;
+    if (!steps_made) return;
+    try {
+      const series = await api.getSeries(name, 'loss', 0, steps_made, CURVE_PIXELS, signal);
+      if (!signal.aborted) this.curve = begun(series, this.curve);
+    } catch (error) {
+      this.view.fail(error);
+    }
+  }
+
+  /** What the colours stand for, by what was recorded of the run; it can only grow. */
+  async measure(fresh = false): Promise<void> {
+    const { signal } = this;
+    const info = this.info!;
+    if (!info.statistics_every || !info.steps_made) return;
+    try {
+      const statistics = await readStatistics(info, signal);
+      if (!signal.aborted) this.scales.take(statistics, info.steps_made, fresh);
+    } catch (error) {
+      this.view.fail(error);
+    }
+  }
+}
