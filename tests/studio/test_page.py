@@ -208,7 +208,7 @@ def test_every_colour_is_the_number_of_its_cell(
     assert looked >= 200
 
 
-def test_the_cabinet_is_walked_with_the_keys(browser: Browser):
+def test_the_parameter_map_is_walked_with_the_keys(browser: Browser):
     page = browser.open(step=150, cell=CELL)
     page.wait_for_selector(f'[data-cell="{CELL}"]')
     page.locator("canvas[role=application]").focus()

@@ -1,4 +1,4 @@
-"""The pixel law: each colour of the cabinet is one true number of the run at its step. And that a breach is caught."""
+"""The pixel law: each colour of the parameter map is one true number of the run at its step. And that a breach is caught."""
 
 # ruff: noqa: F811 - fixtures
 import json

@@ -460,7 +460,7 @@ STATES = [
 ]
 
 
-@pytest.mark.parametrize("state", STATES, ids=lambda state: state.get("view", "cabinet"))
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.get("view", "map"))
 @pytest.mark.parametrize("place", ["studio", "report"])
 def test_a_copied_link_restores_every_state(
     page: "sync_api.Page", studio: Studio, file: Path, open_report: Open, state: dict[str, str], place: str

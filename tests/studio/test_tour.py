@@ -240,10 +240,10 @@ def test_the_tour_is_walked_to_its_end_and_its_numbers_are_the_run_s(
     assert shows(revealed, reader.step_record(0).loss, digits=4)
     assert f"{guess:.3f}" in revealed
     for button in ("seed 1", "seed 2", "seed 1", "×0", "×50"):
-        born = int(page.get_attribute("[data-births]", "data-births"))
+        born = int(page.get_attribute("[data-reinits]", "data-reinits"))
         page.get_by_role("button", name=button, exact=True).click()
-        page.wait_for_selector(f'[data-births="{born + 1}"]')
-    rows = page.locator("[data-births] tbody tr").all_inner_texts()
+        page.wait_for_selector(f'[data-reinits="{born + 1}"]')
+    rows = page.locator("[data-reinits] tbody tr").all_inner_texts()
     assert rows[0] == rows[2] != rows[1]
     assert f"{guess:.3f}" in rows[3]  # without spread, to the digit
     walk.done()

@@ -1,4 +1,4 @@
-"""The page's views beside the cabinet: what they draw is what was recorded, and what they start trains."""
+"""The page's views beside the parameter map: what they draw is what was recorded, and what they start trains."""
 
 import json
 from collections.abc import Iterator

@@ -11,24 +11,27 @@ interface Case {
 // Written by tests/studio/test_sampling_cases.py from vitrine.generation.generate.filter_logits, which it holds this file to.
 const cases: Case[] = written;
 
-test.each(cases.map((item, i) => [i, item] as const))('case %i leaves what generation/generate.py leaves', (_, item) => {
-  const { kept, cut } = filterLogits(item.logits, item.sampling, item.seen);
-  // Which of several equal logits falls at top-p's edge is left open by torch's sort: equals are compared together.
-  const groups = new Map<number, number[]>();
-  item.logits.forEach((logit, i) => {
-    const score = item.seen.includes(i) ? logit + 1000 : logit;
-    groups.set(score, [...(groups.get(score) ?? []), i]);
-  });
-  for (const equals of groups.values()) {
-    const mine = equals.map((i) => kept[i]!).sort((a, b) => a - b);
-    const theirs = equals.map((i) => item.probabilities[i]!).sort((a, b) => a - b);
-    mine.forEach((p, i) => {
-      expect(p > 0).toBe(theirs[i]! > 0);
-      expect(Math.abs(p - theirs[i]!)).toBeLessThan(2e-6);
+test.each(cases.map((item, i) => [i, item] as const))(
+  'case %i leaves what generation/generate.py leaves',
+  (_, item) => {
+    const { kept, cut } = filterLogits(item.logits, item.sampling, item.seen);
+    // Which of several equal logits falls at top-p's edge is left open by torch's sort: equals are compared together.
+    const groups = new Map<number, number[]>();
+    item.logits.forEach((logit, i) => {
+      const score = item.seen.includes(i) ? logit + 1000 : logit;
+      groups.set(score, [...(groups.get(score) ?? []), i]);
     });
-  }
-  kept.forEach((p, i) => expect(cut[i] === '', `token ${i} is said to be cut`).toBe(p > 0));
-});
+    for (const equals of groups.values()) {
+      const mine = equals.map((i) => kept[i]!).sort((a, b) => a - b);
+      const theirs = equals.map((i) => item.probabilities[i]!).sort((a, b) => a - b);
+      mine.forEach((p, i) => {
+        expect(p > 0).toBe(theirs[i]! > 0);
+        expect(Math.abs(p - theirs[i]!)).toBeLessThan(2e-6);
+      });
+    }
+    kept.forEach((p, i) => expect(cut[i] === '', `token ${i} is said to be cut`).toBe(p > 0));
+  },
+);
 
 test('what decoding does changes no logit', () => {
   const logits = Float32Array.of(1, 2, 3);

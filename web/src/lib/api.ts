@@ -170,7 +170,7 @@ export const getProgress = (run: string, step: number, signal?: AbortSignal) =>
   read(GET('/api/runs/{run}/progress', { params: { ...of(run), query: { step } }, signal }));
 export const postNext = (run: string, prompt: string, step: number, signal?: AbortSignal) =>
   read(POST('/api/runs/{run}/next', { params: of(run), body: { prompt, step }, signal }));
-export const postBirth = (run: string, seed: number, spread: number, signal?: AbortSignal) =>
+export const postReinit = (run: string, seed: number, spread: number, signal?: AbortSignal) =>
   read(POST('/api/runs/{run}/births', { params: of(run), body: { seed, spread }, signal }));
 export const getHealth = (run: string, signal?: AbortSignal) =>
   read(GET('/api/runs/{run}/health', { params: of(run), signal }));

@@ -1,9 +1,9 @@
-/** From where the cabinet is seen: a point of it in the middle of the screen, and how large. */
+/** From where the map is seen: a point of it in the middle of the screen, and how large. */
 
 import { rectangleOf, type Layout } from './layout';
 
 export interface View {
-  /** the point in the middle, in pixels of the cabinet as it is when all of it is seen */
+  /** the point in the middle, in pixels of the map as it is when all of it is seen */
   x: number;
   y: number;
   /** 1: all of it is seen */
@@ -23,7 +23,7 @@ export interface Size {
   height: number;
 }
 
-/** Where a point of the cabinet is on a screen of this size. */
+/** Where a point of the map is on a screen of this size. */
 export const placed = (view: View, size: Size, x: number, y: number): { x: number; y: number } => ({
   x: (x - view.x) * view.zoom + size.width / 2,
   y: (y - view.y) * view.zoom + size.height / 2,
@@ -37,7 +37,7 @@ export class Camera {
   private flight = 0;
   private land: (() => void) | null = null;
 
-  /** Where all of the cabinet is seen, on whole pixels. */
+  /** Where all of the map is seen, on whole pixels. */
   get home(): View {
     const { layout, size } = this;
     if (!layout) return { x: 0, y: 0, zoom: 1 };
@@ -46,7 +46,7 @@ export class Camera {
     return { x: left + size.width / 2, y: top + size.height / 2, zoom: 1 };
   }
 
-  /** The cabinet stands anew: of another model, or on another screen. */
+  /** The map stands anew: of another model, or on another screen. */
   stand(layout: Layout | null, size: Size): void {
     const wasHome = this.view.zoom === 1;
     const scale = this.layout?.scale;
@@ -114,7 +114,7 @@ export class Camera {
     );
   }
 
-  /** Where a point of the cabinet is on the screen. */
+  /** Where a point of the map is on the screen. */
   place(x: number, y: number): { x: number; y: number } {
     return placed(this.view, this.size, x, y);
   }
@@ -134,7 +134,7 @@ export class Camera {
     return layout ? (LARGEST_CELL * Math.min(size.width, size.height)) / layout.scale : 1;
   }
 
-  /** Some of the cabinet is always seen. */
+  /** Some of the map is always seen. */
   private within(view: View): View {
     const { layout, home } = this;
     if (!layout || view.zoom <= 1) return home;

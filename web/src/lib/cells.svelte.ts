@@ -1,5 +1,5 @@
 /**
- * The exact cells of the step where the page stands. Zoomed out, one true cell of each square of the cabinet, of all
+ * The exact cells of the step where the page stands. Zoomed out, one true cell of each square of the map, of all
  * tensors in one answer; zoomed in, more of the same, down to every single cell of what is seen.
  */
 
@@ -120,7 +120,7 @@ export class Cells {
     this.detail();
   }
 
-  /** What the cabinet draws, and how finely: what is missing for it is asked for, once it stands still. */
+  /** What the map draws, and how finely: what is missing for it is asked for, once it stands still. */
   want(level: number, windows: Window[]): void {
     this.wanted = { level, windows };
     clearTimeout(this.timer);

@@ -1,4 +1,4 @@
-/** What is known of each cell where the page stands, and what of it the cabinet draws. */
+/** What is known of each cell where the page stands, and what of it the map draws. */
 
 import type { Cells, Standing } from './cells.svelte';
 import { data, type Sheet } from './whole';

@@ -1,14 +1,14 @@
 /**
- * Where each tensor stands in the cabinet: in reading order, all to one scale.
+ * Where each tensor stands in the map: in reading order, all to one scale.
  *
  * At the left the tables, at the right the output, between them the blocks, in rows. A block has its attention (query and
- * key, value and output) above its MLP, or beside it, whichever makes the cabinet larger. `shrink` is drawn turned, so
+ * key, value and output) above its MLP, or beside it, whichever makes the map larger. `shrink` is drawn turned, so
  * that the hidden units of expand and shrink share their rows. A bias stands along the outputs it is added to.
  */
 
 import type { TensorInfo } from './types';
 
-/** A rectangle of cells of a tensor, drawn at (x, y), in pixels of the unzoomed cabinet. */
+/** A rectangle of cells of a tensor, drawn at (x, y), in pixels of the unzoomed map. */
 export interface Piece {
   tensor: TensorInfo;
   /** cells of the tensor that this piece shows: rows of the tensor from..., as they lie in it */
@@ -115,7 +115,7 @@ interface Box {
   ghosts: Ghost[];
 }
 
-/** The largest cabinet that fits into so many pixels; with as much room for words as there is. */
+/** The largest map that fits into so many pixels; with as much room for words as there is. */
 export function arrange(tensors: TensorInfo[], tied: boolean, width: number, height: number): Layout {
   let last: Layout | null = null;
   for (const scale of scales())
@@ -383,7 +383,7 @@ function titled(box: Box, room: Room): Box {
   return box;
 }
 
-/** Which cell of which tensor is at a point of the unzoomed cabinet; null between them. */
+/** Which cell of which tensor is at a point of the unzoomed map; null between them. */
 export function cellAt(layout: Layout, x: number, y: number): { piece: Piece; row: number; column: number } | null {
   for (const piece of layout.pieces) {
     if (x < piece.x || y < piece.y || x >= piece.x + piece.width || y >= piece.y + piece.height) continue;
@@ -404,7 +404,7 @@ export function cellHeight(piece: Piece, scale: number): number {
   return piece.rows === 1 && !piece.turned && piece.tensor.shape.length === 1 ? piece.height : scale;
 }
 
-/** The rectangle of one cell, in the unzoomed cabinet. */
+/** The rectangle of one cell, in the unzoomed map. */
 export function rectangleOf(layout: Layout, name: string, row: number, column: number): Ghost | null {
   for (const piece of layout.pieces) {
     if (piece.tensor.name !== name || row < piece.rowFrom || row >= piece.rowFrom + piece.rows) continue;

@@ -10,16 +10,16 @@ export const ACTS = { zoom: 2.6, whole: 7.2, nonsense: 8.4, training: 12.4, end:
 export const standsSomewhere = (hash: string): boolean =>
   [...new URLSearchParams(hash.replace(/^#/, '')).keys()].some((key) => key !== 'run');
 
-/** From near to far: a point of the cabinet at (x, y) of the screen, and how many times larger than at home. */
+/** From near to far: a point of the map at (x, y) of the screen, and how many times larger than at home. */
 export interface Camera {
   zoom: number;
-  /** the screen's place of the cabinet's point (0, 0) */
+  /** the screen's place of the map's point (0, 0) */
   left: number;
   top: number;
 }
 
 /**
- * The camera on its way from one cell that fills the frame to the whole cabinet.
+ * The camera on its way from one cell that fills the frame to the whole map.
  *
  * @param share 0: the cell alone; 1: at home
  */

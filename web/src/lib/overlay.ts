@@ -1,4 +1,4 @@
-/** Words, rings and numbers over the cells of the cabinet. */
+/** Words, rings and numbers over the cells of the map. */
 
 import { placed } from './camera.svelte';
 import { shadeOf, SHADES } from './colour';

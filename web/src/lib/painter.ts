@@ -1,4 +1,4 @@
-/** The worker that colours the cabinet, from this side: one frame at a time, always the newest that is wanted. */
+/** The worker that colours the map, from this side: one frame at a time, always the newest that is wanted. */
 
 import PainterWorker from './painter.worker?worker&inline';
 import type { Order } from './painter.worker';

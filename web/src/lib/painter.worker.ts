@@ -1,4 +1,4 @@
-/** Colours frames of the cabinet, away from the thread that answers the pointer. */
+/** Colours frames of the map, away from the thread that answers the pointer. */
 
 import { raster, shadesOf, type Frame, type Layer } from './raster';
 import type { Scale } from './colour';

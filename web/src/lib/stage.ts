@@ -1,4 +1,4 @@
-/** The pixels of the opening: pieces of the cabinet as the film has them, seen through a camera. */
+/** The pixels of the opening: pieces of the map as the film has them, seen through a camera. */
 
 import { palette, SHADES, shadeOf, shader, type Scale } from './colour';
 import type { Film } from './film';
@@ -62,8 +62,8 @@ function image(
   return canvas;
 }
 
-/** Draw the cabinet as the camera sees it. */
-export function drawCabinet(
+/** Draw the map as the camera sees it. */
+export function drawMap(
   context: CanvasRenderingContext2D,
   layout: Layout,
   camera: Camera,

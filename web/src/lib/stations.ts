@@ -55,7 +55,7 @@ const one: Station = {
   points: ['number', 'lens'],
   needs: ['life', 'neuron'],
   first: (at) =>
-    say`A parameter is one number. This one, ${at.address}, is ${live(at.facts.life && exact(at.facts.life.before), 'number')} at step ${live(count(at.step), 'timeline')}; it was born as ${live(at.facts.life && exact(at.facts.life.birth), 'number')}. The ring in the cabinet shows where it stands among its neighbours.`,
+    say`A parameter is one number. This one, ${at.address}, is ${live(at.facts.life && exact(at.facts.life.before), 'number')} at step ${live(count(at.step), 'timeline')}; it was born as ${live(at.facts.life && exact(at.facts.life.birth), 'number')}. The ring in the map shows where it stands among its neighbours.`,
   short: (at) =>
     say`A parameter is one number. This one is ${live(at.facts.life && exact(at.facts.life.before), 'number')} at step ${live(count(at.step), 'timeline')}, and was born as ${live(at.facts.life && exact(at.facts.life.birth), 'number')}.`,
   question: (at) => {
@@ -83,23 +83,23 @@ const one: Station = {
 const census: Station = {
   title: 'All of them',
   stand: { view: 'map', side: 'writes', mode: 'value', step: 'stay' },
-  points: ['cabinet', 'count'],
+  points: ['map', 'count'],
   needs: [],
   first: (at) => {
     const kinds = byKind(at.run.tensors);
-    return say`The model is ${live(all(at), 'count')} such numbers, drawn to scale. Weights are not the only ones. ${kinds.embedding ? say`Embeddings: a row of ${live(chosen(at, 'model', 'd_model'), 'chosen')} numbers for each of ${live(count(tokens(at)), 'chosen')} tokens. ` : ''}Gains: volume knobs of the norms. ${kinds.bias ? say`Biases: one number per output, added to its sum, and learned as well.` : ''}`;
+    return say`The model is ${live(all(at), 'count')} such numbers, drawn to scale. Weights are not the only ones. ${kinds.embedding ? say`Embeddings: a row of ${live(chosen(at, 'model', 'd_model'), 'hyperparameters')} numbers for each of ${live(count(tokens(at)), 'hyperparameters')} tokens. ` : ''}Gains: volume knobs of the norms. ${kinds.bias ? say`Biases: one number per output, added to its sum, and learned as well.` : ''}`;
   },
   short: (at) =>
     say`All of them are ${live(all(at), 'count')} numbers: weights, and what else is learned: embeddings (a row per token), gains${byKind(at.run.tensors).bias ? ', and biases (one number per output, added to its sum)' : ''}.`,
   question: (at) => {
     const kinds = byKind(at.run.tensors);
     const rest = (['embedding', 'bias', 'gain'] as const).map(
-      (kind) => say`${live(count(kinds[kind]), 'cabinet')} ${KIND_WORDS[kind][1]}`,
+      (kind) => say`${live(count(kinds[kind]), 'map')} ${KIND_WORDS[kind][1]}`,
     );
     return {
       ask: say`What share of the ${live(all(at), 'count')} are weights?`,
       truth: kinds.weight / at.run.parameters,
-      reveal: say`${live(count(kinds.weight), 'cabinet')} weights: ${percent(kinds.weight / at.run.parameters)}. And ${rest[0]!}, ${rest[1]!}, ${rest[2]!}.`,
+      reveal: say`${live(count(kinds.weight), 'map')} weights: ${percent(kinds.weight / at.run.parameters)}. And ${rest[0]!}, ${rest[1]!}, ${rest[2]!}.`,
     };
   },
   second: (at) => {
@@ -122,13 +122,13 @@ const census: Station = {
 const chose: Station = {
   title: 'What a person chose',
   stand: { view: 'map', side: 'writes', mode: 'value', step: 'stay' },
-  points: ['chosen', 'writes'],
+  points: ['hyperparameters', 'writes'],
   needs: [],
   reveals: ['doubled'],
   first: (at) =>
-    say`Hyperparameters are chosen by a person; learning never changes them. Here: ${live(chosen(at, 'model', 'n_layers'), 'chosen')} blocks, a width of ${live(chosen(at, 'model', 'd_model'), 'chosen')}, batches of ${live(chosen(at, 'training', 'batch_size'), 'chosen')}, a learning rate of ${live(chosen(at, 'optimizer', 'learning_rate'), 'chosen')}. They decide how many parameters there are, and how these learn.`,
+    say`Hyperparameters are chosen by a person; learning never changes them. Here: ${live(chosen(at, 'model', 'n_layers'), 'hyperparameters')} blocks, a width of ${live(chosen(at, 'model', 'd_model'), 'hyperparameters')}, batches of ${live(chosen(at, 'training', 'batch_size'), 'hyperparameters')}, a learning rate of ${live(chosen(at, 'optimizer', 'learning_rate'), 'hyperparameters')}. They decide how many parameters there are, and how these learn.`,
   short: (at) =>
-    say`Hyperparameters are chosen by a person: ${live(chosen(at, 'model', 'n_layers'), 'chosen')} blocks, a learning rate of ${live(chosen(at, 'optimizer', 'learning_rate'), 'chosen')}. Learning never changes them.`,
+    say`Hyperparameters are chosen by a person: ${live(chosen(at, 'model', 'n_layers'), 'hyperparameters')} blocks, a learning rate of ${live(chosen(at, 'optimizer', 'learning_rate'), 'hyperparameters')}. Learning never changes them.`,
   question: (at) => {
     const { doubled } = at.facts;
     const row = (i: number): Piece[] =>
@@ -150,20 +150,20 @@ const chose: Station = {
 const birth: Station = {
   title: 'Birth: drawn at random',
   stand: { view: 'map', side: 'writes', mode: 'birth', step: 'birth' },
-  points: ['cabinet', 'timeline'],
+  points: ['map', 'timeline'],
   needs: ['newborn', 'spread'],
   first: (at) => {
     const zeros = at.run.tensors.some((tensor) => tensor.kind === 'weight' && tensor.birth === 'zeros');
     const start = parent(at) ? say`This run went on from ${parent(at)}; a newborn model is made like this. ` : [];
-    return say`${start}A seed, here ${live(chosen(at, 'training', 'seed'), 'chosen')}, draws the weights at random${zeros ? ', aside from some projections, which begin at 0' : ''}. In ${at.tensor.name} they are spread by ${live(at.facts.spread && plain(at.facts.spread.std, 3), 'cabinet')} around zero${at.tensor.birth === 'normal' ? `, ${plain(at.tensor.std, 3)} was asked for` : ''}. Gains begin at exactly 1${byKind(at.run.tensors).bias ? ', biases at 0' : ''}.`;
+    return say`${start}A seed, here ${live(chosen(at, 'training', 'seed'), 'hyperparameters')}, draws the weights at random${zeros ? ', aside from some projections, which begin at 0' : ''}. In ${at.tensor.name} they are spread by ${live(at.facts.spread && plain(at.facts.spread.std, 3), 'map')} around zero${at.tensor.birth === 'normal' ? `, ${plain(at.tensor.std, 3)} was asked for` : ''}. Gains begin at exactly 1${byKind(at.run.tensors).bias ? ', biases at 0' : ''}.`;
   },
   short: (at) =>
-    say`At birth a seed, here ${live(chosen(at, 'training', 'seed'), 'chosen')}, draws the weights at random. The model knows nothing.`,
+    say`At birth a seed, here ${live(chosen(at, 'training', 'seed'), 'hyperparameters')}, draws the weights at random. The model knows nothing.`,
   question: (at) => {
     const { newborn } = at.facts;
     const guess = at.run.guessing_loss;
     return {
-      ask: say`It knows nothing, and there are ${live(count(tokens(at)), 'chosen')} tokens. Near what will its first loss be?`,
+      ask: say`It knows nothing, and there are ${live(count(tokens(at)), 'hyperparameters')} tokens. Near what will its first loss be?`,
       options: ['0', `ln ${count(tokens(at))} = ${guess.toFixed(2)}`, count(tokens(at))],
       right: 1,
       reveal: say`${live(newborn && after(newborn.loss, 4), 'timeline')}. Who guesses gives each token 1/${count(tokens(at))}; minus the logarithm of that is ln ${count(tokens(at))} = ${live(guess.toFixed(3), 'timeline')}, the dashed line.`,
@@ -173,7 +173,7 @@ const birth: Station = {
     say`Another seed draws other numbers, and the first seed draws the first ones again, to the bit. How far they are spread was chosen with care: without any spread nothing would tell one unit from another, and all would learn the same.`,
   task: {
     say: 'Let it be born again, on the same first batch: seeds 1, 2, 1, then a spread of ×0 and ×50.',
-    lab: 'births',
+    lab: 'reinit',
   },
 };
 
@@ -181,22 +181,22 @@ const forward: Station = {
   title: 'Forward: predict the next token',
   stand: { view: 'play', step: 'end' },
   points: ['bars', 'prompt'],
-  needs: ['bet', 'digest'],
+  needs: ['prediction', 'digest'],
   first: (at) => {
-    const best = at.next ? betsOf(at, at.next)[0] : undefined;
+    const best = at.next ? predictionsOf(at, at.next)[0] : undefined;
     return say`The text becomes tokens, each token its row of the table; the blocks mix and add; at the end stands one bar for each of ${live(count(tokens(at)), 'bars')} tokens. After «${live(shown(at.prompt), 'prompt')}» the longest is ${live(best && tokenWord(best[0]), 'bars')}, with ${live(best && percent(best[1]), 'bars')} (at a temperature of ${live(at.sampling.temperature.toFixed(2), 'decoding')}).`;
   },
   short: (at) => say`Forward: from the text to one bar for each of ${live(count(tokens(at)), 'bars')} tokens.`,
   question: (at) => {
-    const { bet } = at.facts;
-    const likely = bet?.next ? betsOf(at, bet.next) : (bet?.likely ?? []);
-    if (!bet || likely.length < 3) return null;
+    const { prediction } = at.facts;
+    const likely = prediction?.next ? predictionsOf(at, prediction.next) : (prediction?.likely ?? []);
+    if (!prediction || likely.length < 3) return null;
     const best = likely[0]!;
     const options = [best, likely[Math.min(3, likely.length - 2)]!, likely[Math.min(7, likely.length - 1)]!].sort(
       (a, b) => (a[0] < b[0] ? -1 : 1),
     );
     return {
-      ask: say`And after «${shown(bet.prompt)}», which is in your text: what ${bet.next ? 'does it bet' : `did it bet at step ${count(bet.step)}`} on most?`,
+      ask: say`And after «${shown(prediction.prompt)}», which is in your text: which token ${prediction.next ? 'does it rank' : `did it rank at step ${count(prediction.step)}`} first?`,
       options: options.map(([text]) => tokenWord(text)),
       right: options.indexOf(best),
       reveal: say`${tokenWord(best[0])}, with ${live(percent(best[1]), 'bars')}. ${options
@@ -218,7 +218,7 @@ const loss: Station = {
   first: (at) => {
     const { opened } = at;
     const here = opened && opened.loss.tokens[opened.forward.token];
-    return say`This is your own text, from the batch of step ${live(count(at.step), 'timeline')}. After the lit token really came ${opened ? tokenWord(opened.forward.target) : '…'}. The model had given it ${live(opened ? percent(opened.forward.target_probability) : undefined, 'out')}: the loss is minus the logarithm of that, ${live(opened ? after(here, 3) : undefined, 'out')}. A sure and right bet costs nothing.`;
+    return say`This is your own text, from the batch of step ${live(count(at.step), 'timeline')}. After the lit token really came ${opened ? tokenWord(opened.forward.target) : '…'}. The model had given it ${live(opened ? percent(opened.forward.target_probability) : undefined, 'out')}: the loss is minus the logarithm of that, ${live(opened ? after(here, 3) : undefined, 'out')}. A sure and right prediction costs nothing.`;
   },
   short: (at) =>
     say`After the lit token of your text really came ${at.opened ? tokenWord(at.opened.forward.target) : '…'}; the model had given it ${live(at.opened ? percent(at.opened.forward.target_probability) : undefined, 'out')}. The loss is minus the logarithm of that: ${live(at.opened ? after(at.opened.loss.tokens[at.opened.forward.token], 3) : undefined, 'out')}. Nobody wrote the answers: the text has them.`,
@@ -246,7 +246,7 @@ const loss: Station = {
 const backward: Station = {
   title: 'Backward: a slope for each',
   stand: { view: 'map', side: 'number', mode: 'gradient', step: 'made' },
-  points: ['number', 'cabinet'],
+  points: ['number', 'map'],
   needs: ['life', 'nudge'],
   first: (at) =>
     say`From the loss, the way is gone backwards, and each of the ${live(all(at), 'count')} numbers gets a gradient: by how much the loss of this batch would change for each unit that this number grows. For ${at.address} it is ${live(at.facts.life && plain(at.facts.life.gradient, 4), 'number')}. All are worked out at once; nothing is tried out.`,
@@ -264,14 +264,14 @@ const backward: Station = {
     };
   },
   second: () =>
-    say`The colours in the cabinet are the gradients now: orange, the loss would fall if the number grew; blue, it would rise. They are gone after the update; the next batch has its own.`,
+    say`The colours in the parameter map are the gradients now: orange, the loss would fall if the number grew; blue, it would rise. They are gone after the update; the next batch has its own.`,
   task: { say: 'Nudge it yourself: click «nudge» above the number, and move the slider.' },
 };
 
 const update: Station = {
   title: 'Update: a small move for each',
   stand: { view: 'map', side: 'number', mode: 'update', step: 'made' },
-  points: ['number', 'cabinet'],
+  points: ['number', 'map'],
   needs: ['life', 'share'],
   reveals: ['rises'],
   first: (at) => {
@@ -288,7 +288,7 @@ const update: Station = {
     return {
       ask: say`In this step, what share of ${share.whole ? 'the' : 'the first'} ${count(share.cells)} numbers of ${at.tensor.name} moved the other way than plain SGD would: along their gradient?`,
       truth: share.along / share.cells,
-      reveal: say`${live(count(share.along), 'cabinet')} of ${count(share.cells)}: ${percent(share.along / share.cells)}. ${share.along === 0 ? 'Each went against its gradient, or did not move.' : rule.remembers ? 'For these, what the rule remembers and adds weighed more than this batch’s gradient.' : 'For these, the pull towards zero weighed more than the gradient.'}`,
+      reveal: say`${live(count(share.along), 'map')} of ${count(share.cells)}: ${percent(share.along / share.cells)}. ${share.along === 0 ? 'Each went against its gradient, or did not move.' : rule.remembers ? 'For these, what the rule remembers and adds weighed more than this batch’s gradient.' : 'For these, the pull towards zero weighed more than the gradient.'}`,
     };
   },
   second: (at) => {
@@ -351,7 +351,7 @@ function followerOf(opened: NonNullable<At['opened']>, i: number): string {
 }
 
 /** The tokens that could come next, likeliest first, as the bars on the page show them: temperature and cuts included. */
-function betsOf(at: At, next: Next): Likely[] {
+function predictionsOf(at: At, next: Next): Likely[] {
   const { kept } = filterLogits(next.logits, at.sampling, next.tokens);
   const name = (id: number): string => at.run.vocab?.[id] ?? `token ${id}`;
   return Array.from(kept, (p, id): Likely => [name(id), p]).sort((a, b) => b[1] - a[1]);

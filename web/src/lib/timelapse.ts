@@ -58,7 +58,7 @@ export const writtenFirst = (run: RunInfo): Sample | undefined =>
 export const textOf = (sample: Sample | undefined): string =>
   sample ? (sample.prompt + sample.text).trim().replace(/[^\P{Cc}\n\t]/gu, '·') : 'It has not written yet.';
 
-/** The step of the moment that is shown, and the cabinet then: painted once, as long as the frame stays. */
+/** The step of the moment that is shown, and the map then: painted once, as long as the frame stays. */
 export class Projector {
   private readonly shot = new OffscreenCanvas(WIDTH, HEIGHT);
   private shown = -1;
@@ -85,7 +85,7 @@ export class Projector {
     if (number !== this.shown && frames[number]) {
       const inside = this.shot.getContext('2d')! as unknown as Context;
       inside.clearRect(0, 0, WIDTH, HEIGHT);
-      cabinet(inside, scene, frames[number], this.layout, room, ink);
+      drawMap(inside, scene, frames[number], this.layout, room, ink);
       this.shown = number;
     }
     if (frames.length) context.drawImage(this.shot, 0, 0);
@@ -128,7 +128,7 @@ export function drawPoster(context: Context, scene: Scene): void {
   sides.forEach(({ x, title, words, picture, sample }, side) => {
     const wide = text(context, title, x, 84, ink.ink, 22, { weight: 650 });
     text(context, words, x + wide + 10, 84, ink.soft, 15);
-    if (picture) cabinet(context, scene, picture, layout, { x, y: 98, width, height: 372 }, ink);
+    if (picture) drawMap(context, scene, picture, layout, { x, y: 98, width, height: 372 }, ink);
     else text(context, 'No film was recorded of this run.', x, 130, ink.soft, 15);
     text(context, sample ? `wrote at step ${count(sample.step)}` : '', x, 500, ink.faint, 14);
     paragraph(
@@ -282,7 +282,7 @@ export function wrap(written: string, letters: number): string[] {
 }
 
 /** Every tensor to scale, in the middle of its room. */
-function cabinet(context: Context, scene: Scene, picture: Picture, layout: Layout, room: Box, ink: Inks): void {
+function drawMap(context: Context, scene: Scene, picture: Picture, layout: Layout, room: Box, ink: Inks): void {
   const fit = Math.min(room.width / layout.width, room.height / layout.height, 2);
   context.save();
   context.translate(room.x + (room.width - fit * layout.width) / 2, room.y + (room.height - fit * layout.height) / 2);

@@ -31,7 +31,7 @@ const CHAT = 24; // tokens, to see that writing changes nothing
 type Measure<K extends FactName> = { key: () => string | null; measure: (signal: AbortSignal) => Promise<Values[K]> };
 
 export class Tour {
-  births = $state.raw<Birth[]>([]);
+  reinits = $state.raw<Birth[]>([]);
   trouble = $state('');
   flashed = $state<{ target: Target; number: number } | null>(null);
   private answered = $state<Record<string, number>>({});
@@ -169,8 +169,8 @@ export class Tour {
     const has = (selector: string): boolean => document.querySelector(selector) !== null;
     const kind = this.run.tensor(this.view.cell.name)?.kind;
     const slider = document.querySelector<HTMLInputElement>('[data-nudge] ~ input[type=range]');
-    const seeds = this.births.filter((birth) => birth.spread === 1).map((birth) => birth.seed);
-    const spreads = this.births.map((birth) => birth.spread);
+    const seeds = this.reinits.filter((birth) => birth.spread === 1).map((birth) => birth.seed);
+    const spreads = this.reinits.map((birth) => birth.spread);
     const { writing } = this.navigator;
     return [
       () => has('[data-neuron]'),
@@ -179,7 +179,7 @@ export class Tour {
       () => seeds.join().includes('1,2,1') && spreads.includes(0) && spreads.includes(50),
       () =>
         writing.prompt !== began.prompt &&
-        writing.prompt !== this.fact('bet')?.prompt &&
+        writing.prompt !== this.fact('prediction')?.prompt &&
         writing.next?.step === this.navigator.writingStep,
       () => this.view.token !== began.token || this.view.row !== began.row,
       () => slider !== null && Number(slider.value) !== 0,
@@ -191,9 +191,9 @@ export class Tour {
   async bear(seed: number, spread: number): Promise<void> {
     const run = this.run.info!;
     try {
-      const birth = await api.postBirth(run.name, seed, spread);
+      const birth = await api.postReinit(run.name, seed, spread);
       if (this.run.info === run || this.run.info?.identity === run.identity)
-        this.births = [...this.births, birth].slice(-8);
+        this.reinits = [...this.reinits, birth].slice(-8);
     } catch (error) {
       this.trouble = api.sentence(error);
     }
@@ -289,7 +289,7 @@ export class Tour {
     newborn: {
       key: () => this.run.info?.identity ?? null,
       measure: (signal) =>
-        api.postBirth(this.run.info!.name, Number(this.run.info!.config.training?.seed ?? 0), 1, signal),
+        api.postReinit(this.run.info!.name, Number(this.run.info!.config.training?.seed ?? 0), 1, signal),
     },
     spread: {
       key: () => `${this.run.info?.identity}/${this.view.cell.name}`,
@@ -299,7 +299,7 @@ export class Tour {
       },
     },
     doubled: { key: () => this.run.info?.identity ?? null, measure: (signal) => this.doubled(signal) },
-    bet: { key: () => this.run.info?.identity ?? null, measure: (signal) => this.bet(signal) },
+    prediction: { key: () => this.run.info?.identity ?? null, measure: (signal) => this.prediction(signal) },
     digest: {
       key: () => `${this.run.info?.identity}/${this.navigator.writingStep}/${this.navigator.writing.prompt}`,
       measure: async (signal) => (await this.write(1, signal)).digest.before,
@@ -394,8 +394,8 @@ export class Tour {
     return found;
   }
 
-  /** A prompt out of the run's own text, and what the model bets on. */
-  private async bet(signal: AbortSignal): Promise<Values['bet']> {
+  /** A prompt out of the run's own text, and what the model predicts. */
+  private async prediction(signal: AbortSignal): Promise<Values['prediction']> {
     const run = this.run.info!;
     const step = run.keyframes.filter((known) => known < run.steps_made).at(-1) ?? 0;
     const phases = await api.getStep(run.name, step, 0, -1, signal);

@@ -8,10 +8,10 @@ import type { Side, ViewName } from './view.svelte';
 export const TARGETS = {
   count: {},
   play: {},
-  chosen: {},
+  hyperparameters: {},
   decoding: {},
   timeline: {},
-  cabinet: { view: 'map' },
+  map: { view: 'map' },
   lens: { view: 'map' },
   number: { view: 'map', side: 'number' },
   writes: { view: 'map', side: 'writes' },
@@ -51,7 +51,7 @@ export interface Values {
   newborn: Birth;
   spread: { std: number; cells: number };
   doubled: { tokens: number; parameters: number; steps: number }[];
-  bet: { prompt: string; step: number; next: Next | null; likely: Likely[] }; // next: null where the vocabulary is too large to name tokens
+  prediction: { prompt: string; step: number; next: Next | null; likely: Likely[] }; // next: null where the vocabulary is too large to name tokens
   digest: string | null;
   share: Against;
   rises: { rose: number; of: number };
@@ -86,7 +86,7 @@ export interface Station {
   /** for the 90 seconds */
   short: (at: At) => Piece[];
   question: (at: At) => Question | null;
-  task: { say: string; lab?: 'births' };
+  task: { say: string; lab?: 'reinit' };
 }
 
 // --- the address -------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ export interface StreamState {
   error?: string;
 }
 
-/** What the cabinet shows of each number; `rms` is the one that is a mean. */
+/** What the map shows of each number; `rms` is the one that is a mean. */
 export type CellMode = 'birth' | 'value' | 'learned' | 'gradient' | 'update' | 'rms' | `memory:${string}`;
 
 export interface Cells {
