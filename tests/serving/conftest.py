@@ -64,6 +64,7 @@ def serving(run: Path, *options: str) -> Iterator[Served]:
             process.terminate()
             _, complaints = process.communicate(timeout=20)
             assert "Traceback" not in complaints, complaints
+            assert process.returncode == 143  # as the shell says it of a SIGTERM
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import pytest
 
 from tests.studio.conftest import Studio, serve
 from vitrine.http import guard
+from vitrine.studio.responses import error
 
 PATHS = ["/", "/api/runs", "/api/runs/small", "/api/runs/small/stream", "/assets/x.js", "/api/openapi.json", "/nothing"]
 METHODS = ["GET", "POST", "DELETE", "PUT", "OPTIONS", "HEAD"]
@@ -179,7 +180,7 @@ def test_a_name_that_is_no_text_does_no_harm(runs: Path, tmp_path: Path):
 
 
 def test_a_body_that_is_too_long_is_refused_with_and_without_its_length(studio: Studio):
-    long = b" " * (guard.BODY_BYTES + 1)
+    long = b" " * (guard.TokenGuard.body_bytes + 1)
     assert studio.client.post("/api/plan", content=long).status_code == 413
 
     def pieces():
@@ -206,5 +207,5 @@ def test_web_sockets_are_closed():
     async def never(*arguments):
         raise AssertionError("it was passed on")
 
-    asyncio.run(guard.Guard(never, "token", 1)({"type": "websocket"}, never, send))
+    asyncio.run(guard.TokenGuard(never, 1, error, "token")({"type": "websocket"}, never, send))
     assert sent == [{"type": "websocket.close", "code": 1008}]

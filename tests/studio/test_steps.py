@@ -15,14 +15,17 @@ import httpx
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from starlette.requests import ClientDisconnect
 
 from tests.studio.conftest import Studio, serve, until
+from vitrine.http.child_process import UnsendableError
+from vitrine.http.requests import while_there
 from vitrine.inspection.replay import OpenedStep, Replayer
 from vitrine.inspection.step_report import lay_open
 from vitrine.inspection.views import inspect
 from vitrine.runs.reader import RunReader
 from vitrine.studio.responses import RefusalError
-from vitrine.studio.worker_pool import CancelledJobError, Worker, while_there
+from vitrine.studio.worker_pool import CancelledJobError, Worker
 
 STEP = 153
 CELL = "blocks.0.attention.query.weight[3,7]"
@@ -241,7 +244,7 @@ def test_two_pages_that_ask_for_the_same_share_one_replay_and_a_third_step_is_ri
 
 
 def test_a_replay_that_nobody_waits_for_is_dropped(reader: RunReader):
-    from vitrine.studio.worker_jobs import Bench
+    from vitrine.studio.worker_jobs import WorkerJobs
 
     said = []
 
@@ -255,13 +258,13 @@ def test_a_replay_that_nobody_waits_for_is_dropped(reader: RunReader):
         def say(self, kind, payload):
             said.append((kind, payload["made"]))
 
-    bench = Bench(Impatient())
+    jobs = WorkerJobs(Impatient())
     with pytest.raises(CancelledJobError):
-        bench.phases(str(reader.path), "", 20, 0, -1)
+        jobs.phases(str(reader.path), "", 20, 0, -1)
     assert [made for _, made in said] == [0, 1, 2]
-    (replayer,) = bench.replayers.values()
+    (replayer,) = jobs.replayers.values()
     assert replayer.state.step == 2
-    assert bench.phases(str(reader.path), "", 5, 0, -1)["exact"] is True  # it goes on from there, and holds
+    assert jobs.phases(str(reader.path), "", 5, 0, -1)["exact"] is True  # it goes on from there, and holds
 
 
 class Ordered(Worker):
@@ -299,6 +302,28 @@ def test_equal_requests_are_one_job_and_it_is_cancelled_when_the_last_has_gone()
     asyncio.run(run())
 
 
+def test_what_cannot_be_handed_to_a_worker_is_refused_each_time():
+    deep = {}
+    for _ in range(100_000):
+        deep = {"settings": deep}
+
+    class Picky(Ordered):
+        def send(self, message):
+            raise UnsendableError("no")
+
+    async def run():
+        worker = Picky()
+        for value in (deep, 10**5000, "unlike"):
+            for _ in range(2):
+                with pytest.raises(RefusalError) as caught:
+                    await asyncio.wait_for(worker.ask("plan", settings=value), 20)
+                assert caught.value.status == 400
+                assert caught.value.sentence.startswith("This cannot be handed to a worker process (")
+        assert worker.waiting == 0
+
+    asyncio.run(run())
+
+
 def test_a_page_that_goes_no_longer_waits():
     class Gone:
         async def receive(self):
@@ -306,7 +331,7 @@ def test_a_page_that_goes_no_longer_waits():
 
     async def run():
         worker = Ordered()
-        with pytest.raises(RefusalError):
+        with pytest.raises(ClientDisconnect):
             await while_there(Gone(), worker.ask("cells", step=5))
         assert worker.told == [("job", 1, "cells"), ("cancel", 1)]
 

@@ -123,26 +123,26 @@ def test_the_newest_job_comes_first_but_none_waits_for_ever(monkeypatch: pytest.
             return self.left.pop(0)
 
     monkeypatch.setattr(worker_pool.os, "_exit", lambda status: sys.exit(status))
-    desk = worker_pool.Desk(Orders())
+    queue = worker_pool.JobQueue(Orders())
     with pytest.raises(SystemExit):
-        desk.listen()
+        queue.listen()
     order = []
     for _ in range(3):
-        desk.next()
-        order.append(desk.number)
+        queue.next()
+        order.append(queue.number)
         now[0] += 2.0
     assert order == [3, 2, 1]
-    desk.connection.left = [("job", number, "cells", {}) for number in (4, 5)]
+    queue.connection.left = [("job", number, "cells", {}) for number in (4, 5)]
     with pytest.raises(SystemExit):
-        desk.listen()
-    desk.next()
-    assert desk.number == 5
+        queue.listen()
+    queue.next()
+    assert queue.number == 5
     now[0] += worker_pool.PATIENCE_S + 1
-    desk.connection.left = [("job", 6, "cells", {})]
+    queue.connection.left = [("job", 6, "cells", {})]
     with pytest.raises(SystemExit):
-        desk.listen()
-    desk.next()
-    assert desk.number == 4  # it came before 6, and has waited long enough
+        queue.listen()
+    queue.next()
+    assert queue.number == 4  # it came before 6, and has waited long enough
 
 
 def test_a_run_whose_history_is_damaged_or_gone_is_listed_with_the_reason(own: Path):

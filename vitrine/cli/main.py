@@ -78,10 +78,10 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Train a small GPT-2 for a minute, and see what it writes."""
-    from vitrine.studio.companion import Beside
+    from vitrine.studio.companion import Companion
 
     wanted = someone_is_there() if studio is None else studio
-    with Beside(wanted, not no_browser) as page, errors_as_sentences():
+    with Companion(wanted, not no_browser) as page, errors_as_sentences():
         from vitrine.cli import demo as demonstration
         from vitrine.config import parse_seconds
 
@@ -114,9 +114,9 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a new model from random weights, on your own text."""
-    from vitrine.studio.companion import Beside
+    from vitrine.studio.companion import Companion
 
-    with Beside(studio, not no_browser) as page, errors_as_sentences():
+    with Companion(studio, not no_browser) as page, errors_as_sentences():
         request = _request(corpus, run, preset, config, settings, steps, for_time, target_loss, parent)
         from vitrine.training import launch
 

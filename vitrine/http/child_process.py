@@ -182,7 +182,7 @@ def _answer_calls(
             connection.send((False, error))
         except MemoryError:
             connection.send((False, "needed more memory than is allowed"))
-        except Exception as error:
+        except BaseException as error:  # also what Rust's panics are
             connection.send((False, f"raised {type(error).__name__}: {error}"[:1000]))
         return False
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from starlette.applications import Starlette
@@ -11,21 +11,18 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from vitrine.errors import PromptError
+from vitrine.http.guard import KeyGuard
+from vitrine.http.requests import GONE, while_there
 from vitrine.serving.chat_template import ABSENT
 from vitrine.serving.decoder_process import Decoding
 from vitrine.serving.errors import ApiError
-from vitrine.serving.gate import Gate
 from vitrine.serving.messages import Job
 from vitrine.serving.metrics import CONTENT_TYPE, Metrics
 from vitrine.serving.request_models import Body, ChatBody, CompletionBody, check, parse
 from vitrine.serving.response_models import Answer, Chat, Completion, stream, whole
 from vitrine.serving.served_model import Model
-
-BODY_BYTES = 8 * 2**20  # largest body of a request
-GONE = 499  # for the metrics: nobody reads it
 
 Prompt = tuple[list[int], str, list[int]]  # ids; what is echoed of it, and where in that each token begins
 
@@ -41,11 +38,10 @@ class Server:
         body = await self._body(request, CompletionBody)
         if body.best_of not in (None, body.n or 1):
             raise ApiError(400, f"best_of must be as n: got {body.best_of} and {body.n or 1}.", "best_of")
+        given = await asyncio.to_thread(body.prompts, self.model)
+        self.decoding.check_room(len(given) * (body.n or 1))
+        prompts = [await self._prompt(each, body) for each in given]
         told = body.logprobs is not None
-        prompts: list[Prompt] = []
-        for text, ids in await asyncio.to_thread(body.prompts, self.model):
-            read, offsets = self.model.text(ids) if body.echo and (told or text is None) else ("", [])
-            prompts.append((ids, (text or read) if body.echo else "", offsets))
         settings = {"max_tokens": 16 if body.max_tokens is None else body.max_tokens, "ends": self.model.end_ids}
         settings |= {"logprobs": body.logprobs, "echo": bool(body.echo and told)}
         return await self._answer(request, body, prompts, settings, Completion(self.model))
@@ -56,13 +52,11 @@ class Server:
         template = self.model.template
         if template is None:
             raise ApiError(400, ABSENT, "messages")
+        self.decoding.check_room(body.n or 1)
         text = await asyncio.to_thread(template.render, [message.to_json() for message in body.messages])
-        try:
-            ids = await asyncio.to_thread(self.model.encode, text, True)
-        except PromptError as error:
-            raise ApiError(400, str(error), "messages") from None
-        if not ids:
+        if not text:
             raise ApiError(400, "The chat template makes no text of these messages.", "messages")
+        ids = await self.model.encode(text, "messages", special=True)
         check(ids, self.model, "messages")
         if body.top_logprobs is not None and not body.logprobs:
             raise ApiError(400, "top_logprobs needs logprobs to be true.", "top_logprobs")
@@ -91,14 +85,22 @@ class Server:
         return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
     async def _body(self, request: Request, kind: Any) -> Any:
-        raw = bytearray()
-        async for part in request.stream():
-            raw += part
-            if len(raw) > BODY_BYTES:
-                raise ApiError(413, f"The body is larger than {BODY_BYTES // 2**20} MiB. Send fewer prompts at once.")
-        body = await asyncio.to_thread(parse, kind, bytes(raw))
+        body = await asyncio.to_thread(parse, kind, await request.body())
         self._check_name(body.model)
         return body
+
+    async def _prompt(self, given: str | list[int], body: CompletionBody) -> Prompt:
+        if isinstance(given, str):
+            ids = await self.model.encode(given, "prompt")
+            check(ids, self.model, "prompt")
+        else:
+            ids = given
+        if not body.echo:
+            return ids, "", []
+        if isinstance(given, str) and body.logprobs is None:
+            return ids, given, []
+        read, offsets = await asyncio.to_thread(self.model.text, ids)
+        return ids, given if isinstance(given, str) else read, offsets
 
     def _check_name(self, name: str) -> None:
         if name != self.model.name:
@@ -110,7 +112,6 @@ class Server:
         self, request: Request, body: Body, prompts: list[Prompt], settings: dict[str, Any], shape: Completion
     ) -> Response:
         stops, common, number = body.stops(), body.common(self.model), self.decoding.number
-        self.decoding.check_room(len(prompts) * (body.n or 1))
         jobs = [
             (Job(number(), tuple(ids), choice=choice, **settings, **common), echo, offsets)
             for ids, echo, offsets in prompts
@@ -121,20 +122,33 @@ class Server:
         started_s = time.perf_counter()
         answer.on_first = lambda: self.metrics.first.add(time.perf_counter() - started_s)
 
-        def count() -> None:
+        def end() -> None:
+            answer.stop()
             self.metrics.read += answer.usage["prompt_tokens"]
             self.metrics.written += answer.written
             self.metrics.dropped += not answer.done
             self.metrics.duration.add(time.perf_counter() - started_s)
 
         if body.stream:
-            parts = stream(answer, shape, body.with_usage, count)
-            return StreamingResponse(parts, headers={"Cache-Control": "no-store"}, media_type="text/event-stream")
+            return _Stream(stream(answer, shape, body.with_usage), end)
         try:
-            return JSONResponse(await _while_there(request, whole(answer, shape)))
+            return JSONResponse(await while_there(request, whole(answer, shape)))
         finally:
-            answer.stop()
-            count()
+            end()
+
+
+class _Stream(StreamingResponse):
+    """Events. end: is called when they end, and also if none was ever read."""
+
+    def __init__(self, events: AsyncIterator[bytes], end: Callable[[], None]) -> None:
+        super().__init__(events, headers={"Cache-Control": "no-store"}, media_type="text/event-stream")
+        self.end = end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.end()
 
 
 def make_app(model: Model, decoding: Decoding, key: str, hosts: frozenset[str]) -> ASGIApp:
@@ -147,6 +161,7 @@ def make_app(model: Model, decoding: Decoding, key: str, hosts: frozenset[str]) 
         try:
             yield
         finally:
+            model.sandbox.close()
             await decoding.close()
 
     app = Starlette(
@@ -166,7 +181,7 @@ def make_app(model: Model, decoding: Decoding, key: str, hosts: frozenset[str]) 
         },
         lifespan=lifespan,
     )
-    return _Counted(Gate(app, key, hosts), server.metrics)
+    return _Counted(KeyGuard(app, hosts, _refuse, key), server.metrics)
 
 
 class _Counted:
@@ -188,23 +203,8 @@ class _Counted:
 _COUNTED = ("/v1/completions", "/v1/chat/completions", "/v1/models", "/health", "/metrics")
 
 
-async def _while_there(request: Request, work: Any) -> Any:
-    """Wait for an answer as long as the client does."""
-    answer, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            raise ClientDisconnect
-        return answer.result()
-    finally:
-        for task in (answer, gone):
-            task.cancel()
-        await asyncio.gather(answer, gone, return_exceptions=True)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+def _refuse(status: int, sentence: str) -> Response:
+    return ApiError(status, sentence, code="invalid_api_key" if status == 401 else None).to_response()
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -1,19 +1,16 @@
 """`vitrine serve`: the process that decodes, and the server before it."""
 
 import contextlib
-import ipaddress
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import uvicorn
-
-from vitrine.errors import ConfigError
+from vitrine.errors import ConfigError, RunError
+from vitrine.http.guard import is_local, local_hosts
+from vitrine.http.local_server import LocalServer, listen
 from vitrine.serving.app import make_app
 from vitrine.serving.decoder_process import Decoding
 from vitrine.serving.served_model import Model
 
-LOCAL = ("127.0.0.1", "localhost", "[::1]")
 MOST_ROWS = 1024
 
 
@@ -48,53 +45,31 @@ def serve(options: Options, say: Callable[[str], None], warn: Callable[[str], No
     if options.queue < 0:
         raise ConfigError(f"--queue must be at least 0: got {options.queue}. Try 256.")
     model = Model.of(options.run, options.name, options.template)
-    with _listen(options.host, options.port) as listener:
-        host, port = options.host, listener.getsockname()[1]
+    with listen(options.host, [options.port]) as listener:
+        host, port = f"[{options.host}]" if ":" in options.host else options.host, listener.getsockname()[1]
+        model.sandbox.start()
         decoding = Decoding(options.run, options.step, options.rows, options.queue)
         ready = decoding.start()
         model.step = ready.step
-        local = _is_local(host)
-        hosts = frozenset(f"{each}{end}" for each in LOCAL for end in (f":{port}", "")) if local else frozenset()
-        if not local and not options.key:
+        hosts: frozenset[str] = frozenset()
+        if is_local(options.host):
+            named = local_hosts(port, host)
+            hosts = named | {name.removesuffix(f":{port}") for name in named}  # a proxy may leave the port out
+        elif not options.key:
             warn(f"Anyone who reaches {host}:{port} can use this model. --api-key asks for a key.")
-        settings = uvicorn.Config(
-            make_app(model, decoding, options.key, hosts),
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=1,
-            server_header=False,
-            proxy_headers=False,
-            lifespan="on",
-        )
-        shown = f"[{host}]" if ":" in host else host
+        app = make_app(model, decoding, options.key, hosts)
+        server = LocalServer(app, listener, lambda: decoding.end_jobs("The server is being stopped."))
+        decoding.on_failure = server.stop
         drafts = f"drafted from {ready.drafted_from:,} tokens of its training text"
         if not ready.drafted_from:
             drafts = "not drafted: the run's training text is not at hand"
         say(
-            f"{model.name}, step {ready.step}, {ready.precision}, {ready.threads} threads: http://{shown}:{port}/v1\n"
+            f"{model.name}, step {ready.step}, {ready.precision}, {ready.threads} threads: http://{host}:{port}/v1\n"
             f"up to {options.rows} texts at once (rows of a product: {ready.sizes}); their cache takes up to "
             f"{ready.cache_bytes / 2**20:.0f} MiB; {options.queue} more may wait; "
             f"a text that is alone is {drafts}"
         )
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(settings).run(sockets=[listener])
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(1024)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(f"{host}:{port} cannot be used: {error.strerror}. Try another --port, or 0.") from None
-    return listener
+            server.serve_until_stopped()
+        if decoding.failure:
+            raise RunError(decoding.failure)

@@ -1,19 +1,17 @@
 """The server's side of the decoding process: who waits for what, and how many may."""
 
 import asyncio
-import contextlib
-import multiprocessing
-import signal
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 
-from vitrine.errors import RunError
+from vitrine.errors import RunError, VitrineError
+from vitrine.http.child_process import Child, UnsendableError
 from vitrine.serving.errors import ApiError
-from vitrine.serving.messages import Event, Failed, Job, Ready, Token
+from vitrine.serving.messages import Event, Failed, Job, Reading, Ready, Token
 
-GOING_S = 2.0  # that the process has to leave when the server does
+RETRIES_S = (0.0, 1.0, 2.0, 4.0, 8.0)  # pauses before each try to start it again
 RETRY_AFTER_S = 1
+REMEMBERED = 1000  # prompts that ended the process
 
 
 class Decoding:
@@ -22,43 +20,45 @@ class Decoding:
     Args:
         rows: texts that are decoded together.
         queue: texts that may wait besides.
+
+    Attributes:
+        failure: why the process cannot be started again; empty as long as it can. on_failure: is called then.
     """
 
     def __init__(self, run: str, step: str, rows: int, queue: int) -> None:
         self.arguments = run, step, rows
         self.rows, self.queue = rows, queue
         self.ready: Ready | None = None
-        self._connection: Connection | None = None
-        self._process: multiprocessing.process.BaseProcess | None = None
+        self.failure = ""
+        self.on_failure: Callable[[], None] = lambda: None
+        self._child: Child | None = None
         self._deliveries: dict[int, Callable[[Event], None]] = {}
         self._numbers = 0
+        self._reading = ""  # the prompt that it began to read last, and has told nothing of yet
+        self._deadly: dict[str, None] = {}  # those that it died of
+        self._restarting: asyncio.Task[None] | None = None
         self._closed = False
 
     def start(self) -> Ready:
         """Start the process, and wait until it has its model. Raises what it cannot be started for."""
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_work, args=(theirs, *self.arguments), daemon=True, name="vitrine decodes"
-        )
-        self._process.start()
-        theirs.close()
+        self._child = Child(_work, *self.arguments, name="vitrine decodes")
         try:
-            first = ours.recv()
-        except EOFError:
-            self._process.join()
+            first = self._child.connection.recv()
+        except (EOFError, OSError):
             raise RunError(
-                f"The process that decodes ended before it was ready (exit status {self._process.exitcode}), perhaps "
-                "for want of memory. Try fewer rows: --parallel 8."
+                f"The process that decodes ended before it was ready (exit status {self._child.exit_status()}), "
+                "perhaps for want of memory. Try fewer rows: --parallel 8."
             ) from None
         if isinstance(first, Exception):
             raise first
-        self._connection, self.ready = ours, first
-        return self.ready
+        assert isinstance(first, Ready)
+        self.ready = first
+        return first
 
     def listen(self) -> None:
         """Pass on what the process says, from now on."""
-        threading.Thread(target=self._listen, args=(asyncio.get_running_loop(),), daemon=True).start()
+        assert self._child
+        self._child.listen(self._hear)
 
     @property
     def texts(self) -> int:
@@ -87,50 +87,62 @@ class Decoding:
                 retry_after_s=RETRY_AFTER_S,
             )
 
-    def submit(self, job: Job, deliver: Callable[[Event], None]) -> None:
-        """Have a job done. Every event of it is delivered; a Failed, or a Token that ends the text, is the last."""
-        self._deliveries[job.number] = deliver
-        self._send(job)
+    def submit(self, jobs: Sequence[Job], deliver: Callable[[Event], None]) -> None:
+        """Have jobs done. Every event is delivered; a Failed, or a Token that ends the text, is the last of a job.
+
+        Raises ApiError if there is no room for them, or if one has a prompt that the process died of before.
+        """
+        self.check_room(len(jobs))
+        if self._deadly and any(job.digest in self._deadly for job in jobs):
+            raise ApiError(
+                400,
+                "The process that decodes ended while it read this prompt, so it is not tried again. Give a shorter "
+                "one, or ask for less of it: no echo, fewer logprobs.",
+                "prompt",
+            )
+        assert self._child
+        try:
+            for job in jobs:
+                self._child.send(job)
+                self._deliveries[job.number] = deliver
+        except UnsendableError as error:
+            for job in jobs:
+                self.drop(job.number)
+            raise ApiError(400, f"This request cannot be handed to the process that decodes: {error}.") from None
 
     def drop(self, number: int) -> None:
         """Nobody waits for this job any more. One that is done is no longer there."""
         if self._deliveries.pop(number, None):
-            self._send(number)
+            assert self._child
+            self._child.send(number)
+
+    def end_jobs(self, sentence: str) -> None:
+        """Everyone who waits hears that nothing more comes."""
+        self._deliver([Failed(number, sentence) for number in [*self._deliveries]])
 
     async def close(self) -> None:
         """Let the process go."""
         self._closed = True
-        if self._connection is not None:
-            self._connection.close()
-        if self._process is not None:
-            await asyncio.to_thread(self._process.join, GOING_S)
-            if self._process.exitcode is None:
-                self._process.kill()
+        if self._restarting:
+            self._restarting.cancel()
+        if self._child:
+            await asyncio.to_thread(self._child.close)
 
-    def _send(self, message: Job | int) -> None:
-        assert self._connection is not None
-        with contextlib.suppress(OSError):  # if it died just now, the listener says so
-            self._connection.send(message)
-
-    def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
-        """In a thread of its own."""
-        while not self._closed:
-            assert self._connection is not None
-            try:
-                events = self._connection.recv()
-            except (EOFError, OSError):
-                if self._closed:
-                    return
-                loop.call_soon_threadsafe(self._died)
-                try:
-                    self.start()
-                except Exception:  # nothing more can be done: /health says so
-                    return
-                continue
-            try:
-                loop.call_soon_threadsafe(self._deliver, events)
-            except RuntimeError:  # the loop is gone, and the server with it
-                return
+    def _hear(self, message: list[Event] | Reading | None) -> None:
+        if isinstance(message, list):
+            self._reading = ""
+            self._deliver(message)
+        elif message is not None:
+            self._reading = message.digest
+        elif not self._closed:
+            self.ready = None
+            if self._reading:
+                self._deadly = dict.fromkeys([*self._deadly, self._reading][-REMEMBERED:])
+                self._reading = ""
+            self.end_jobs(
+                "The process that decodes ended unexpectedly, perhaps for want of memory. It is started again."
+            )
+            self._restarting = asyncio.ensure_future(self._restart())
 
     def _deliver(self, events: list[Event]) -> None:
         for event in events:
@@ -141,15 +153,23 @@ class Decoding:
                 del self._deliveries[event.number]
             deliver(event)
 
-    def _died(self) -> None:
-        """Everyone who waits hears of it."""
-        self.ready = None
-        sentence = "The process that decodes ended unexpectedly, perhaps for want of memory. It is being started anew."
-        self._deliver([Failed(number, sentence) for number in [*self._deliveries]])
+    async def _restart(self) -> None:
+        """Several times, since what it died of may be over soon; then the server has to end."""
+        reason = ""
+        for pause_s in RETRIES_S:
+            await asyncio.sleep(pause_s)
+            try:
+                await asyncio.to_thread(self.start)
+            except VitrineError as error:
+                reason = str(error)
+            else:
+                self.listen()
+                return
+        self.failure = f"The process that decodes could not be started again, {len(RETRIES_S)} times. {reason}"
+        self.on_failure()
 
 
 def _work(connection: Connection, run: str, step: str, rows: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the server says when to go
     from vitrine.serving.worker import work
 
     work(connection, run, step, rows)

@@ -1,8 +1,9 @@
 """Errors in OpenAI's shape."""
 
+import json
 from typing import Any
 
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
@@ -22,7 +23,7 @@ class ApiError(Exception):
         kind = "server_error" if self.status >= 500 else TYPES.get(self.status, "invalid_request_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
-    def to_response(self) -> JSONResponse:
-        """The whole answer."""
+    def to_response(self) -> Response:
+        """The whole answer; all but ASCII escaped, since it may repeat half a character."""
         headers = {"Retry-After": str(self.retry_after_s)} if self.retry_after_s else None
-        return JSONResponse(self.to_json(), self.status, headers)
+        return Response(json.dumps(self.to_json()), self.status, headers, "application/json")

@@ -1,5 +1,6 @@
 """What the server and its decoding process say to each other. Neither torch nor the web is needed for it."""
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,12 @@ class Job:
     logprobs: int | None = None
     echo: bool = False
 
+    @property
+    def digest(self) -> str:
+        """Of the prompt, and of what makes it take more memory to read."""
+        asked = repr((self.ids, self.echo, self.echo and self.logprobs))
+        return hashlib.blake2b(asked.encode(), digest_size=16).hexdigest()
+
 
 @dataclass(frozen=True)
 class Token:
@@ -62,6 +69,13 @@ class Failed:
 
 
 Event = Token | Heard | Failed
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The decoding process begins to read a prompt. digest: of the job."""
+
+    digest: str
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vitrine.config import SamplingConfig
-from vitrine.errors import PromptError, nearest
+from vitrine.errors import nearest
 from vitrine.serving.errors import ApiError
 from vitrine.serving.served_model import Model
 
@@ -64,7 +64,7 @@ class Body(BaseModel):
         """The logit bias by token id."""
         found = {}
         for token, value in (self.logit_bias or {}).items():
-            if not (token.isascii() and token.isdecimal() and int(token[:12]) < vocab_size):
+            if not (token.isascii() and token.isdecimal() and len(token) <= 12 and int(token) < vocab_size):
                 raise ApiError(
                     400, f"logit_bias names the token {token!r}; the model's are 0 to {vocab_size - 1}.", "logit_bias"
                 )
@@ -97,14 +97,16 @@ class CompletionBody(Body):
     best_of: Count | None = None
     suffix: None = None
 
-    def prompts(self, model: Model) -> list[tuple[str | None, list[int]]]:
-        """The prompts: each as text, where it came as text, and as ids."""
+    def prompts(self, model: Model) -> list[str | list[int]]:
+        """The prompts, as text or as ids: none so long that it cannot be read."""
         given = self.prompt
         several = isinstance(given, list) and not (given and _is_id(given[0]))
         prompts = given if several else [given]
         if not prompts:
             raise ApiError(400, "prompt is an empty list. Give a text, or token ids.", "prompt")
-        return [_prompt(prompt, model) for prompt in prompts]
+        for prompt in prompts:
+            _check_prompt(prompt, model)
+        return prompts
 
 
 class TextPart(BaseModel):
@@ -178,34 +180,30 @@ def _refusal(kind: type[Body], error: ValidationError) -> ApiError:
 _LIMITS = (("ge", "at least"), ("gt", "greater than"), ("le", "at most"), ("lt", "less than"))
 
 
-def _prompt(prompt: Any, model: Model) -> tuple[str | None, list[int]]:
+def _check_prompt(prompt: Any, model: Model) -> None:
     if isinstance(prompt, str):
         if not prompt:
             raise ApiError(400, "The prompt is empty. Give at least one character, or the id of one token.", "prompt")
-        try:
-            ids = model.encode(prompt)
-        except PromptError as error:
-            raise ApiError(400, str(error), "prompt") from None
-        text = prompt
+        model.check_size(prompt, "prompt")
     elif isinstance(prompt, list) and all(map(_is_id, prompt)):
-        ids, text = prompt, None
+        check(prompt, model, "prompt")
+        for token in prompt:
+            if not 0 <= token < model.vocab_size:
+                raise ApiError(
+                    400,
+                    f"The prompt holds the token id {_shown(token)}; the model's are 0 to {model.vocab_size - 1}.",
+                    "prompt",
+                )
     else:
         raise ApiError(
             400, f"prompt must be text, token ids, or a list of one of these: got {_shown(prompt)}.", "prompt"
         )
-    if not ids:
-        raise ApiError(400, "The prompt holds no token. Give at least one.", "prompt")
-    check(ids, model, "prompt")
-    return text, ids
 
 
 def check(ids: list[int], model: Model, param: str) -> None:
-    """Refuse ids that the model has not, and more of them than its context holds."""
-    for token in ids:
-        if not 0 <= token < model.vocab_size:
-            raise ApiError(
-                400, f"The prompt holds the token id {token}; the model's are 0 to {model.vocab_size - 1}.", param
-            )
+    """Refuse no tokens, and more of them than the model's context holds."""
+    if not ids:
+        raise ApiError(400, "The prompt holds no token. Give at least one.", param)
     if len(ids) > model.context:
         raise ApiError(
             400,

@@ -72,6 +72,10 @@ class Piece:
     end: str = ""
 
 
+UNREAD = 50_000  # tokens of a text that its client has not read, or log-probabilities instead; about 7 MB
+TURN = 64  # tokens after which other requests have their turn
+
+
 class Answer:
     """A request in progress: its choices, each written by a job.
 
@@ -90,6 +94,7 @@ class Answer:
         ]
         self._by_number = {choice.job.number: choice for choice in self.choices}
         self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._most = sum(UNREAD // (1 + (choice.job.logprobs or 0)) for choice in self.choices)
         self.on_first: Callable[[], None] = lambda: None
 
     @property
@@ -109,24 +114,31 @@ class Answer:
         return {"prompt_tokens": read, "completion_tokens": self.written, "total_tokens": read + self.written}
 
     def start(self) -> None:
-        """Hand the jobs over. Raises ApiError if there is no room for them."""
-        self.decoding.check_room(len(self.choices))
-        for choice in self.choices:
-            self.decoding.submit(choice.job, self._events.put_nowait)
+        """Hand the jobs over. Raises ApiError if they are not taken."""
+        self.decoding.submit([choice.job for choice in self.choices], self._deliver)
 
     def stop(self) -> None:
         """Whatever is still being written is not wanted any more."""
         for choice in self.choices:
             self.decoding.drop(choice.job.number)
 
+    def _deliver(self, event: Event) -> None:
+        if self._events.qsize() >= self._most:
+            self.stop()
+            event = Failed(event.number, "The client reads too slowly: the text was stopped.")
+        self._events.put_nowait(event)
+
     async def pieces(self) -> AsyncIterator[Piece]:
         """What becomes known, until all is. Raises ApiError if it cannot be."""
         for choice in self.choices:
             if choice.echo and not choice.job.echo:
                 yield Piece(choice, choice.echo, [])
-        left = len(self.choices)
+        left, turn = len(self.choices), 0
         while left:
             event = await self._events.get()
+            turn = (turn + 1) % TURN
+            if not turn:  # events that are there already are got without a pause
+                await asyncio.sleep(0)
             if isinstance(event, Failed):
                 raise ApiError(500, event.sentence)
             choice = self._by_number[event.number]
@@ -230,9 +242,7 @@ async def whole(answer: Answer, shape: Completion) -> dict[str, Any]:
     return _frame(answer, shape, shape.kind) | {"choices": choices, "usage": answer.usage}
 
 
-async def stream(
-    answer: Answer, shape: Completion, with_usage: bool, count: Callable[[], None]
-) -> AsyncIterator[bytes]:
+async def stream(answer: Answer, shape: Completion, with_usage: bool) -> AsyncIterator[bytes]:
     """The answer as server-sent events. An error that comes later than the first of them is one, too."""
     frame = _frame(answer, shape, "chat.completion.chunk" if isinstance(shape, Chat) else shape.kind)
     usage = {"usage": None} if with_usage else {}
@@ -249,9 +259,6 @@ async def stream(
         yield b"data: [DONE]\n\n"
     except ApiError as error:
         yield _event(error.to_json())
-    finally:
-        answer.stop()
-        count()
 
 
 def _frame(answer: Answer, shape: Completion, kind: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The model as the server knows it: its tokenizer, its limits, and its name. The numbers are in the other process."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -9,17 +10,23 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from vitrine.config import SamplingConfig
+from vitrine.errors import PromptError
 from vitrine.generation.detokenize import Writer
+from vitrine.http.child_process import CallError, Sandbox
 from vitrine.runs.reader import TOKENIZER, RunReader
 from vitrine.serving.chat_template import Template
+from vitrine.serving.errors import ApiError
 from vitrine.text.tokenizer import encode, end_of_text_id, load_tokenizer, name
+
+ENCODE_S, ENCODE_BYTES_PER_S = 2.0, 500_000  # that a text may take to be tokenized
 
 
 @dataclass
 class Model:
     """What is served.
 
-    step: whose parameters; template: of chats, if the tokenizer has one.
+    step: whose parameters; template: of chats, if the tokenizer has one. sandbox: where texts are tokenized: the pattern
+    that a tokenizer splits them by may take for ever.
     """
 
     name: str
@@ -28,6 +35,7 @@ class Model:
     context: int
     sampling: SamplingConfig
     template: Template | None
+    sandbox: Sandbox
     step: int = 0
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -43,11 +51,39 @@ class Model:
             config.model.context,
             config.sampling,
             Template.find(Path(template) if template else None, reader.path, tokenizer),
+            Sandbox(_functions, str(reader.path / TOKENIZER)),
         )
 
-    def encode(self, text: str, special: bool = False) -> list[int]:
-        """The ids of a text. Raises PromptError."""
-        return encode(self.tokenizer, text, special)
+    async def encode(self, text: str, param: str, special: bool = False) -> list[int]:
+        """The ids of a text. Raises ApiError, about this parameter."""
+        size = self.check_size(text, param)
+        try:
+            ids: list[int] = await self.sandbox.call(
+                "encode", text, special, timeout_s=ENCODE_S + size / ENCODE_BYTES_PER_S
+            )
+        except PromptError as error:
+            raise ApiError(400, str(error), param) from None
+        except CallError as error:
+            raise ApiError(400, f"The tokenizer {error}, given this text. Give another.", param) from None
+        return ids
+
+    def check_size(self, text: str, param: str) -> int:
+        """The bytes of a text. Raises ApiError if they are more than the tokens of a context can have."""
+        size, most = len(text.encode("utf-8", "surrogatepass")), self.context * self._token_bytes
+        if size > most:
+            raise ApiError(
+                400,
+                f"The text has {size} bytes, and the model's context holds {self.context} tokens of at most "
+                f"{self._token_bytes} bytes: {most} bytes. Shorten it.",
+                param,
+                "context_length_exceeded",
+            )
+        return size
+
+    @cached_property
+    def _token_bytes(self) -> int:
+        """Of the longest token, as it is spelt: that is never shorter than the text that it stands for."""
+        return max(len(token.encode()) for token in self.tokenizer.get_vocab())
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
@@ -90,3 +126,9 @@ class Model:
             "step": self.step,
             "context": self.context,
         }
+
+
+def _functions(file: str) -> dict[str, Callable[..., Any]]:
+    """What the sandbox has."""
+    tokenizer = load_tokenizer(Path(file))
+    return {"encode": lambda text, special: encode(tokenizer, text, special)}

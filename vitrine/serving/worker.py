@@ -19,7 +19,7 @@ from vitrine.errors import VitrineError
 from vitrine.generation.engine import Engine
 from vitrine.generation.generate import NOT_FINITE, Chooser, are_finite, choose
 from vitrine.run import Run
-from vitrine.serving.messages import LENGTH, STOP, Event, Failed, Heard, Job, Ready, Token, Top
+from vitrine.serving.messages import LENGTH, STOP, Event, Failed, Heard, Job, Reading, Ready, Token, Top
 from vitrine.training.launch import find_step
 
 SAY_EVERY_S = (
@@ -91,6 +91,8 @@ class Batch:
             try:
                 self._admit()
                 self._step()
+            except ConnectionError:  # the server is gone
+                return
             except Exception as error:
                 traceback.print_exc(file=sys.stderr)
                 self._fail_all(f"The model could not be computed: {type(error).__name__}: {error}.")
@@ -131,6 +133,7 @@ class Batch:
         read, row = 0, None
         while self.waiting and len(self.rows) < self.engine.rows and read < PROMPTS_AT_ONCE:
             job = self.waiting.popleft()
+            self.connection.send(Reading(job.digest))
             if row is not None and self.rows[row].job.ids == job.ids:
                 row = self.engine.fork(row)
             else:

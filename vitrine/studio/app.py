@@ -9,12 +9,13 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
 
 from vitrine import __version__
 from vitrine.errors import VitrineError
-from vitrine.http.guard import Guard
+from vitrine.http.guard import TokenGuard
+from vitrine.http.requests import GONE
 from vitrine.studio.catalog import Listing
 from vitrine.studio.report.html import NO_PAGE, PAGE
 from vitrine.studio.responses import IMMUTABLE, NUMBERS, RefusalError, error
@@ -45,6 +46,7 @@ def make_app(folders: list[Path], token: str, port: int) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
+    app.state.workers = workers
     app.include_router(runs.make_router(listing))
     app.include_router(cells.make_router(listing, workers))
     app.include_router(steps.make_router(listing, workers))
@@ -56,7 +58,7 @@ def make_app(folders: list[Path], token: str, port: int) -> FastAPI:
     app.add_middleware(
         GZipMiddleware, minimum_size=1000, compresslevel=1, exclude_content_types=("text/event-stream", NUMBERS)
     )
-    app.add_middleware(Guard, token=token, port=port)
+    app.add_middleware(TokenGuard, port=port, refuse=error, token=token)
     return app
 
 
@@ -66,6 +68,10 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RefusalError)
     async def refused(request: Request, problem: RefusalError) -> Response:
         return error(problem.status, problem.sentence)
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(request: Request, problem: ClientDisconnect) -> Response:
+        return error(GONE, "The page no longer waits for this.")
 
     @app.exception_handler(VitrineError)
     async def wrong(request: Request, problem: VitrineError) -> Response:

@@ -3,16 +3,14 @@
 import contextlib
 import os
 import secrets
-import socket
 import sys
 import threading
 import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import uvicorn
-
-from vitrine.errors import ConfigError, RunError
+from vitrine.errors import RunError
+from vitrine.http.local_server import LocalServer, listen
 from vitrine.studio.app import make_app
 
 HOST = "127.0.0.1"
@@ -32,24 +30,15 @@ def serve(runs: Sequence[str], port: int, browser: bool, say: Callable[[str], No
     for folder in folders:
         if folder.exists() and not folder.is_dir():
             raise RunError(f"{folder} is a file. Give vitrine studio a run folder, or a folder of runs.")
-    with _listen(port) as listener:
+    with listen(HOST, [port] if port else [*range(PORT, PORT + TRIED), 0]) as listener:
         port, token = listener.getsockname()[1], secrets.token_urlsafe(24)
-        address = f"http://{HOST}:{port}/?token={token}"
-        app = make_app(folders, token, port)
-        settings = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=1,
-            server_header=False,
-            proxy_headers=False,
-            lifespan="on",
-        )
+        address, app = f"http://{HOST}:{port}/?token={token}", make_app(folders, token, port)
+        server = LocalServer(app, listener, app.state.workers.end_jobs)
         say(address)
         if browser and has_screen():
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(settings).run(sockets=[listener])
+            server.serve_until_stopped()
 
 
 def has_screen() -> bool:
@@ -58,20 +47,3 @@ def has_screen() -> bool:
         return False
     named = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
     return named or sys.platform in ("darwin", "win32")
-
-
-def _listen(port: int) -> socket.socket:
-    """A socket on the loopback address, on this port or on the first that is free."""
-    wanted = [port] if port else [*range(PORT, PORT + TRIED), 0]
-    for number in wanted:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((HOST, number))
-            listener.listen()
-        except OSError as error:
-            listener.close()
-            reason = error.strerror
-            continue
-        return listener
-    raise ConfigError(f"--port {port} cannot be used: {reason}. Try another, or leave it out.")

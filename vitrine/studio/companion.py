@@ -15,7 +15,7 @@ from types import TracebackType
 GOES_S = 5.0  # that it has to leave
 
 
-class Beside:
+class Companion:
     """Nothing happens unless it is wanted.
 
     Args:
@@ -46,7 +46,7 @@ class Beside:
         """The training has ended: leave the page open until Ctrl-C."""
         self.kept = True
 
-    def __enter__(self) -> "Beside":
+    def __enter__(self) -> "Companion":
         return self
 
     def __exit__(

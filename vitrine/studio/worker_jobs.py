@@ -31,7 +31,7 @@ from vitrine.runs.reader import KEYFRAMES, RunReader
 from vitrine.runs.retention import keyframe_steps
 from vitrine.step import State
 from vitrine.studio.tiles import MEMORY, Floats, Tile, read_births
-from vitrine.studio.worker_pool import PART, PROGRESS, Desk
+from vitrine.studio.worker_pool import PART, PROGRESS, JobQueue
 from vitrine.training.device import prepare_device
 from vitrine.training.launch import Request
 from vitrine.training.plan import plan
@@ -45,11 +45,11 @@ Key = tuple[str, str]  # a run's folder and its identity
 Whole = Callable[[str], Floats]  # a whole tensor, by its name
 
 
-class Bench:
+class WorkerJobs:
     """Each public method is a job. run: the folder; identity: another run in the same folder has another."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, queue: JobQueue) -> None:
+        self.queue = queue
         self.replayers: OrderedDict[Key, Replayer] = OrderedDict()
         self.steps: OrderedDict[tuple[Key, int], OpenedStep] = OrderedDict()
         self.models: OrderedDict[Key, Run] = OrderedDict()
@@ -159,8 +159,8 @@ class Bench:
         """Let the model write; each piece is a part. digest: of its parameters, before and after."""
 
         def on_text(text: str) -> None:
-            self.desk.check()
-            self.desk.say(PART, text)
+            self.queue.check()
+            self.queue.say(PART, text)
 
         with self._model(run, identity, step) as (model, opened):
             chosen, before = SamplingConfig(**sampling), _digest(model)
@@ -227,11 +227,11 @@ class Bench:
 
         def watch(state: State) -> None:
             start[:] = start or [state.step]
-            self.desk.say(
+            self.queue.say(
                 PROGRESS,
                 {"step": target, "from": start[0], "made": state.step - start[0], "of": target - start[0]},
             )
-            self.desk.check()
+            self.queue.check()
 
         return watch
 

@@ -1,28 +1,25 @@
 """Worker processes: they have torch, the server has not. One job at a time; one that nobody waits for is dropped.
 
-A job is a method of `bench.Bench` and its arguments. Equal jobs that wait together are one. The newest is done
-first: it is what the page shows now; but none waits for long while newer ones come, from another page perhaps. Between the steps of a replay, and between the tokens of a text, a job looks
-whether someone still waits. A worker that dies is started again by the next job; those that it had are refused.
+A job is a method of `worker_jobs.WorkerJobs` and its arguments. Equal jobs that wait together are one. The newest is
+done first: it is what the page shows now; but none waits for long while newer ones come, from another page perhaps.
+Between the steps of a replay, and between the tokens of a text, a job looks whether someone still waits. A worker that
+dies is started again by the next job; those that it had are refused.
 """
 
 import asyncio
 import contextlib
-import multiprocessing
 import os
-import signal
 import threading
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-from starlette.requests import Request
-
+from vitrine.http.child_process import Child, UnsendableError
 from vitrine.studio.responses import RefusalError
 
 NICE = 10  # a training that goes on has the processor first
-GOING_S = 2.0  # that a worker has to leave when the server does
 PATIENCE_S = 3.0  # after so long the oldest job comes first
 PART, DONE, REFUSED, BROKEN, PROGRESS = "part", "done", "refused", "broken", "progress"
 
@@ -46,23 +43,16 @@ class Worker:
 
     def __init__(self, what: str) -> None:
         self.what = what
-        self.process: multiprocessing.process.BaseProcess | None = None
-        self._connection: Connection | None = None
+        self._child: Child | None = None
         self._jobs: dict[int, Job] = {}
         self._numbers = 0
 
-    def start(self) -> Connection:
-        """Start the process, if there is none."""
-        if self._connection is not None:
-            return self._connection
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs,), daemon=True, name=f"vitrine {self.what}")
-        self.process.start()
-        theirs.close()
-        self._connection = ours
-        threading.Thread(target=self._listen, args=(ours, asyncio.get_running_loop()), daemon=True).start()
-        return ours
+    def start(self) -> Child:
+        """The process; it is started if there is none."""
+        if self._child is None:
+            self._child = child = Child(work, name=f"vitrine {self.what}")
+            child.listen(lambda message: self._deliver(child, message))
+        return self._child
 
     async def ask(self, method: str, **arguments: Any) -> Any:
         """Have a job done, and wait for its result. Raises RefusalError if it cannot be done."""
@@ -74,17 +64,18 @@ class Worker:
 
     async def follow(self, method: str, **arguments: Any) -> AsyncGenerator[tuple[str, Any], None]:
         """Have a job done: its parts as they come, then its result. Whoever stops listening no longer waits for it."""
-        connection = self.start()
-        key = repr((method, sorted(arguments.items())))
-        job = next((job for job in self._jobs.values() if job.key == key), None)
+        child = self.start()
         queue: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
-        if job is None or method == "generate":  # each reader of a text wants it from its beginning
-            self._numbers += 1
-            job = self._jobs[self._numbers] = Job(self._numbers, key)
-            job.waiting.append(queue)
-            self._send(connection, ("job", job.number, method, arguments))
-        else:
-            job.waiting.append(queue)
+        try:
+            key = repr((method, sorted(arguments.items())))
+            job = next((job for job in self._jobs.values() if job.key == key), None)
+            if job is None or method == "generate":  # each reader of a text wants it from its beginning
+                job = Job(self._numbers + 1, key)
+                child.send(("job", job.number, method, arguments))
+                self._numbers, self._jobs[job.number] = job.number, job
+        except (UnsendableError, RecursionError, ValueError) as error:  # Python writes no integer of 5000 digits
+            raise RefusalError(400, f"This cannot be handed to a worker process ({error}). Send less of it.") from None
+        job.waiting.append(queue)
         try:
             while True:
                 kind, payload = await queue.get()
@@ -95,9 +86,8 @@ class Worker:
                     return
         finally:
             job.waiting.remove(queue)
-            if not job.waiting and job.number in self._jobs:
-                del self._jobs[job.number]
-                self._send(connection, ("cancel", job.number))
+            if not job.waiting and self._jobs.pop(job.number, None) is not None:
+                child.send(("cancel", job.number))
 
     @property
     def progress(self) -> dict[str, Any] | None:
@@ -109,40 +99,28 @@ class Worker:
         """How many jobs are being done or wait."""
         return len(self._jobs)
 
+    def end_jobs(self, sentence: str) -> None:
+        """Tell everyone who waits that there will be no result."""
+        jobs, self._jobs = list(self._jobs.values()), {}
+        for job in jobs:
+            for queue in job.waiting:
+                queue.put_nowait((BROKEN, (503, sentence)))
+
     async def close(self) -> None:
         """Let the process go."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        if self.process is not None:
-            await asyncio.to_thread(self.process.join, GOING_S)
-            if self.process.exitcode is None:
-                self.process.kill()
+        child, self._child = self._child, None
+        if child is not None:
+            await asyncio.to_thread(child.close)
 
-    def _send(self, connection: Connection, message: tuple[Any, ...]) -> None:
-        # If it died just now, the listener says so to all who wait.
-        with contextlib.suppress(OSError):
-            connection.send(message)
-
-    def _listen(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
-        """In a thread of its own: pass on what the worker says, until it says no more."""
-        while True:
-            try:
-                message = connection.recv()
-            except (EOFError, OSError):
-                message = None
-            try:
-                loop.call_soon_threadsafe(self._deliver, connection, message)
-            except RuntimeError:  # the loop is gone, and the server with it
-                return
-            if message is None:
-                return
-
-    def _deliver(self, connection: Connection, message: tuple[str, int, Any] | None) -> None:
-        if connection is not self._connection:
+    def _deliver(self, child: Child, message: tuple[str, int, Any] | None) -> None:
+        if child is not self._child:
             return
         if message is None:
-            self._died()
+            self._child = None  # the next job starts another
+            self.end_jobs(
+                f"The process that {self.what} ended unexpectedly (exit status {child.exit_status()}), perhaps for "
+                "want of memory. Ask again: it will be started anew."
+            )
             return
         kind, number, payload = message
         job = self._jobs.get(number)
@@ -155,19 +133,6 @@ class Worker:
             del self._jobs[number]
         for queue in job.waiting:
             queue.put_nowait((kind, payload))
-
-    def _died(self) -> None:
-        """Everyone who waits hears of it; the next job starts another process."""
-        assert self.process is not None
-        self.process.join(GOING_S)
-        sentence = (
-            f"The process that {self.what} ended unexpectedly (exit status {self.process.exitcode}), perhaps for want "
-            "of memory. Ask again: it will be started anew."
-        )
-        jobs, self._jobs, self._connection = list(self._jobs.values()), {}, None
-        for job in jobs:
-            for queue in job.waiting:
-                queue.put_nowait((BROKEN, (503, sentence)))
 
 
 @dataclass(frozen=True)
@@ -182,35 +147,21 @@ class Workers:
         """Not started yet."""
         return cls(Worker("enters steps again"), Worker("writes text"))
 
+    def end_jobs(self) -> None:
+        """The studio is being closed: nobody gets a result any more."""
+        for worker in (self.replay, self.writing):
+            worker.end_jobs("The studio was closed.")
+
     async def close(self) -> None:
         """Let both go."""
         await asyncio.gather(self.replay.close(), self.writing.close())
-
-
-async def while_there(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
-    """Wait for an answer as long as the page waits for it, and no longer."""
-    answer, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            raise RefusalError(503, "The page no longer waits for this.")
-        return answer.result()
-    finally:
-        for task in (answer, gone):
-            task.cancel()
-        await asyncio.gather(answer, gone, return_exceptions=True)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 class CancelledJobError(Exception):
     """Nobody waits for this job any more."""
 
 
-class Desk:
+class JobQueue:
     """The worker's side: what is to be done, and whether it still is."""
 
     def __init__(self, connection: Connection) -> None:
@@ -221,15 +172,15 @@ class Desk:
         self.changed = threading.Condition()
 
     def listen(self) -> None:
-        """In a thread of its own: take orders until the server is gone."""
+        """In a thread of its own: take jobs until the server is gone."""
         while True:
             try:
-                kind, number, *order = self.connection.recv()
+                kind, number, *job = self.connection.recv()
             except (EOFError, OSError):
                 os._exit(0)
             with self.changed:
                 if kind == "job":
-                    self.wanted[number], self.came_s[number] = (order[0], order[1]), time.monotonic()
+                    self.wanted[number], self.came_s[number] = (job[0], job[1]), time.monotonic()
                 else:
                     self.wanted.pop(number, None)
                 self.changed.notify()
@@ -257,28 +208,27 @@ class Desk:
 
 def work(connection: Connection) -> None:
     """What a worker process runs."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the server says when to go
     os.nice(NICE)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch, whose threads read it when they start
-    desk = Desk(connection)
-    threading.Thread(target=desk.listen, daemon=True).start()
+    queue = JobQueue(connection)
+    threading.Thread(target=queue.listen, daemon=True).start()
     from vitrine.errors import VitrineError
-    from vitrine.studio.worker_jobs import Bench
+    from vitrine.studio.worker_jobs import WorkerJobs
 
-    bench = Bench(desk)
+    jobs = WorkerJobs(queue)
     while True:
-        method, arguments = desk.next()
+        method, arguments = queue.next()
         try:
-            desk.say(DONE, getattr(bench, method)(**arguments))
+            queue.say(DONE, getattr(jobs, method)(**arguments))
         except CancelledJobError:
             pass
         except VitrineError as error:
-            desk.say(REFUSED, (400, str(error)))
+            queue.say(REFUSED, (400, str(error)))
         except RefusalError as error:
-            desk.say(REFUSED, (error.status, error.sentence))
+            queue.say(REFUSED, (error.status, error.sentence))
         except Exception as error:
             import traceback
 
             traceback.print_exc()
-            bench.forget()
-            desk.say(REFUSED, (503, f"This could not be worked out ({type(error).__name__}: {error}). Try again."))
+            jobs.forget()
+            queue.say(REFUSED, (503, f"This could not be worked out ({type(error).__name__}: {error}). Try again."))

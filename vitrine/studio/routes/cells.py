@@ -8,13 +8,14 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from vitrine.http.requests import while_there
 from vitrine.runs.reader import RunReader
 from vitrine.studio.catalog import Listing, identity
 from vitrine.studio.responses import NEVER, RAW, numbers
 from vitrine.studio.routes.runs import ERRORS, LARGEST, Name, Step, Version, fixed
 from vitrine.studio.routes.steps import check_step
 from vitrine.studio.tiles import MEMORY, Floats, Tile, check_mode, read_births, read_tiles, tile_of, tiles_of
-from vitrine.studio.worker_pool import Workers, while_there
+from vitrine.studio.worker_pool import Workers
 
 TENSORS = 10_000  # in one request
 

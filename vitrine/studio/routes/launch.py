@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from vitrine.config import Settings, parse_seconds
 from vitrine.errors import CorpusError, RunError
+from vitrine.http.requests import while_there
 from vitrine.presets import PRESETS
 from vitrine.runs.control import acknowledged, ask
 from vitrine.runs.reader import CONFIG, is_training
@@ -28,7 +29,7 @@ from vitrine.studio.hyperparameter_form import hyperparameters, read_settings
 from vitrine.studio.responses import Json, RefusalError, Text
 from vitrine.studio.routes.runs import ERRORS, LARGEST, Name
 from vitrine.studio.tiles import keyframes
-from vitrine.studio.worker_pool import Workers, while_there
+from vitrine.studio.worker_pool import Workers
 from vitrine.text.builtin import keep, python_topics
 
 NAME = re.compile(r"\w[\w .-]{0,63}")

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response, StreamingResponse
 
 from vitrine.config import SamplingConfig, merge, validate
+from vitrine.http.requests import while_there
 from vitrine.runs.reader import TOKENIZER, RunReader
 from vitrine.studio import schemas_run
 from vitrine.studio.catalog import Listing, identity
@@ -16,7 +17,7 @@ from vitrine.studio.responses import EVENTS, NEVER, Json, RefusalError, Text, ev
 from vitrine.studio.routes.runs import ERRORS, LARGEST, Name
 from vitrine.studio.routes.steps import check_step
 from vitrine.studio.tiles import keyframes
-from vitrine.studio.worker_pool import DONE, Worker, Workers, while_there
+from vitrine.studio.worker_pool import DONE, Worker, Workers
 from vitrine.text.tokenizer import encode, load_tokenizer
 
 NEW_TOKENS, PROMPT = 400, 100_000  # tokens in one text; characters in a prompt

@@ -7,13 +7,13 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from vitrine.http.requests import while_there
 from vitrine.studio import schemas_run
 from vitrine.studio.catalog import Listing
 from vitrine.studio.report.build import MOST_STEPS, Inside, Wish, make_report
 from vitrine.studio.report.html import Shell
 from vitrine.studio.responses import NEVER, Json, RefusalError, Text
 from vitrine.studio.routes.runs import ERRORS, LARGEST, Name
-from vitrine.studio.worker_pool import while_there
 
 Step = Annotated[int, Field(ge=0, lt=LARGEST)]
 

@@ -6,13 +6,14 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from vitrine.http.requests import while_there
 from vitrine.runs.reader import RunReader
 from vitrine.studio import schemas_run, schemas_step
 from vitrine.studio.catalog import Listing, identity
 from vitrine.studio.responses import Json, RefusalError, Text
 from vitrine.studio.routes.runs import ERRORS, LARGEST, Name, Step
 from vitrine.studio.tiles import keyframes, tensor_of
-from vitrine.studio.worker_pool import Workers, while_there
+from vitrine.studio.worker_pool import Workers
 
 NUDGES = 32  # sizes in one request
 
