@@ -1,1 +1,1 @@
-"""Figures that anyone can measure again: `python -m benchmarks.NAME`."""
+"""Measurements that anyone can repeat: `python -m benchmarks.NAME`."""

@@ -1,10 +1,10 @@
-"""Whether `--for` keeps to its time: how much of it goes to steps, and when the command ends.
+"""Check that `--for` keeps its time: how much of it goes to steps, and when the command ends.
 
     python -m benchmarks.budget [--for 20 60] [--megabytes 1] [WORDS OF vitrine train...]
 
-Trains on Shakespeare's text (repeated, if more megabytes are asked for), whose tokens are prepared before. Wanted: at least
-70% in steps, and an end within 15% of the time. The start of Python and torch, which comes before, is measured by itself
-and left out. Prints a table on standard error, and one JSON object on standard output.
+Trains on Shakespeare's text (repeated to reach --megabytes), with tokens prepared in advance. The goals are at least 70% in
+steps, and an end within 15% of the time. The start of Python and torch is measured separately and not included. Prints a
+table on standard error, and one JSON object on standard output.
 """
 
 import argparse

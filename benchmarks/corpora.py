@@ -1,4 +1,4 @@
-"""The texts that the benchmarks read: found beside the checkout, or downloaded once."""
+"""The benchmarks' texts: read from beside the checkout, or downloaded once."""
 
 import hashlib
 from pathlib import Path

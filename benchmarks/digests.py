@@ -1,10 +1,10 @@
-"""Whether a change keeps the bits of training: the digests of 18 small runs, beside those of another revision.
+"""Check that a change keeps the bits of training: compare the digests of 18 small runs with another revision's.
 
     python -m benchmarks.digests            # prints them
-    python -m benchmarks.digests 40aa924    # and compares with that revision's, made on this machine
+    python -m benchmarks.digests 40aa924    # and compares them with that revision's, made on this machine
 
 Each family with each optimizer in float32 and bfloat16, with dropout and accumulation. A digest covers the parameters after
-the last step; the losses of all steps and evaluations are compared too. Exit status 1 if anything differs.
+the last step. The losses of all steps and evaluations are compared as well. Exit status 1 if anything differs.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def trained(package: Path) -> dict[str, list[object]]:
-    """The digests of the package in a folder, by a process of its own."""
+    """The digests of the package in a folder, computed in a separate process."""
     environment = os.environ | {"PYTHONPATH": str(package)}
     command = [sys.executable, str(Path(__file__).absolute()), "--train"]
     with tempfile.TemporaryDirectory() as folder:

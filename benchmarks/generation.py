@@ -1,12 +1,12 @@
-"""Tokens a second of writing, by model size and by texts at once: our decoding beside transformers' `generate`.
+"""Tokens per second of generation, by model size and number of texts, compared with transformers' `generate`.
 
     python -m benchmarks.generation [--sizes 10m] [--texts 1 8 64] [--tokens 100] [--rounds 5]
 
-GPT-2's architecture in the shapes of benchmarks/throughput.py, in float32 and in bfloat16, with random weights (how fast a
-model writes does not depend on what it has learned), in one process, the likeliest token each time. For each size,
-format and number of texts both take turns, on as many threads; the first round warms up. Ours is the loop of `vitrine
-generate` and `serve`, without the tokenizer and the network (benchmarks/serving.py measures over HTTP). Prints a table on
-standard error, and one JSON object on standard output.
+GPT-2's architecture in the shapes of benchmarks/throughput.py, in float32 and in bfloat16, in one process, with greedy
+decoding. The weights are random, because the speed does not depend on them. For each size, format and number of texts, both
+sides take turns with the same number of threads; the first round is a warm-up. Ours is the loop of `vitrine generate` and
+`serve`, without the tokenizer and the network (benchmarks/serving.py measures over HTTP). Prints a table on standard error,
+and one JSON object on standard output.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def compare(size: str, precision: torch.dtype, texts: list[int], tokens: int, rounds: int) -> list[dict[str, Any]]:
-    """One model in one format: a row for each number of texts."""
+    """One model in one format: a table row for each number of texts."""
     shape, found = SHAPES[size], []
     for count in texts:
         turns = {"vitrine": ours(shape, precision, count), "transformers": theirs(shape, precision, count)}
@@ -81,7 +81,7 @@ def compare(size: str, precision: torch.dtype, texts: list[int], tokens: int, ro
 
 
 def ours(shape: Shape, precision: torch.dtype, count: int) -> Callable[[int], None]:
-    """A turn of our engine: so many tokens for each text."""
+    """A turn of our engine: this many tokens for each text."""
     sizes = {"n_layers": shape.layers, "d_model": shape.width, "n_heads": shape.heads, "context": shape.context}
     facts = Facts(vocab_size=shape.vocab, train_tokens=10**7)
     config = resolve({"model": {"architecture": "gpt2", **sizes}}, facts).model

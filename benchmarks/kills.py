@@ -1,12 +1,12 @@
-"""A training is killed at random moments, and resumed: does each one end with the digest of a training left alone?
+"""Kill trainings at random moments, resume them, and compare their digests with an uninterrupted training.
 
     python -m benchmarks.kills [--kills 200] [--seed N]
 
-Each round starts a training in a process of its own, ends it by SIGKILL at a random moment between the appearance of its
-run folder and its end (steps, keyframes, evaluations, texts, the last measurement), and runs `vitrine resume` to the end.
-The rounds take turns with small settings that differ in rule, family, dropout and cadence of keyframes. Each run of the
-script draws other moments; its seed is printed. Two rounds at a time, each with one thread. Prints progress on standard
-error, and one JSON object on standard output; the exit status is 1 if a round ended with another digest.
+Each round starts a training in a separate process, ends it with SIGKILL at a random moment between the creation of its run
+folder and its end (steps, keyframes, evaluations, texts, the last evaluation), and runs `vitrine resume` to the end. The
+rounds use small settings in turn, which differ in optimizer, family, dropout and cadence of keyframes. Each run of the
+script chooses other moments; it prints its seed. Two rounds run at a time, each with one thread. Prints progress on
+standard error, and one JSON object on standard output. Exit status 1 if a round ended with another digest.
 """
 
 import argparse
@@ -46,7 +46,7 @@ CORPUS_CHARACTERS = 200_000
 
 @dataclass
 class Training:
-    """One of the settings, trained without a kill. duration_s: from when its folder is there."""
+    """One of the settings, trained without a kill. duration_s: from the creation of its folder."""
 
     arguments: list[str]
     duration_s: float
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def undisturbed(folder: Path, number: int) -> Training:
-    """The digest that every round of these settings must end with, and how long a training takes once it has a folder."""
+    """The digest that every round of these settings must have, and the duration of a training once it has a folder."""
     settings = [f"--set={name}={value}" for name, value in {**SHAPE, **SETTINGS[number]}.items()]
     arguments = ["train", "text.txt", "--preset", "nano", "--steps", str(STEPS), *settings, "--json"]
     process = vitrine(folder, [*arguments, "--run", f"whole-{number}"])
@@ -86,7 +86,7 @@ def undisturbed(folder: Path, number: int) -> Training:
 
 
 def killed(folder: Path, number: int, moment: float, training: Training) -> str:
-    """One round, killed when this share of its life has passed; how it ended."""
+    """One round, killed after this share of its duration; how it ended."""
     run, after_s = f"run-{number}", moment * training.duration_s
     process = vitrine(folder, [*training.arguments, "--run", run])
     wait_for(folder / run, process)

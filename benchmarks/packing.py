@@ -1,4 +1,4 @@
-"""What compressing the studio's answers would save, and what it would cost: `python -m benchmarks.packing RUN`."""
+"""How much compression of the studio's answers saves and costs: `python -m benchmarks.packing RUN`."""
 
 import sys
 import time
@@ -17,7 +17,7 @@ LEVELS = (1, 4, 6)
 
 
 def answers(reader: RunReader) -> dict[str, bytes]:
-    """One answer of each kind, as it would be sent."""
+    """One answer of each kind, as it is sent."""
     last, film = keyframe_path(reader.path / KEYFRAMES, keyframes(reader)[-1]), Film(reader.path / FILM)
     return {
         "weights": b"".join(tensor.tobytes() for tensor in load_file(last / "model.safetensors").values()),
@@ -30,7 +30,7 @@ def answers(reader: RunReader) -> dict[str, bytes]:
 
 
 def main(run: str) -> None:
-    """Print, for each, its size, the share that is left, and the speed."""
+    """Print the size, the compressed share and the speed of each."""
     for name, body in answers(RunReader(run)).items():
         for level in LEVELS:
             start = time.process_time()

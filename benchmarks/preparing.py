@@ -1,15 +1,15 @@
-"""Text to token files: megabytes a second, beside the tokenizers library's own batch rate.
+"""Text to token files: megabytes per second, compared with the tokenizers library's own batches.
 
     python -m benchmarks.preparing [--megabytes 200] [--rounds 3] [--vocab 4096]
     python -m benchmarks.preparing --files 20000 [--rounds 3]
 
-A text of the wanted size is made from the benchmarks' text (its lines in another order each time). BPE: the library's
-`encode_batch_fast` on the same pieces, ids read out, against the whole way to token files (reading, hashing, encoding,
-writing, flushing; the tokenizer is made before), by turns, each in a process of its own: in one that encoded before, the
-library is slower. Characters and bytes: the whole way, and the NumPy table
-alone. Peak memory is that of the whole process. With --files, a folder of so many files of 400 bytes against the same text
-as one file: the whole way, with the tokenizer that «auto» stands for, and with characters. Prints a table on standard
-error, and one JSON object on standard output.
+The text of the given size is made from the benchmarks' text, with its lines in a different order each time. BPE: the
+library's `encode_batch_fast` on the same pieces, reading the ids, compared with everything from text to token files
+(reading, hashing, encoding, writing, flushing; the tokenizer is made before). Both take turns in separate processes, because
+the library is slower in a process that has encoded before. Characters and bytes: everything from text to token files, and
+the NumPy lookup table by itself. Peak memory is that of the whole process. With --files: a folder with this many files of
+400 bytes, compared with the same text in one file, from text to token files, with the tokenizer that «auto» chooses and
+with characters. Prints a table on standard error, and one JSON object on standard output.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def write_text(file: Path, size: int) -> Path:
-    """Real lines, in another order each time they are used again."""
+    """Real lines, in a different order each time they are repeated."""
     lines, draw, written = tinyshakespeare().read_text(encoding="utf-8").splitlines(keepends=True), random.Random(1), 0
     with open(file, "w", encoding="utf-8") as handle:
         while written < size:
@@ -93,7 +93,7 @@ def measure(text: Path, rounds: int, vocab: int) -> dict[str, Any]:
 
 
 def measure_files(text: Path, rounds: int) -> dict[str, Any]:
-    """One file against many with the same text, by turns."""
+    """One file compared with many files of the same text, in turns."""
     content, folder = text.read_bytes(), text.parent / "many"
     for number in range(0, len(content), FILE_BYTES):
         file = folder / f"{number // FILE_BYTES // 100}" / f"{number}.txt"
@@ -112,7 +112,7 @@ def measure_files(text: Path, rounds: int) -> dict[str, Any]:
 
 
 def encode_by_library(text: Path, file: str) -> None:
-    """What the library needs for the same pieces, a batch at a time, ids read out."""
+    """The library on the same pieces, a batch at a time, reading the ids."""
     tokenizer = load_tokenizer(Path(file))
     tokenizer.encode_special_tokens = True
     batch: list[str] = []
@@ -128,13 +128,13 @@ def encode_by_library(text: Path, file: str) -> None:
 
 
 def prepare(text: Path, tokenizer: str) -> None:
-    """The whole way, with an empty cache."""
+    """From text to token files, with an empty cache."""
     with tempfile.TemporaryDirectory(dir=text.parent) as cache:
         token_files.prepare([str(text)], tokenizer=tokenizer, cache=Path(cache))
 
 
 def seconds_apart(work: Callable[..., None], *arguments: Any) -> float:
-    """Seconds of some work in a process that has done nothing before."""
+    """Seconds of some work in a new process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(seconds, (partial(work, *arguments),))
 

@@ -1,15 +1,17 @@
-"""Whether anything became slow, in under three minutes, by ratios that hold on any machine: `make bench-quick`.
+"""Check in under three minutes whether anything became slow, by ratios that hold on any machine: `make bench-quick`.
 
     python -m benchmarks.quick
 
-Everything takes turns with a plain trainer (benchmarks/reference.py), so that the machine's moods are shared:
+Every measurement takes turns with a plain trainer (benchmarks/reference.py), so that a slow phase of the machine affects
+both:
 
-- a training step of the same shape (4 layers, width 128, batches of 12 x 64): tokens a second, ours to the reference's;
-- the same with everything recorded, to ours without;
-- the whole command `vitrine train --preset sprint`, imports included, to the 2,000 steps of the reference (by the time
-  of some).
+- a training step of the same shape (4 layers, width 128, batches of 12 x 64): our tokens per second divided by the
+  reference's;
+- the same with recording, divided by ours without;
+- the time of the whole command `vitrine train --preset sprint`, imports included, divided by that of the reference's 2,000
+  steps (estimated from some of them).
 
-Prints a table on standard error, and one JSON object on standard output. There is nothing to pass: it informs.
+Prints a table on standard error, and one JSON object on standard output. There is no pass or fail.
 """
 
 import json
@@ -60,7 +62,7 @@ def main() -> None:
 
 
 class Plain:
-    """The reference, some steps at a time."""
+    """The reference, a few steps at a time."""
 
     def __init__(self, text: Path) -> None:
         self.training, self.made = reference.Training(text.read_text(encoding="utf-8")), 0

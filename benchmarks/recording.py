@@ -1,12 +1,13 @@
-"""What recording costs: steps with it and without it, in turn; and the same through TensorBoard.
+"""The cost of recording: steps with and without it, in turns; and the same with TensorBoard.
 
     python -m benchmarks.recording [--preset micro] [--pairs 15] [--tensorboard]
 
 Trainings of the same model take turns in one process: without recording, with the default recording (statistics,
-histograms, film; keyframes and generated text apart), and with TensorBoard writing the same: per-tensor norms and largest
-magnitudes at the same steps, `add_histogram` at the same steps. First each makes steps until the recorder has measured how
-often it can afford to look; then come the pairs, in alternating order, 40 steps each. Prints the median over the pairs with its 95% interval, beside it the time spent inside the watching itself, on
-standard error, and one JSON object on standard output. TensorBoard comes with `pip install -e '.[tensorboard]'`.
+histograms and film, but no keyframes and no generated text), and with TensorBoard writing the same: per-tensor norms and
+largest magnitudes at the same steps, `add_histogram` at the same steps. Each training first makes steps until the recorder
+has measured its cost and chosen its cadence. Then come the pairs, in alternating order, 40 steps each. Prints the median
+over the pairs with its 95% interval, and the time spent in the observer itself, on standard error, and one JSON object on
+standard output. `pip install -e '.[tensorboard]'` installs TensorBoard.
 """
 
 import argparse
@@ -36,7 +37,7 @@ TURN = 40  # steps
 
 
 class TensorBoard(StepLoss):
-    """An observer as it is usually written."""
+    """A typical observer for TensorBoard."""
 
     def __init__(self, folder: Path, recorder: Recorder) -> None:
         super().__init__()
@@ -62,10 +63,10 @@ class TensorBoard(StepLoss):
 
 
 class Contestant:
-    """One training, and what watches it: nothing ("plain"), a recorder ("recorded"), or TensorBoard, like another one.
+    """One training with its observer: none ("plain"), a recorder ("recorded"), or TensorBoard.
 
     Args:
-        like: what TensorBoard is to write the same as.
+        like: the contestant whose cadence TensorBoard uses.
     """
 
     def __init__(self, name: str, prepared: launch.Prepared, folder: Path, like: "Contestant | None" = None) -> None:
@@ -87,7 +88,7 @@ class Contestant:
         self.record = self.timed(self.history.record) if self.history else lambda *_: None
 
     def timed(self, watch: Callable[..., None]) -> Callable[..., None]:
-        """The same, with its time added up."""
+        """The observer's method, with its time added up."""
 
         def timed(*arguments: Any) -> None:
             start = time.perf_counter()
@@ -97,7 +98,7 @@ class Contestant:
         return timed
 
     def turn(self, steps: int) -> None:
-        """Make some steps, with all that is done after each."""
+        """Make some steps, with everything that follows each."""
         start = time.perf_counter()
         for _ in range(steps):
             number, began = self.state.step, time.perf_counter()
@@ -173,7 +174,7 @@ def take_turns(contestants: list[Contestant], number: int) -> list[float]:
 
 
 def interval(count: int) -> tuple[int, int]:
-    """Places, in ascending order, between which the median lies with a probability of 95%: 3 and 11 of 15."""
+    """The ranks between which the median lies with a probability of 95%, in ascending order: 3 and 11 of 15."""
     chances = [math.comb(count, i) / 2**count for i in range(count + 1)]
     low = max((i for i in range((count + 1) // 2) if sum(chances[: i + 1]) <= 0.025), default=0)
     return low, count - 1 - low

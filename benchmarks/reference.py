@@ -1,11 +1,11 @@
-"""A plain trainer to measure against, frozen: nanoGPT's published laptop recipe, in eager float32.
+"""A plain trainer for comparison that does not change: nanoGPT's published laptop recipe, in eager float32.
 
     python -m benchmarks.reference TEXT
 
-Written anew from that recipe's numbers (4 layers, 4 heads, width 128, context 64, batches of 12, 2,000 steps, AdamW at
-1e-3 falling to 1e-4 along a cosine, no dropout, no biases, tied embeddings), with what PyTorch offers and nothing of
-Vitrine. It is here to stay as it is: what it needs to its end is the yardstick of benchmarks/time_to_loss.py. Prints one
-JSON object: steps, val_loss (nats a character, whole validation split), duration_s (imports included).
+Written from that recipe's numbers (4 layers, 4 heads, width 128, context 64, batches of 12, 2,000 steps, AdamW at 1e-3
+falling to 1e-4 along a cosine, no dropout, no biases, tied embeddings), with PyTorch and without any code of Vitrine. Do not
+change it: benchmarks/time_to_loss.py compares with its time. Prints one JSON object: steps, val_loss (nats per character,
+whole validation split), duration_s (imports included).
 """
 
 import time
@@ -56,7 +56,7 @@ class GPT(nn.Module):
 
 
 class Training:
-    """The model on a text, and its 2,000 steps."""
+    """Train the model on a text for 2,000 steps."""
 
     def __init__(self, text: str) -> None:
         torch.manual_seed(1337)
@@ -97,7 +97,7 @@ def main() -> None:
 
 @torch.no_grad()
 def whole_loss(model: GPT, ids: Tensor) -> float:
-    """Nats a character over non-overlapping windows; each target once."""
+    """Nats per character over non-overlapping windows; each target counts once."""
     total, whole = 0.0, (len(ids) - 1) // CONTEXT * CONTEXT
     windows = list(zip(ids[:whole].view(-1, CONTEXT), ids[1 : whole + 1].view(-1, CONTEXT), strict=True))
     for start in range(0, len(windows), 64):

@@ -1,17 +1,17 @@
-"""How fast `vitrine serve` writes: one client against transformers' `generate`, and 64 clients against one.
+"""The speed of `vitrine serve`: one client compared with transformers' `generate`, and 64 clients compared with one.
 
     python -m benchmarks.serving [--architecture gpt2] [--steps 600] [--folder DIR] [--rounds 10] [--tokens 200]
                                  [--clients 64] [--seconds 20]
 
-A model of 10.7 million parameters (6 layers, 6 heads, width 384, context 256), once in float32 and once in bfloat16. It is
-trained on tinyshakespeare for some minutes first: a text that is written alone is drafted, and how fast that goes depends on
-what the model writes. It draws at temperature 1, from all tokens, another text in each round.
+A model of 10.7 million parameters (6 layers, 6 heads, width 384, context 256), in float32 and in bfloat16. It is first
+trained on tinyshakespeare for some minutes, because a single text uses drafts, and their speed depends on what the model
+writes. It samples at temperature 1 from all tokens, with a different text in each round.
 In each round all take a turn, in both formats: transformers' `generate`, the same with its own drafts (prompt lookup, three
-tokens), and the server, each writing the same number of tokens after the same prompt, as many threads for each. The server
-is a process of its own, asked over HTTP. Then many clients ask at once, each as soon as it has its answer, one in eight of
-them for a stream; the same with one client, and with one client of a server that has no training text at hand to draft from.
-Counts errors (429 apart) and looks at the memory of the server's processes. Prints a table on standard error, and one
-JSON object on standard output.
+tokens), and the server. Each generates the same number of tokens after the same prompt with the same number of threads. The
+server is a separate process, reached over HTTP. Then many clients send requests at once, each as soon as it has its answer,
+one in eight of them for a stream. The same is measured with one client, and with one client of a server that has no training
+text for drafts. Counts errors (429 separately) and measures the memory of the server's processes. Prints a table on standard
+error, and one JSON object on standard output.
 """
 
 import argparse
@@ -49,9 +49,9 @@ GOALS = {"float32": 2.0, "bfloat16": 3.0, "clients": 10.0}
 
 
 def make_runs(folder: Path, architecture: str, steps: int) -> dict[str, Path]:
-    """A run in bfloat16 that was trained for some steps, and one in float32 that goes on from it by all but nothing.
+    """A run in bfloat16 that was trained for some steps, and one in float32 that continues it with almost no change.
 
-    Those that are in the folder already are taken as they are.
+    Runs that are already in the folder are used as they are.
     """
     settings: dict[str, Any] = {f"model.{key}": value for key, value in SHAPE.items()}
     settings |= {"model.architecture": architecture, "data.tokenizer": "char", "training.batch_size": 8}
@@ -67,13 +67,13 @@ def make_runs(folder: Path, architecture: str, steps: int) -> dict[str, Path]:
 
 
 def without_text(run: Path, folder: Path) -> Path:
-    """A copy of a run that has no training text at hand."""
+    """A copy of a run without its training text."""
     return Path(shutil.copytree(run, folder / f"{run.name}-without-text", ignore=shutil.ignore_patterns("tokens")))
 
 
 @dataclass
 class Server:
-    """A server process, and who asks it."""
+    """A server process, and its client."""
 
     address: str
     process: "subprocess.Popen[str]"
@@ -137,7 +137,7 @@ class Transformers:
 
 @dataclass
 class Load:
-    """What some clients saw in a while."""
+    """What some clients measured in some time."""
 
     clients: int
     duration_s: float
@@ -151,13 +151,13 @@ class Load:
 
     @property
     def memory_growth(self) -> float:
-        """Of the second half over the first, at most."""
+        """The most memory of the second half divided by the first."""
         half = len(self.memory_bytes) // 2
         return max(self.memory_bytes[half:]) / max(self.memory_bytes[:half]) - 1
 
 
 async def load(server: Server, clients: int, tokens: int, seconds: float) -> Load:
-    """Clients that ask again and again until the time is over; each gets its last answer, and all of that time counts."""
+    """Clients that repeat requests until the time is over. Each waits for its last answer, and all of that time counts."""
     statuses: Counter[str] = Counter()
     memory: list[int] = []
     written, start = 0, time.perf_counter()
@@ -239,7 +239,7 @@ def main() -> None:
 def report(
     precision: str, peer: Transformers, ours: list[float], arguments: argparse.Namespace, loads: dict[str, list[Load]]
 ) -> dict[str, Any]:
-    """The numbers of one format, and their lines of the table. The first round of each warms up, and does not count."""
+    """The numbers of one format, and their lines of the table. The first round of each is a warm-up and does not count."""
     measured = (peer.seconds, peer.drafted_seconds, ours)
     rates = [arguments.tokens / statistics.median(seconds[1:]) for seconds in measured]
     ratios, drafted = ([a / b for a, b in zip(theirs[1:], ours[1:], strict=True)] for theirs in measured[:2])

@@ -1,10 +1,10 @@
-"""How long one waits: `vitrine --help`, and from `vitrine train` typed to the end of its first step.
+"""Waiting times: `vitrine --help`, and from the start of `vitrine train` to the end of its first step.
 
     python -m benchmarks.start [--runs 5] [--preset micro]
 
-Each time a process of its own, imports included. The corpus (1.1 MB) is new the first time, with an empty cache of its
-own, and was seen before the second time. The process that trains is the whole command: it says when its first step is
-over, and ends there. Prints a table on standard error, and one JSON object on standard output.
+Each measurement is a new process, imports included. The first time, the corpus (1.1 MB) is new and the cache is empty; the
+second time, it is in the cache. The process that trains runs the whole command, reports the end of its first step, and exits
+there. Prints a table on standard error, and one JSON object on standard output.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def first_step(folder: Path, preset: str) -> float:
-    """Seconds until the first step was made."""
+    """Seconds until the end of the first step."""
     command = [sys.executable, "-c", TRAIN, "train", str(tinyshakespeare()), "--preset", preset]
     environment = os.environ | {"VITRINE_CACHE": str(folder / "cache"), "PYTHONPATH": str(Path.cwd())}
     start = time.perf_counter()

@@ -1,18 +1,18 @@
-"""What the studio's page costs, against its budgets: a real server, real runs, a headless Chromium.
+"""The cost of the studio's page, compared with its limits: a real server, real runs, a headless Chromium.
 
     python -m benchmarks.studio [--text FILE] [--steps N] [--pairs N] [--only NAME]...
 
-- paint: from the address to the first cells on the screen; under 1 s;
-- script: all that the page loads as script, compressed; under 300 kB;
-- reentry: from letting go of the time line to every cell of that step, compared; of a model of 0.8 M parameters; under 2 s
-  (the median; the first one, which waits for torch to start, is named too);
-- frames: between pictures while 10.7 M parameters are panned and zoomed; 99% of them under 50 ms;
-- opening: bytes that a run of 100,000 steps takes to open; under 2 MB;
-- training: how much longer training takes while the page follows it; under 3%, the median of pairs taken in turn.
+- paint: from entering the address to the first cells on the screen; under 1 s;
+- script: all scripts that the page loads, compressed; under 300 kB;
+- reentry: from releasing the timeline to every cell of that step, replayed and compared, for a model of 0.8 M parameters;
+  under 2 s (the median; the first one, which waits for torch to start, is printed as well);
+- frames: time between frames while 10.7 M parameters are panned and zoomed; 99% of them under 50 ms;
+- opening: bytes to open a run of 100,000 steps; under 2 MB;
+- training: how much longer training takes while the page follows it; under 3%, the median of pairs measured in turns.
 
-It makes its runs itself, in a temporary folder: the one of 100,000 steps is a short one whose history was written on by
-the trainer's own store, with made-up losses. Prints a table on standard error, with the name of what drew the page, and
-one JSON object on standard output. There is nothing to pass: it informs.
+It makes its own runs, in a temporary folder. The run of 100,000 steps is a short one whose history was extended with the
+trainer's own store and made-up losses. Prints a table on standard error, with the name of the renderer, and one JSON object
+on standard output. There is no pass or fail.
 """
 
 import argparse
@@ -60,11 +60,11 @@ BUDGETS = {
 
 
 def main() -> None:
-    """Measure what is asked for."""
+    """Make the selected measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=400, help="of the 0.8 M run, and of each watched training")
     parser.add_argument("--pairs", type=int, default=5, help="of trainings, watched and not")
-    parser.add_argument("--only", action="append", choices=BUDGETS, help="measure this alone; may be repeated")
+    parser.add_argument("--only", action="append", choices=BUDGETS, help="measure only this; may be repeated")
     parser.add_argument("--text", type=Path, help="a text to train on; without it, tinyshakespeare")
     given = parser.parse_args()
     text = given.text or tinyshakespeare()
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def report(found: dict[str, dict[str, Any]], renderer: dict[str, str]) -> None:
-    """The table, and the JSON."""
+    """Print the table and the JSON."""
     print(f"\ndrawn by {renderer['renderer']}, {renderer['browser']}", file=sys.stderr)
     for name, numbers in found.items():
         unit, budget = BUDGETS[name]
@@ -106,7 +106,7 @@ def report(found: dict[str, dict[str, Any]], renderer: dict[str, str]) -> None:
 
 
 def make_runs(folder: Path, text: Path, steps: int, wanted: list[str]) -> None:
-    """The runs that the measures look at: demo (0.8 M parameters), large (10.7 M), long (100,000 steps)."""
+    """The runs to measure: demo (0.8 M parameters), large (10.7 M), long (100,000 steps)."""
     if {"paint", "reentry", "opening"} & {*wanted}:
         train(folder / "demo", text, "--preset", "demo", "--steps", str(steps))
     if "frames" in wanted:
@@ -118,13 +118,13 @@ def make_runs(folder: Path, text: Path, steps: int, wanted: list[str]) -> None:
 
 
 def train(folder: Path, text: Path, *options: str) -> None:
-    """A training, to its end."""
+    """Run a training to its end."""
     command = [sys.executable, "-m", "vitrine", "train", str(text), "--run", str(folder), *options]
     subprocess.run(command, check=True, capture_output=True, text=True)
 
 
 def lengthen(run: Path) -> None:
-    """Write a run's history on to LONG steps, with the trainer's own store and made-up losses."""
+    """Extend a run's history to LONG steps, with the trainer's own store and made-up losses."""
     reader = RunReader(run)
     made, draws = reader.steps_made(), np.random.default_rng(0)
     last = reader.step_record(made - 1)
@@ -143,7 +143,7 @@ def lengthen(run: Path) -> None:
 
 @contextmanager
 def studio(runs: Path) -> Iterator[str]:
-    """The studio's server; gives its address."""
+    """Start the studio's server; returns its address."""
     command = [sys.executable, "-m", "vitrine", "studio", str(runs), "--no-browser"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -155,7 +155,7 @@ def studio(runs: Path) -> Iterator[str]:
 
 @contextmanager
 def page_of(chromium: Browser, address: str, hash_: str = "") -> Iterator[Page]:
-    """A page of its own, let in; with an address, standing there."""
+    """A new page with access; hash_: the address to open in it."""
     context = chromium.new_context(viewport=SIZE, reduced_motion="reduce")  # type: ignore[arg-type]
     page = context.new_page()
     page.goto(address)
@@ -167,7 +167,7 @@ def page_of(chromium: Browser, address: str, hash_: str = "") -> Iterator[Page]:
 
 
 def renderer_of(chromium: Browser) -> dict[str, str]:
-    """What draws the page: a graphics card, or the processor."""
+    """The renderer of the page: a graphics card, or the CPU."""
     session = chromium.new_browser_cdp_session()
     gpu = session.send("SystemInfo.getInfo").get("gpu", {})
     attributes, canvas = gpu.get("auxAttributes", {}), gpu.get("featureStatus", {}).get("2d_canvas", "unknown")
@@ -189,12 +189,12 @@ def paint(chromium: Browser, address: str) -> dict[str, Any]:
 
 
 def script_bytes() -> int:
-    """Of every script of the page, as gzip packs it."""
+    """Size of all scripts of the page, compressed with gzip."""
     return sum(len(gzip.compress(file.read_bytes(), 9)) for file in PAGE.rglob("*.js"))
 
 
 def reentry(chromium: Browser, address: str, steps: int) -> dict[str, Any]:
-    """Seconds from letting go of the time line until the step is identical and all of its cells are there."""
+    """Seconds from releasing the timeline until the step is identical and all of its cells are shown."""
     taken = []
     with page_of(chromium, address, f"run=demo&step={steps}") as page:
         page.wait_for_function(EXACT, timeout=60_000)
@@ -218,7 +218,7 @@ WATCH = """() => { window.gaps = []; let last = performance.now();
 
 
 def frames(chromium: Browser, address: str) -> dict[str, Any]:
-    """Milliseconds between pictures, while a model of 10.7 M parameters is zoomed into, panned and left again."""
+    """Milliseconds between frames while a model of 10.7 M parameters is zoomed in, panned and zoomed out."""
     with page_of(chromium, address, "run=large") as page:
         page.wait_for_function(EXACT, timeout=120_000)
         box = page.locator("canvas[role=application]").bounding_box()
@@ -248,7 +248,7 @@ def frames(chromium: Browser, address: str) -> dict[str, Any]:
 
 
 def opening(chromium: Browser, address: str) -> dict[str, Any]:
-    """Megabytes that cross the line until a run of 100,000 steps stands still on the page."""
+    """Megabytes sent until a run of 100,000 steps is completely shown on the page."""
     with page_of(chromium, address, "") as page:
         page.goto("about:blank")
         session, received = page.context.new_cdp_session(page), list[int]()
@@ -264,7 +264,7 @@ def opening(chromium: Browser, address: str) -> dict[str, Any]:
 
 
 def training(chromium: Browser, address: str, runs: Path, text: Path, steps: int, pairs: int) -> dict[str, Any]:
-    """Percent that a step takes longer while a page follows the run; watched and not, in turn."""
+    """How many percent longer a step takes while a page follows the run; with and without, in turns."""
     ratios = []
     for i in range(pairs):
         taken = {}

@@ -1,13 +1,13 @@
-"""Tokens a second of a training step at equal shape: ours beside transformers' Trainer and litgpt.
+"""Tokens per second of a training step at equal shape, compared with transformers' Trainer and litgpt.
 
     python -m benchmarks.throughput [--sizes 10m] [--rounds 5] [--steps 4] [--only NAME...]
 
-Every contestant is a process that is set up first, then told by turns to make a few steps, so that the machine's moods
-are shared by all. In each round the rate of bfloat16 matrix products is measured too. The shape is GPT-2's: layers,
-width, heads, context, batch and vocabulary alike (litgpt has rotary positions in place of learned ones); AdamW, clipping
-at 1, random tokens. Peak memory is that of the whole process. Prints a table on standard error, and one JSON object on
-standard output. The peers come with `pip install -c constraints-benchmarks.txt -e '.[benchmarks]'`, in an
-environment of their own; one that is missing is said to be.
+Each contestant is a process that is set up first. Then they make a few steps in turns, so that a slow phase of the machine
+affects all. Each round also measures the rate of bfloat16 matrix products. The shape is GPT-2's: the same layers, width,
+heads, context, batch and vocabulary (litgpt has rotary positions instead of learned ones); AdamW, clipping at 1, random
+tokens. Peak memory is that of the whole process. Prints a table on standard error, and one JSON object on standard output.
+`pip install -c constraints-benchmarks.txt -e '.[benchmarks]'` installs the peers, preferably in a separate environment; a
+missing one is reported.
 """
 
 import argparse
@@ -45,7 +45,7 @@ class Shape:
         return self.batch * self.context
 
     def batches(self) -> Iterator[torch.Tensor]:
-        """Random tokens, (batch, context + 1), anew for each step."""
+        """Random tokens, (batch, context + 1), new for each step."""
         generator = torch.Generator().manual_seed(1)
         while True:
             yield torch.randint(self.vocab, (self.batch, self.context + 1), generator=generator)
@@ -60,7 +60,7 @@ SHAPES = {
 
 
 def vitrine(shape: Shape, compiled: bool = False, recompute: bool = False) -> Step:
-    """The step that `vitrine train` makes, without what is recorded (benchmarks/recording.py measures that)."""
+    """The step of `vitrine train`, without recording (benchmarks/recording.py measures that)."""
     from vitrine.presets import Facts, resolve
     from vitrine.step import MicroBatch, step
     from vitrine.training.distributed import Processes
@@ -85,7 +85,7 @@ def vitrine(shape: Shape, compiled: bool = False, recompute: bool = False) -> St
 
 
 def litgpt(shape: Shape, precision: str, compiled: bool) -> Step:
-    """What litgpt's pretraining does in a step."""
+    """A step of litgpt's pretraining."""
     import lightning
     from litgpt.model import GPT, Config
     from litgpt.utils import chunked_cross_entropy
@@ -116,7 +116,7 @@ def litgpt(shape: Shape, precision: str, compiled: bool) -> Step:
 
 
 def trainer(shape: Shape, bfloat16: bool, compiled: bool, turns: Callable[[], None]) -> None:
-    """transformers' Trainer makes its own loop: `turns` is called back at the start of each step."""
+    """transformers' Trainer has its own loop: it calls `turns` at the start of each step."""
     import transformers
 
     config = transformers.GPT2Config(
@@ -168,14 +168,14 @@ DEFAULTS = ("Trainer, defaults", "litgpt, defaults")
 
 
 def compete(name: str, shape: Shape) -> None:
-    """A contestant's process: a line on standard input is a number of steps; the answer, their seconds."""
+    """A contestant's process: it reads a number of steps from standard input, and answers with their seconds."""
     say, sys.stdout = sys.stdout, sys.stderr
     maker, options = CONTESTANTS[name]
     started: list[float] = []
     left = 0
 
     def turn() -> None:
-        """Called before each step: when the steps of a turn are made, report and wait for the next turn."""
+        """Called before each step. After the steps of a turn, report and wait for the next turn."""
         nonlocal left
         if left == 0:
             if started:
@@ -211,7 +211,7 @@ class Contestant:
         self.peak_bytes = 0
 
     def turn(self, steps: int, shape: Shape) -> float:
-        """Let it make so many steps; tokens a second, or 0 when it has gone."""
+        """Run this many steps; returns tokens per second, or 0 if the process has ended."""
         assert self.process.stdin
         assert self.process.stdout
         try:
@@ -232,7 +232,7 @@ class Contestant:
 
 
 def matrix_rate(shape: Shape) -> float:
-    """Operations a second of the products of this shape's MLP, in bfloat16, of three tries the best."""
+    """Operations per second of the products of this shape's MLP in bfloat16, the best of three tries."""
     inputs = torch.randn(shape.tokens, shape.width).bfloat16()
     weight = torch.randn(4 * shape.width, shape.width).bfloat16()
     operations = 2 * shape.tokens * shape.width * 4 * shape.width
@@ -246,7 +246,7 @@ def matrix_rate(shape: Shape) -> float:
 
 
 def measure(size: str, names: list[str], rounds: int, steps: int) -> dict[str, Any]:
-    """One shape: every contestant by turns."""
+    """One shape: every contestant in turns."""
     from vitrine.model.inventory import flops_per_token
     from vitrine.presets import Facts, resolve
 

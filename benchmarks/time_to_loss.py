@@ -1,11 +1,11 @@
-"""Seconds of the whole command until a validation loss, default recording on, against a plain reference.
+"""Seconds of the whole command until a validation loss, with default recording, compared with a plain reference.
 
     python -m benchmarks.time_to_loss [--runs 3] [--reference] [--text FILE] [--target 1.88]
 
-Without --text: tinyshakespeare, 1.88 nats a character. With --reference, the frozen recipe of benchmarks/reference.py
-(nanoGPT's laptop recipe in eager float32) runs to its end before each of ours (minutes), and without --target, what it
-reaches at its end is the target. Every process starts anew, in a folder of its own. Prints a table on standard error, and
-one JSON object on standard output.
+Without --text: tinyshakespeare, 1.88 nats per character. With --reference, the fixed recipe of benchmarks/reference.py
+(nanoGPT's laptop recipe in eager float32) runs to its end before each of ours (this takes minutes). Then, without --target,
+its last loss is the target. Every process is new and has its own folder. Prints a table on standard error, and one JSON
+object on standard output.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from typing import Any
 
 from benchmarks.corpora import tinyshakespeare
 
-TARGET = 1.88  # nats a character on tinyshakespeare
+TARGET = 1.88  # nats per character on tinyshakespeare
 CHARACTERS = [
     "--set",
     "data.tokenizer=char",
-]  # as the reference reads: nats a character are then bits a byte, both ways
+]  # with the characters that the reference uses, so that both losses are in nats per character
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def run(command: list[str], folder: Path) -> dict[str, Any]:
-    """One process: the JSON that it prints, and its seconds from outside."""
+    """Run one process: the JSON that it prints, and its seconds, measured from outside."""
     start = time.perf_counter()
     done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout)
