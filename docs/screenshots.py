@@ -1,6 +1,6 @@
-"""Writes the pictures of the studio in docs/: `python docs/screenshots.py RUN [OTHER...]`, the others to compare it with.
+"""Takes the pictures of the studio in docs/: `python docs/screenshots.py RUN [OTHER...]`; OTHER are runs to compare with.
 
-It needs Playwright and a Chromium of the system. Each picture is looked at before it is committed.
+It needs Playwright and an installed Chromium. Look at each picture before you commit it.
 """
 
 import argparse
@@ -26,7 +26,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 @dataclass(frozen=True)
 class Picture:
-    """A file of docs/. where: the page's address; ready: what to wait for; press: a button to press before, so often."""
+    """A file of docs/. where: the page's address; ready: what to wait for; press: a button to press first, `times` times."""
 
     file: str
     scheme: str
@@ -37,7 +37,7 @@ class Picture:
 
 
 def pictures(steps: int, others: list[str]) -> Iterator[Picture]:
-    """Of a run that has so many steps."""
+    """The pictures of a run with this many steps."""
     step = 2 * steps // 30 * 10
     yield Picture("studio-opening", "light", {}, "[data-act=end]", "next", 2)
     yield Picture("studio-numbers", "light", {"step": step, "side": "writes"})
@@ -54,7 +54,7 @@ def pictures(steps: int, others: list[str]) -> Iterator[Picture]:
 
 
 def main() -> None:
-    """Start the studio, take the pictures, end it."""
+    """Start the studio, take the pictures, and stop it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="the folder of a run that was trained to its end")
     parser.add_argument("others", type=Path, nargs="*", help="runs to compare it with")
@@ -69,7 +69,7 @@ def main() -> None:
         for picture in pictures(steps, [other.resolve().name for other in given.others]):
             context = chromium.new_context(viewport=SIZE, color_scheme=picture.scheme, reduced_motion="reduce")
             page = context.new_page()
-            page.goto(address)  # lets it in
+            page.goto(address)  # the token gives access
             if picture.where:
                 page.goto("about:blank")
                 page.goto(f"{address.split('/?')[0]}/#{urlencode({'run': name} | picture.where)}")
@@ -79,8 +79,8 @@ def main() -> None:
 
 
 def save(page: Page, file: Path, picture: Picture) -> None:
-    """Wait until all is there, and write the page as a JPEG of at most LARGEST_BYTES."""
-    if picture.where and picture.where.get("view") != "compare":  # these have no time line
+    """Wait until everything is shown, and write the page as a JPEG of at most LARGEST_BYTES."""
+    if picture.where and picture.where.get("view") != "compare":  # this view has no timeline
         page.wait_for_selector("[data-state=identical], [data-state=end]", timeout=120_000)
     for _ in range(picture.times if picture.press else 0):
         page.get_by_role("button", name=picture.press).click()
@@ -88,7 +88,7 @@ def save(page: Page, file: Path, picture: Picture) -> None:
     page.wait_for_function("() => !document.body.innerText.includes('asking the model…')", timeout=60_000)
     page.wait_for_function("() => window.vitrine?.shown()?.exact ?? true", timeout=60_000)
     page.get_by_role("button", name="stop", exact=True).wait_for(state="hidden", timeout=60_000)
-    page.wait_for_timeout(2500)  # the last pictures are painted
+    page.wait_for_timeout(2500)  # until the last frames are painted
     for quality in range(92, 40, -6):
         content = page.screenshot(type="jpeg", quality=quality)
         if len(content) < LARGEST_BYTES:
@@ -99,7 +99,7 @@ def save(page: Page, file: Path, picture: Picture) -> None:
 
 @contextmanager
 def studio(*runs: Path) -> Iterator[str]:
-    """`vitrine studio` on these runs, and its address."""
+    """Start `vitrine studio` on these runs; returns its address."""
     command = [sys.executable, "-m", "vitrine", "studio", *map(str, runs), "--no-browser"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

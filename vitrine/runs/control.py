@@ -1,7 +1,7 @@
-"""The mailbox of a run that trains: whoever looks on may ask for a pause, and the like. Needs no torch.
+"""The mailbox of a run in training: other processes can request a pause, a resume, a stop or a snapshot. Needs no torch.
 
-A request is a file `requests/ID.json` with its `id` and `action`. The trainer looks between two steps, and when it
-has done what was asked it renames the file to `requests/ID.done`, with the `step` at which it stood.
+A request is a file `requests/ID.json` with its `id` and `action`. The trainer reads the folder between two steps. When a
+request is done, the file is replaced by `requests/ID.done`, which also has the `step` of the training.
 """
 
 import json
@@ -16,7 +16,7 @@ from vitrine.errors import RunError, nearest
 REQUESTS = "requests"
 ACTIONS = ("pause", "resume", "stop", "snapshot")
 LOOK_EVERY_S = 0.1
-KEPT_S = 60.0  # that an answer lies there for whoever asked
+KEPT_S = 60.0  # how long an answer is kept
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Wish:
 
 
 class Mailbox:
-    """The trainer's side. What was asked for before it came is thrown away."""
+    """The trainer's side. Requests from before it started are discarded."""
 
     def __init__(self, run: Path) -> None:
         self.folder = run / REQUESTS
@@ -59,7 +59,7 @@ class Mailbox:
 
 
 def ask(run: Path, action: str) -> str:
-    """Put a request into the mailbox of a run; its id. Raises RunError if there is no such action."""
+    """Put a request into the mailbox of a run; returns its id. Raises RunError if there is no such action."""
     if action not in ACTIONS:
         raise RunError(f"A training cannot be asked to {action!r}. {nearest(action, ACTIONS)}")
     folder = run / REQUESTS
@@ -71,7 +71,7 @@ def ask(run: Path, action: str) -> str:
 
 
 def acknowledged(run: Path, number: str) -> int | None:
-    """The step at which a request was done; None as long as it was not."""
+    """The step at which a request was done; None if it is not done yet."""
     try:
         answer = json.loads((run / REQUESTS / f"{number}.done").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -80,7 +80,7 @@ def acknowledged(run: Path, number: str) -> int | None:
 
 
 def _action(file: Path) -> str | None:
-    """What a file asks for; what asks for nothing that we know is taken away."""
+    """The action of a request file; a file without a known action is removed."""
     try:
         action = json.loads(file.read_text(encoding="utf-8"))["action"]
     except (OSError, ValueError, KeyError, TypeError):
