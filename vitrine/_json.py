@@ -1,4 +1,4 @@
-"""JSON of results: dataclasses, NumPy's numbers and paths are known, and a number that is not finite becomes null."""
+"""JSON of results: dataclasses, NumPy's numbers and paths are known, and so is what has a `to_json`; a number that is not finite becomes null."""
 
 import dataclasses
 import json
@@ -28,6 +28,8 @@ def plain(value: Any) -> Any:
 
 def _known(value: Any) -> Any:
     """One level of what json does not know."""
+    if hasattr(value, "to_json"):
+        return value.to_json()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Path):

@@ -123,7 +123,7 @@ def test_the_first_ctrl_c_ends_the_training_and_saves_it_and_the_second_ends_the
         client = command.page()
         until(lambda: client.get("/api/runs/r").json()["steps_made"] > 20)
         command.presses_ctrl_c()
-        command.reads("Go on: vitrine resume r")
+        command.reads("Continue: vitrine resume r")
         command.reads("Ctrl-C ends it")
         run = client.get("/api/runs/r").json()
         assert run["training"] is False

@@ -22,6 +22,7 @@ import pytest
 
 from tests.studio.conftest import SMALL, Studio, until
 from tests.studio.test_page import BROWSER, MISSING, OPENING_SEEN, QUIET, pixels_of
+from vitrine.cli.render import text
 from vitrine.errors import RunError
 from vitrine.inspection.views import inspect
 from vitrine.runs.control import ask
@@ -328,7 +329,7 @@ def test_a_run_without_a_film_or_a_step_still_has_a_report(runs: Path, tmp_path:
             history.execute(f"DELETE FROM {table}")
     written = write(tmp_path / "newborn", tmp_path / "out.html", "")
     assert written.report.steps == []
-    assert "none was recorded" in written.to_text()
+    assert "none was recorded" in text(written)
     page = open_report(written.file).go(run="newborn", step=0, cell=CELL)
     assert cell_at(page, CELL) == np.float32(inspect(RunReader(runs / "small"), CELL, 0).to_json()["birth"])
 

@@ -7,7 +7,9 @@ from rich.console import Console
 
 from tests.conftest import TINY
 from vitrine import open_run
+from vitrine._json import dumps
 from vitrine.cli.progress import TerminalReporter
+from vitrine.cli.render import text
 from vitrine.config import merge, parse_settings
 from vitrine.presets import Facts, resolve
 from vitrine.text.summary import SourceSummary, Summary
@@ -55,7 +57,7 @@ def test_epochs_count_what_is_used_of_the_text():
 
 def test_it_comes_back_from_json():
     summary = Summary((source("one", 1000),), 300)
-    again = Summary.of(json.loads(json.dumps(summary.to_json())))
+    again = Summary.of(json.loads(dumps(summary)))
     assert again.lines(config_of(corpus=["one"])) == summary.lines(config_of(corpus=["one"]))
 
 
@@ -76,7 +78,7 @@ def test_a_training_and_a_plan_say_what_was_read_and_the_run_keeps_it(prose, tmp
     launch.train(request, TerminalReporter(Console(file=said, width=200)))
     assert "\n".join(lines) in said.getvalue()
     planned = plan.plan(request, launch.Reporter())
-    assert "\n".join(lines) in planned.to_text()
+    assert "\n".join(lines) in text(planned)
     run = open_run(tmp_path / "r")
     kept = json.loads(run.facts()["reading"])
     assert kept == json.loads(json.dumps(planned.to_json()["reading"]))

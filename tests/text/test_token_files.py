@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer, models
 
+from vitrine._json import plain
 from vitrine.errors import ConfigError, CorpusError
 from vitrine.text import token_files
 from vitrine.text.sources import Reading
@@ -377,7 +378,7 @@ def test_what_was_left_out_as_not_valid_is_told_and_kept_and_part_of_the_digest(
             assert warning.startswith(
                 f"1 file or row is {said}, of {folder} (data.invalid = {how}): {folder / 'b.txt'} is"
             )
-            (source,) = prepared.summary.to_json()["sources"]
+            (source,) = plain(prepared.summary.sources)
             assert source["invalid"]["count"] == 1
     (folder / "b.txt").unlink()
     alone = prepare([str(folder)], tokenizer="byte", cache=cache)

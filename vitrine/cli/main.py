@@ -57,9 +57,9 @@ Settings = Annotated[
 ]
 Steps = Annotated[int | None, typer.Option(help="updates in all")]
 For = Annotated[str, typer.Option("--for", metavar="TIME", help="about how long to train: 90s, 10m, 2h")]
-Target = Annotated[float | None, typer.Option(help="stop at this validation loss, in nats a token")]
+Target = Annotated[float | None, typer.Option(help="stop at this validation loss, in nats per token")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")]
-NoBrowser = Annotated[bool, typer.Option("--no-browser", help="print the page's address, and open nothing")]
+NoBrowser = Annotated[bool, typer.Option("--no-browser", help="print the page's address, and do not open it")]
 Row = Annotated[int, typer.Option(help="a row of the step's first micro-batch")]
 Step = Annotated[str, typer.Option(help="last, best (by validation loss), or a step that has a keyframe")]
 
@@ -67,12 +67,13 @@ Step = Annotated[str, typer.Option(help="last, best (by validation loss), or a s
 @app.command()
 def demo(
     corpus: Annotated[
-        str, typer.Option(help="python (the text that every Python carries) or shakespeare (downloaded)")
+        str, typer.Option(help="python (the text of Python's own documentation) or shakespeare (downloaded)")
     ] = "python",
     run: NewRun = "",
     for_time: For = "60s",
     studio: Annotated[
-        bool | None, typer.Option("--studio/--no-studio", help="with the page beside it; default: in a terminal")
+        bool | None,
+        typer.Option("--studio/--no-studio", help="open the studio while it trains; default: in a terminal"),
     ] = None,
     no_browser: NoBrowser = False,
     as_json: Json = False,
@@ -109,7 +110,7 @@ def train(
     parent: Annotated[
         str, typer.Option("--from", metavar="RUN@STEP", help="start from the parameters of another run")
     ] = "",
-    studio: Annotated[bool, typer.Option("--studio", help="with the page beside it, until Ctrl-C")] = False,
+    studio: Annotated[bool, typer.Option("--studio", help="open the studio while it trains, until Ctrl-C")] = False,
     no_browser: NoBrowser = False,
     as_json: Json = False,
 ) -> None:
@@ -133,7 +134,7 @@ def train(
 
 @app.command()
 def resume(run: RunFolder, as_json: Json = False) -> None:
-    """Go on with a run that was interrupted, to the same bits as if it had never stopped."""
+    """Resume a run that was interrupted, bit for bit as if it had never stopped."""
     with errors_as_sentences():
         from vitrine.training import launch
 
@@ -159,10 +160,7 @@ def plan(
 
         with make_reporter() as reporter:
             planned = plan.plan(request, reporter)
-        if as_json:
-            print_json(planned.to_json())
-        else:
-            print_text(planned.to_text())
+        show(planned, as_json)
 
 
 @app.command()
@@ -170,16 +168,18 @@ def generate(
     run: RunFolder,
     prompt: Annotated[str, typer.Option(help="the text to continue")] = "",
     max_new_tokens: Annotated[int, typer.Option(help="tokens to write at most")] = 200,
-    temperature: Annotated[float | None, typer.Option(help="below 1: safer; above 1: bolder; 0: the likeliest")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="below 1: more predictable; above 1: more varied; 0: only the likeliest token")
+    ] = None,
     top_k: Annotated[int | None, typer.Option(help="keep the k likeliest tokens; 0: all")] = None,
     top_p: Annotated[float | None, typer.Option(help="keep the likeliest that together have this probability")] = None,
     min_p: Annotated[float | None, typer.Option(help="keep tokens this likely, relative to the likeliest")] = None,
     repetition_penalty: Annotated[float | None, typer.Option(help="above 1: fewer repetitions")] = None,
-    seed: Annotated[int, typer.Option(help="of the draws: the same seed, the same text")] = 1,
+    seed: Annotated[int, typer.Option(help="of the sampling: the same seed gives the same text")] = 1,
     step: Step = "last",
     as_json: Json = False,
 ) -> None:
-    """Let the model write."""
+    """Continue a prompt with text of the model."""
     with errors_as_sentences():
         from vitrine.run import Run
 
@@ -203,7 +203,7 @@ def generate(
             repetition_penalty=repetition_penalty,
         )
         if as_json:
-            print_json(written.to_json())
+            print_json(vars(written) | {"tokens": len(written.token_ids)})
         else:
             print_text(visible(unsaid))
 
@@ -215,7 +215,7 @@ def evaluate(
     step: Step = "last",
     as_json: Json = False,
 ) -> None:
-    """Measure the loss over the whole validation split, or over other text."""
+    """Measure the loss on the whole validation split, or on other text."""
     with errors_as_sentences():
         from vitrine.run import Run
 
@@ -258,13 +258,13 @@ def inspect(
     ] = "",
     step: Annotated[int | None, typer.Option(help="the step to look at; default: the last one made")] = None,
     nudge: Annotated[
-        list[float] | None, typer.Option(help="move the parameter so far, and measure the loss; may be repeated")
+        list[float] | None, typer.Option(help="move the parameter by this much, and measure the loss; may be repeated")
     ] = None,
     row: Row = 0,
     token: Annotated[int, typer.Option(help="for a neuron: which token of the row")] = 0,
     as_json: Json = False,
 ) -> None:
-    """What a parameter is and how it came to its value; a neuron, a tensor, or the census."""
+    """Show a parameter and its history, a neuron, a tensor, or all tensors."""
     with errors_as_sentences():
         give_way(run)
         from vitrine.inspection.views import inspect as look
@@ -275,7 +275,7 @@ def inspect(
 
 @app.command()
 def health(run: RunFolder, as_json: Json = False) -> None:
-    """Is this run well? Verdicts with their evidence, their usual cause, and the step to open."""
+    """Look for problems in a run: verdicts with their numbers, the usual cause, and the step to look at."""
     with errors_as_sentences():
         give_way(run)
         from vitrine.inspection.health import examine
@@ -289,7 +289,7 @@ def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="run folders, 2 to 8")],
     as_json: Json = False,
 ) -> None:
-    """Runs side by side: the hyperparameters that differ, and how far each one came."""
+    """Compare runs: the hyperparameters that differ, and their losses."""
     with errors_as_sentences():
         from vitrine.inspection.compare_runs import compare as side_by_side
         from vitrine.runs.reader import RunReader
@@ -301,10 +301,10 @@ def compare(
 def verify(
     run: RunFolder,
     count: Annotated[int, typer.Option(help="steps to replay, and parameters to differentiate")] = 3,
-    seed: Annotated[int, typer.Option(help="of the choice of both")] = 1,
+    seed: Annotated[int, typer.Option(help="of the random choice of both")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Is this run what it says it is? Keyframes, random steps bit for bit, gradients against finite differences."""
+    """Check a run: keyframes, random steps bit for bit, gradients against finite differences."""
     with errors_as_sentences():
         if not 1 <= count <= 10_000:
             raise ConfigError(f"--count must be from 1 to 10,000: got {count}. Try --count 3.")
@@ -332,7 +332,7 @@ def studio(
     port: Annotated[int, typer.Option(min=0, max=65535, help="on this machine; 0: the first that is free")] = 0,
     no_browser: NoBrowser = False,
 ) -> None:
-    """Open the page on which runs are seen, entered and steered. It answers on this machine alone."""
+    """Open the page that shows runs, replays their steps and controls their training. It listens only on this machine."""
     with errors_as_sentences():
         from vitrine.studio.command import serve
 
@@ -344,11 +344,11 @@ def report(
     run: RunFolder,
     out: Annotated[str, typer.Option(metavar="FILE", help="the file; default: the run's name with .html")] = "",
     steps: Annotated[str, typer.Option(help="steps to keep in full, such as birth,300,last")] = "",
-    cell: Annotated[str, typer.Option(metavar="NAME[3,7]", help="the parameter whose story is told")] = "",
+    cell: Annotated[str, typer.Option(metavar="NAME[3,7]", help="the parameter whose history is included")] = "",
     force: Annotated[bool, typer.Option("--force", help="replace a file that exists already")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the run as one HTML file, to look into and to pass on. It contains text of yours."""
+    """Write the run as one HTML file, to look at and to share. It contains parts of your text."""
     with errors_as_sentences():
         from vitrine.studio.report.command import write_report
 
@@ -359,15 +359,15 @@ def report(
 def serve(
     run: RunFolder,
     step: Step = "last",
-    host: Annotated[str, typer.Option(help="the address to listen on; default: this machine alone")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="the address to listen on; default: only this machine")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: one that is free")] = 8000,
     api_key: Annotated[
         str, typer.Option(envvar="VITRINE_API_KEY", help="ask every client for this key", show_default=False)
     ] = "",
     name: Annotated[str, typer.Option(help="of the model; default: the run folder's")] = "",
     chat_template: Annotated[str, typer.Option(help="a Jinja file; default: the run's own, if it has one")] = "",
-    parallel: Annotated[int, typer.Option(help="texts that are decoded together")] = 64,
-    queue: Annotated[int, typer.Option(help="texts that may wait besides")] = 256,
+    parallel: Annotated[int, typer.Option(help="texts decoded together")] = 64,
+    queue: Annotated[int, typer.Option(help="further texts that may wait")] = 256,
 ) -> None:
     """Serve the model to clients of OpenAI's API: completions, chats, streams, log-probabilities."""
     with errors_as_sentences():
@@ -386,7 +386,7 @@ def export(
     dtype: Annotated[str, typer.Option(help="of a gguf's matrices: float32, float16 or bfloat16")] = "float32",
     as_json: Json = False,
 ) -> None:
-    """Write what other tools open with no code of ours: a Hugging Face folder, or a GGUF file for llama.cpp."""
+    """Write the model for other tools: a Hugging Face folder, or a GGUF file for llama.cpp."""
     with errors_as_sentences():
         from vitrine.run import Run
 
@@ -399,7 +399,7 @@ def adopt(
     run: NewRun = "",
     as_json: Json = False,
 ) -> None:
-    """Make a run of a GPT-2, Llama or Qwen3 folder, to look at, to use, and to train further."""
+    """Make a run from a GPT-2, Llama or Qwen3 folder, to look at, to use, and to train further."""
     with errors_as_sentences():
         from vitrine.exchange.hf_import import import_run
 
@@ -408,10 +408,10 @@ def adopt(
 
 @app.command()
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="remove it all, but for texts that were pasted")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="remove all of it except pasted texts")] = False,
     as_json: Json = False,
 ) -> None:
-    """What the cache holds (token files, scans, texts), where it is, and how much it takes."""
+    """Show what the cache contains (token files, scans, texts), where it is, and its size."""
     with errors_as_sentences():
         from vitrine.text.cache import contents
 
@@ -420,16 +420,16 @@ def cache(
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Look at this machine: what training will use, how fast it is, whether it repeats itself to the bit."""
+    """Look at this machine: what training will use, how fast it is, whether it computes the same bits twice."""
     with errors_as_sentences():
         from vitrine.cli import doctor as examination
+        from vitrine.cli.render import facts
 
         findings = examination.examine()
         if as_json:
             print_json(findings)
         else:
-            for name, value in findings.items():
-                print_text(f"{name:<24}{value}")
+            print_text("\n".join(facts(findings.items())))
         if not findings["repeats_to_the_bit"]:
             raise typer.Exit(1)
 
@@ -483,9 +483,9 @@ def _report(result: "Result", as_json: bool) -> None:
     if as_json:
         print_json(dataclasses.asdict(result))
     elif os.environ.get("RANK", "0") == "0":
-        from vitrine.cli import demo
+        from vitrine.cli.summary import conclude
 
-        for text in demo.conclude(result):
+        for text in conclude(result):
             print_text(visible(text), end="")
     _exit_after(result)
 

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand
@@ -104,22 +104,14 @@ class Command(TyperCommand):
         return super().invoke(ctx)
 
 
-class Showable(Protocol):
-    """What a command found."""
-
-    def to_json(self) -> dict[str, Any]:
-        """For --json."""
-
-    def to_text(self) -> str:
-        """For people."""
-
-
-def show(found: Showable, as_json: bool) -> None:
-    """A finding, as JSON or as text."""
+def show(result: Any, as_json: bool) -> None:
+    """A result, as JSON or as text."""
     if as_json:
-        print_json(found.to_json())
+        print_json(result)
     else:
-        print_text(found.to_text())
+        from vitrine.cli.render import text
+
+        print_text(result.to_text() if hasattr(result, "to_text") else text(result))
 
 
 def give_way(run: str) -> None:
@@ -170,7 +162,7 @@ def visible(text: str) -> str:
     return text.translate(PICTURES) if sys.stdout.isatty() else text
 
 
-def print_json(value: dict[str, Any]) -> None:
+def print_json(value: Any) -> None:
     """One JSON object, without NaN: a number that is not finite becomes null."""
     if os.environ.get("RANK", "0") == "0":
         ascii_only = codecs.lookup(sys.stdout.encoding or "ascii").name != "utf-8"

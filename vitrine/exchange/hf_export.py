@@ -8,7 +8,7 @@ import math
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +76,6 @@ class Exported:
     model: str
     parameters: int
     digest: str
-
-    def to_json(self) -> dict[str, Any]:
-        """What `export --json` prints."""
-        return asdict(self)
-
-    def to_text(self) -> str:
-        """What `export` prints."""
-        return f"{self.path}: {self.model}, {self.parameters:,} parameters, as they were at step {self.step}"
 
 
 def export_run(run: str | Path, directory: str | Path, step: str | int = "last") -> Exported:

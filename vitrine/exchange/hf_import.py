@@ -8,7 +8,7 @@ import reprlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,17 +73,6 @@ class Imported:
     architecture: str
     parameters: int
     digest: str
-
-    def to_json(self) -> dict[str, Any]:
-        """What `import --json` prints."""
-        return asdict(self)
-
-    def to_text(self) -> str:
-        """What `import` prints."""
-        return (
-            f"{self.run}: {self.architecture}, {self.parameters:,} parameters from {self.source}\n"
-            f"Try next: vitrine generate {self.run}, or vitrine train FILE --from {self.run}@0"
-        )
 
 
 def import_run(source: str | Path, run: str | Path = "") -> Imported:

@@ -8,7 +8,6 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -42,16 +41,6 @@ class Generation:
     text: str
     token_ids: tuple[int, ...]
     ended: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """What `generate --json` prints."""
-        return {
-            "prompt": self.prompt,
-            "text": self.text,
-            "tokens": len(self.token_ids),
-            "token_ids": self.token_ids,
-            "ended": self.ended,
-        }
 
 
 def filter_logits(logits: Tensor, sampling: SamplingConfig, seen: Tensor | None = None) -> Tensor:

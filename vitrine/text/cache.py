@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Contents:
-    """What the cache holds, or held before it was cleared. kept: texts that stay, since they may be the only copies."""
+    """What the cache holds, or held before it was cleared. kept_texts: those that stay, since they may be the only copies."""
 
     folder: Path
     parts: dict[str, Part]
     cleared: bool
-    kept: int
+    kept_texts: int
 
     @property
     def own_bytes(self) -> int:
@@ -40,34 +40,7 @@ class Contents:
 
     def to_json(self) -> dict[str, Any]:
         """What `cache --json` prints."""
-        return {
-            "folder": str(self.folder),
-            "parts": {name: asdict(part) for name, part in self.parts.items()},
-            "cleared": self.cleared,
-            "freed_bytes": self.own_bytes if self.cleared else 0,
-            "kept_texts": self.kept,
-        }
-
-    def to_text(self) -> str:
-        """What `cache` prints."""
-        what = {TOKENS: "token files of texts", SCANS: "scans of sources", TEXTS: "texts"}
-        lines = [f"cache       {self.folder}"]
-        for name, part in self.parts.items():
-            shared = f", {part.shared_bytes / 1e6:,.1f} MB of it in run folders, too" if part.shared_bytes else ""
-            lines.append(f"{name:<12}{part.count:,} {what[name]}, {part.size_bytes / 1e6:,.1f} MB{shared}")
-        if self.cleared:
-            lines.append(
-                f"All that is gone: {self.own_bytes / 1e6:,.1f} MB are free again. A run that keeps its token files is "
-                "as it was; one that points into the cache (more than 64 MiB of ids) makes them anew from its text."
-            )
-        else:
-            lines.append(f"To free {self.own_bytes / 1e6:,.1f} MB: vitrine cache --clear")
-        if self.kept:
-            lines.append(
-                f"{self.kept} texts that were pasted into the studio or came through a pipe stay in "
-                f"{self.folder / TEXTS}: there may be no other copy of them."
-            )
-        return "\n".join(lines)
+        return vars(self) | {"freed_bytes": self.own_bytes if self.cleared else 0}
 
 
 def cache_folder() -> Path:

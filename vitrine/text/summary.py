@@ -1,7 +1,7 @@
 """What was read: files and bytes by ending, and what was left out; documents, tokens, and the epochs that steps come to."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from vitrine.config import Config
@@ -36,12 +36,8 @@ class Summary:
 
     @classmethod
     def of(cls, facts: dict[str, Any]) -> "Summary":
-        """From what `to_json` gave."""
+        """From the fact `reading` of a run, which is a summary as JSON."""
         return cls(tuple(SourceSummary(**source) for source in facts["sources"]), facts["validation_tokens"])
-
-    def to_json(self) -> dict[str, Any]:
-        """Names, numbers and nothing else: the fact `reading` of a run."""
-        return asdict(self)
 
     @property
     def train_tokens(self) -> int:

@@ -21,7 +21,7 @@ LOGITS_AT_ONCE = 2**28  # one gigabyte: a large vocabulary must not fill a GPU
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Losses in nats a token, and per byte of text, so that tokenizers compare."""
+    """Losses in nats per token, and per byte of text, so that tokenizers compare."""
 
     loss: float
     tokens: int
@@ -34,20 +34,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """What `evaluate --json` prints."""
-        return {
-            "loss": self.loss,
-            "bits_per_byte": self.bits_per_byte,
-            "perplexity": self.perplexity,
-            "tokens": self.tokens,
-        }
-
-    def to_text(self) -> str:
-        """What `evaluate` prints."""
-        per_byte = "" if self.bits_per_byte is None else f", {self.bits_per_byte:.4f} bits a byte"
-        return (
-            f"loss {self.loss:.4f} nats a token{per_byte}, perplexity {self.perplexity:.2f}, "
-            f"over {self.tokens:,} tokens"
-        )
+        return vars(self) | {"perplexity": self.perplexity}
 
 
 def evaluate(

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from vitrine._files import fsync, partial
+from vitrine._json import dumps
 from vitrine.config import Config, Settings, load_toml, merge
 from vitrine.errors import ConfigError, CorpusError, RunError
 from vitrine.model.inventory import Plan, make_plan
@@ -514,7 +515,7 @@ def _set_facts(store: Store, config: Config, tokens: token_files.Prepared, proce
     store.set_fact("fingerprint", json.dumps(facts))
     store.set_fact("source_digests", json.dumps(tokens.source_digests))
     if tokens.summary:
-        store.set_fact("reading", json.dumps(tokens.summary.to_json()))
+        store.set_fact("reading", dumps(tokens.summary))
     store.set_fact("identity", config.identity())
     store.event(
         0,

@@ -70,10 +70,6 @@ class Report:
     parts: dict[str, int]
     refused: dict[int, str] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        """Everything but the file itself."""
-        return {key: value for key, value in self.__dict__.items() if key != "html"} | {"size_bytes": len(self.html)}
-
 
 class Inside:
     """Asks an application about one run as a browser would, without a network.

@@ -24,30 +24,12 @@ class Written:
 
     file: Path
     report: Report
+    warning: str = WARNING
 
     def to_json(self) -> dict[str, Any]:
-        """For a program."""
-        return {"file": str(self.file), "warning": WARNING} | self.report.to_json()
-
-    def to_text(self) -> str:
-        """For a person."""
-        report, sizes = self.report, {name: f"{size / 1e6:.2f} MB" for name, size in self.report.parts.items()}
-        film = (
-            f"{report.frames} of {report.frames_recorded} frames, {report.cells:,} of {report.parameters:,} parameters"
-            + ("" if report.changes else ", without gradients and updates")
-            if report.frames
-            else "none was recorded"
-        )
-        steps = ", ".join(map(str, report.steps)) or "none"
-        lines = [
-            f"{self.file}  {len(report.html) / 1e6:.2f} MB: opens by a double click, and needs no network",
-            f"  film   {sizes.get('film', ''):>8}  {film}",
-            f"  steps  {sizes['answers']:>8}  in full: {steps}; the story of {report.cell}; curves, text, health",
-            f"  page   {sizes['page']:>8}",
-            *(f"Step {step} is not in it: {reason}" for step, reason in report.refused.items()),
-            WARNING,
-        ]
-        return "\n".join(lines)
+        """What `report --json` prints: everything but the page."""
+        parts = {name: value for name, value in vars(self.report).items() if name != "html"}
+        return {"file": self.file, "warning": self.warning, "size_bytes": len(self.report.html)} | parts
 
 
 def write_report(run: str, out: str, steps: str, cell: str, force: bool, say: Say) -> Written:
