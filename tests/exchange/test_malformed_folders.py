@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from tests.exchange.test_huggingface import make_run
-from vitrine.errors import VitrineError
+from vitrine.errors import ConfigError, PromptError, VitrineError
 from vitrine.exchange import hf_export, hf_import
-from vitrine.text.tokenizer import load_tokenizer
+from vitrine.text.pattern_check import slow_text
+from vitrine.text.token_files import prepare
+from vitrine.text.tokenizer import byte_tokenizer, encode, load_tokenizer, save_tokenizer
 
 FAMILIES = ("gpt2", "llama", "qwen3")
 ODD_VALUES = [None, 5, "x", "\ud800", [], [5], {}, {"type": None}, -1, 0.5, 1e400, 10**400, True]
@@ -172,3 +175,33 @@ def test_names_of_chat_templates_may_be_anything(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": templates}))
     hf_import.import_run(folder, folder.parent / "new")
     assert (folder.parent / "new" / "chat_template.jinja").read_text() == "{{ messages }}"
+
+
+def with_pattern(path: Path, pattern: str) -> None:
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
+    )
+    save_tokenizer(tokenizer, path)
+
+
+def test_a_tokenizer_that_backtracks_for_ever_is_refused(folder: Path, book: Path) -> None:
+    """By `import`, and by a training that is given it."""
+    with_pattern(folder / "tokenizer.json", "(a+)+$")
+    for use in (
+        lambda: hf_import.import_run(folder, folder.parent / "new"),
+        lambda: prepare([str(book)], tokenizer=str(folder / "tokenizer.json"), cache=folder / "cache"),
+    ):
+        with pytest.raises(ConfigError, match="a regular expression that takes too long, tried on 2000 times 'a'"):
+            use()
+    assert not (folder.parent / "new").exists()
+    with pytest.raises(PromptError, match=r"cannot encode the prompt: .*retry-limit"):
+        encode(load_tokenizer(folder / "tokenizer.json"), "a" * 40 + "b")
+
+
+def test_a_usual_pattern_is_taken(tmp_path: Path) -> None:
+    """As in tokenizers of the Llama 3 kind; also one that takes the square of the length."""
+    for pattern in (r"(?i:'s|'t|'re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|\s*[\r\n]+|\s+(?!\S)|\s+", r"\s+$|."):
+        save_tokenizer(byte_tokenizer(), tmp_path / "tokenizer.json")
+        with_pattern(tmp_path / "tokenizer.json", pattern)
+        assert slow_text(tmp_path / "tokenizer.json") == ""

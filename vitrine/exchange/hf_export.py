@@ -25,14 +25,22 @@ from vitrine.errors import RunError
 from vitrine.model.flat import is_hidden_matrix
 from vitrine.model.inventory import TensorPlan, census
 from vitrine.runs.reader import CHAT_TEMPLATE, TOKENIZER, RunReader
-from vitrine.text.tokenizer import end_of_text_id, kind, load_tokenizer, save_tokenizer
+from vitrine.text.tokenizer import (
+    TOKENIZER_CONFIG,
+    end_of_text_id,
+    given_names,
+    kind,
+    load_tokenizer,
+    read_tokenizer_config,
+    save_tokenizer,
+)
 from vitrine.training.checkpoint import Snapshot
 from vitrine.training.launch import load_step
 
 Floats = NDArray[np.float32]
 
 CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
-MODEL, TOKENIZER_CONFIG = "model.safetensors", "tokenizer_config.json"
+MODEL = "model.safetensors"
 
 # The parts of a block, ours and theirs. GPT-2 keeps query, key and value in one.
 GPT2_PARTS = {
@@ -96,7 +104,7 @@ def export_run(run: str | Path, directory: str | Path, step: str | int = "last")
     texts = {
         "config.json": _json(their_config(model, end_id)),
         "generation_config.json": _json(_generation_config(reader.config, end_id)),
-        TOKENIZER_CONFIG: _json(_tokenizer_config(tokenizer, model.context)),
+        TOKENIZER_CONFIG: _json(_tokenizer_config(tokenizer, model.context, read_tokenizer_config(reader.path))),
         "README.md": _card(reader, snapshot, tokenizer),
     }
     if (reader.path / CHAT_TEMPLATE).is_file():
@@ -256,7 +264,8 @@ def _generation_config(config: Config, end_id: int | None) -> dict[str, Any]:
     return common | drawing | ({"min_p": sampling.min_p} if sampling.min_p else {})
 
 
-def _tokenizer_config(tokenizer: Tokenizer, context: int) -> dict[str, Any]:
+def _tokenizer_config(tokenizer: Tokenizer, context: int, own: dict[str, Any]) -> dict[str, Any]:
+    """own: the run's tokenizer_config.json, which names the special tokens if the tokenizer was imported."""
     end_id = end_of_text_id(tokenizer)
     end = None if end_id is None else tokenizer.id_to_token(end_id)
     return {
@@ -265,7 +274,7 @@ def _tokenizer_config(tokenizer: Tokenizer, context: int) -> dict[str, Any]:
         "clean_up_tokenization_spaces": False,
         "bos_token": end,
         "eos_token": end,
-    }
+    } | given_names(own)
 
 
 def _card(reader: RunReader, snapshot: Snapshot, tokenizer: Tokenizer) -> str:

@@ -18,22 +18,25 @@ from safetensors import SafetensorError, safe_open
 
 from vitrine.config import ARCHITECTURES, Config
 from vitrine.errors import ConfigError, RunError
-from vitrine.exchange.hf_export import CLASSES, MODEL, TOKENIZER_CONFIG, Floats, made_whole, to_ours
+from vitrine.exchange.hf_export import CLASSES, MODEL, Floats, made_whole, to_ours
 from vitrine.model.flat import digest
 from vitrine.presets import Facts, resolve
 from vitrine.runs.reader import CHAT_TEMPLATE, CONFIG, HISTORY, KEYFRAMES, TOKENIZER
 from vitrine.runs.store import Store, digests
-from vitrine.text.tokenizer import load_tokenizer, save_tokenizer
+from vitrine.text.pattern_check import check_patterns
+from vitrine.text.tokenizer import TOKENIZER_CONFIG, given_names, load_tokenizer, save_tokenizer
 from vitrine.training.checkpoint import Snapshot, save_keyframe, written_digest
 from vitrine.training.device import best_device, physical_cores
 from vitrine.training.launch import check_new
 
 INDEX = "model.safetensors.index.json"
+SPECIAL_TOKENS = "special_tokens_map.json"  # of older folders
 HUB = "hf:"
 HUB_FILES = [
     "config.json",
     "tokenizer.json",
     TOKENIZER_CONFIG,
+    SPECIAL_TOKENS,
     CHAT_TEMPLATE,
     "model.safetensors",
     INDEX,
@@ -92,7 +95,8 @@ def import_run(source: str | Path, run: str | Path = "") -> Imported:
             f"{folder} has no tokenizer.json, so its ids cannot be read as text. Save its tokenizer with "
             "transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)."
         )
-    tokenizer, theirs = load_tokenizer(folder / TOKENIZER), _read_config(folder)
+    tokenizer, theirs, named = load_tokenizer(folder / TOKENIZER), _read_config(folder), _tokenizer_config(folder)
+    check_patterns(folder / TOKENIZER)
     settings, size = model_settings(theirs, folder), tokenizer.get_vocab_size()
     if settings["vocab_size"] < size:  # more is padding: rows that stand for no token
         raise RunError(
@@ -109,8 +113,10 @@ def import_run(source: str | Path, run: str | Path = "") -> Imported:
     with made_whole(path, f"The run folder {path} cannot be made") as temporary:
         (temporary / CONFIG).write_text(config.to_toml(), encoding="utf-8")
         save_tokenizer(tokenizer, temporary / TOKENIZER)
-        if template := _chat_template(folder):
+        if template := _chat_template(folder, named):
             (temporary / CHAT_TEMPLATE).write_text(template, encoding="utf-8")
+        if names := given_names(named):
+            (temporary / TOKENIZER_CONFIG).write_text(json.dumps(names, indent=2) + "\n", encoding="utf-8")
         kept = save_keyframe(temporary / KEYFRAMES, Snapshot(0, parameters, {}))
         with Store(temporary / HISTORY) as store:
             store.set_fact("identity", config.identity())
@@ -293,14 +299,21 @@ def _read_text(path: Path) -> str:
         raise RunError(f"{path} cannot be read: {error}.") from None
 
 
-def _chat_template(folder: Path) -> str:
+def _tokenizer_config(folder: Path) -> dict[str, Any]:
+    """The tokenizer_config.json, with what older folders say of special tokens in a file of its own."""
+    found: dict[str, Any] = {}
+    for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS):
+        if (folder / name).exists() and "added_tokens_decoder" not in found:  # as transformers reads them
+            config = _read_json(folder / name)
+            found |= config if isinstance(config, dict) else {}
+    return found
+
+
+def _chat_template(folder: Path, config: dict[str, Any]) -> str:
     """The folder's chat template: from a file of its own or, in older folders, from tokenizer_config.json; else empty."""
     if (folder / CHAT_TEMPLATE).exists():
         return _read_text(folder / CHAT_TEMPLATE)
-    if not (folder / TOKENIZER_CONFIG).exists():
-        return ""
-    config = _read_json(folder / TOKENIZER_CONFIG)
-    found = config.get("chat_template") if isinstance(config, dict) else None
+    found = config.get("chat_template")
     if isinstance(found, list):  # several, by name
         default = [one.get("template") for one in found if isinstance(one, dict) and one.get("name") == "default"]
         found = default[-1] if default else None

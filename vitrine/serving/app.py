@@ -49,14 +49,10 @@ class Server:
     async def chats(self, request: Request) -> Response:
         """`POST /v1/chat/completions`."""
         body = await self._body(request, ChatBody)
-        template = self.model.template
-        if template is None:
+        if self.model.template is None:
             raise ApiError(400, ABSENT, "messages")
         self.decoding.check_room(body.n or 1)
-        text = await asyncio.to_thread(template.render, [message.to_json() for message in body.messages])
-        if not text:
-            raise ApiError(400, "The chat template makes no text of these messages.", "messages")
-        ids = await self.model.encode(text, "messages", special=True)
+        ids = await self.model.encode_chat([message.to_json() for message in body.messages])
         check(ids, self.model, "messages")
         if body.top_logprobs is not None and not body.logprobs:
             raise ApiError(400, "top_logprobs needs logprobs to be true.", "top_logprobs")

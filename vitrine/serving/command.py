@@ -50,6 +50,8 @@ def serve(options: Options, say: Callable[[str], None], warn: Callable[[str], No
         model.sandbox.start()
         decoding = Decoding(options.run, options.step, options.rows, options.queue)
         ready = decoding.start()
+        if model.template:
+            model.template.check(model.sandbox)
         model.step = ready.step
         hosts: frozenset[str] = frozenset()
         if is_local(options.host):

@@ -10,11 +10,11 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from vitrine.config import SamplingConfig
-from vitrine.errors import PromptError
+from vitrine.errors import ConfigError, PromptError
 from vitrine.generation.detokenize import Writer
 from vitrine.http.child_process import CallError, Sandbox
 from vitrine.runs.reader import TOKENIZER, RunReader
-from vitrine.serving.chat_template import Template
+from vitrine.serving.chat_template import RENDER_S, Messages, Template, functions
 from vitrine.serving.errors import ApiError
 from vitrine.text.tokenizer import encode, end_of_text_id, load_tokenizer, name
 
@@ -25,8 +25,8 @@ ENCODE_S, ENCODE_BYTES_PER_S = 2.0, 500_000  # that a text may take to be tokeni
 class Model:
     """What is served.
 
-    step: whose parameters; template: of chats, if the tokenizer has one. sandbox: where texts are tokenized: the pattern
-    that a tokenizer splits them by may take for ever.
+    step: whose parameters; template: of chats, if the tokenizer has one. sandbox: where texts are tokenized and chats
+    rendered: the tokenizer's pattern, or the template, may take for ever.
     """
 
     name: str
@@ -44,14 +44,15 @@ class Model:
         """Of a run folder. template: a file; empty: the run's own, if it has one."""
         reader = RunReader(run)
         config, tokenizer = reader.config, load_tokenizer(reader.path / TOKENIZER)
+        chats = Template.find(Path(template) if template else None, reader.path, tokenizer)
         return cls(
             named or reader.path.resolve().name,
             tokenizer,
             config.model.vocab_size,
             config.model.context,
             config.sampling,
-            Template.find(Path(template) if template else None, reader.path, tokenizer),
-            Sandbox(_functions, str(reader.path / TOKENIZER)),
+            chats,
+            Sandbox(_functions, str(reader.path / TOKENIZER), chats),
         )
 
     async def encode(self, text: str, param: str, special: bool = False) -> list[int]:
@@ -84,6 +85,22 @@ class Model:
     def _token_bytes(self) -> int:
         """Of the longest token, as it is spelt: that is never shorter than the text that it stands for."""
         return max(len(token.encode()) for token in self.tokenizer.get_vocab())
+
+    async def encode_chat(self, messages: Messages) -> list[int]:
+        """The ids that the answer to a chat continues. Raises ApiError."""
+        try:
+            what = "The chat template"
+            pieces = await self.sandbox.call("render_chat", messages, timeout_s=RENDER_S)
+            what = "The tokenizer"
+            timeout_s = ENCODE_S + self.check_size("".join(pieces), "messages") / ENCODE_BYTES_PER_S
+            ids: list[int] = await self.sandbox.call("encode_chat", pieces, timeout_s=timeout_s)
+        except (ConfigError, PromptError) as error:
+            raise ApiError(400, str(error), "messages") from None
+        except CallError as error:
+            raise ApiError(400, f"{what} {error}, given these messages. Give others.", "messages") from None
+        if not ids:
+            raise ApiError(400, "The chat template makes no text of these messages.", "messages")
+        return ids
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
@@ -128,7 +145,8 @@ class Model:
         }
 
 
-def _functions(file: str) -> dict[str, Callable[..., Any]]:
+def _functions(file: str, template: Template | None) -> dict[str, Callable[..., Any]]:
     """What the sandbox has."""
     tokenizer = load_tokenizer(Path(file))
-    return {"encode": lambda text, special: encode(tokenizer, text, special)}
+    chats = functions(template, tokenizer) if template else {}
+    return chats | {"encode": lambda text, special: encode(tokenizer, text, special)}

@@ -20,6 +20,7 @@ from vitrine._files import fsync_folder, partial, sha256
 from vitrine.errors import ConfigError, CorpusError
 from vitrine.text.cache import FREE_BYTES, TOKENS, cache_folder
 from vitrine.text.ids import byte_counter, check_tokenizer, holds_ids, id_parts
+from vitrine.text.pattern_check import check_patterns
 from vitrine.text.scans import changed, check_unchanged, remembered_scan, stamps
 from vitrine.text.sources import Meter, Progress, Reading, Scan, Source, digest_of, find_sources, scan, scan_all
 from vitrine.text.splits import Part, Split, choose_documents, choose_split
@@ -313,7 +314,9 @@ def make_tokenizer(name: str, scans: Sequence[Scan], sample: Iterator[str]) -> T
         if not number.isdigit():
             raise ConfigError(f"data.tokenizer = {name} needs a vocabulary size. Try bpe:4096.")
         return train_bpe(sample, int(number))
-    return load_tokenizer(Path(name))
+    tokenizer = load_tokenizer(Path(name))
+    check_patterns(Path(name))
+    return tokenizer
 
 
 def _is_path(name: str) -> bool:

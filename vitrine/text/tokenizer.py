@@ -6,18 +6,23 @@ Three kinds are made here: `char` (an id per character of the corpus), `byte` (a
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from vitrine.errors import ConfigError, CorpusError, PromptError
+from vitrine.errors import ConfigError, CorpusError, PromptError, VitrineError
 
 END_OF_TEXT = "<|endoftext|>"
 USUAL_ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>")
+USUAL_STARTS = ("<s>", "<|begin_of_text|>", "<bos>")
+TOKENIZER_CONFIG = "tokenizer_config.json"  # beside a tokenizer.json: which special token has which name
+NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 Ids = NDArray[np.uint32]
 BulkEncoder = Callable[[Sequence[str]], tuple[Ids, NDArray[np.int64]]]
@@ -76,10 +81,8 @@ def load_tokenizer(path: Path) -> Tokenizer:
             f"There is no tokenizer at {path}. Give data.tokenizer auto, char, byte, bpe:N, or the path "
             "of a tokenizer.json, or of a folder that holds one."
         )
-    try:
+    with _library_errors(ConfigError, f"{path} is not a tokenizer.json that the tokenizers library can read"):
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exceptions
-        raise ConfigError(f"{path} is not a tokenizer.json that the tokenizers library can read: {error}.") from None
     largest, size = max(tokenizer.get_vocab().values(), default=-1), tokenizer.get_vocab_size()
     if largest + 1 != size:
         raise ConfigError(
@@ -121,8 +124,43 @@ def end_of_text_id(tokenizer: Tokenizer) -> int | None:
     return None
 
 
+def read_tokenizer_config(folder: Path) -> dict[str, Any]:
+    """The tokenizer_config.json of a folder; empty if there is none. Raises ConfigError if it is malformed."""
+    path = folder / TOKENIZER_CONFIG
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}. Correct or remove it.") from None
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path} must be a JSON object: got {type(config).__name__}. Correct or remove it.")
+    return config
+
+
+def named_tokens(config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, str]:
+    """The special tokens that have a name, such as bos_token and eos_token: chat templates use them.
+
+    Args:
+        config: a tokenizer_config.json. For a name that it lacks, the usual token is taken if the tokenizer has it; a
+            document begins with its end-of-text token if there is none of its own.
+    """
+    end = end_of_text_id(tokenizer)
+    eos = "" if end is None else tokenizer.id_to_token(end)
+    bos = next((token for token in USUAL_STARTS if tokenizer.token_to_id(token) is not None), eos)
+    named = {"bos_token": bos, "eos_token": eos} | given_names(config)
+    return {name: token for name, token in named.items() if token}
+
+
+def given_names(config: Mapping[str, Any]) -> dict[str, str | None]:
+    """The names of special tokens that a tokenizer_config.json gives: each with its token, or None."""
+    given = {name: config[name] for name in NAMES if name in config}
+    contents = {name: token.get("content") if isinstance(token, dict) else token for name, token in given.items()}
+    return {name: content if isinstance(content, str) else None for name, content in contents.items()}
+
+
 def encode(tokenizer: Tokenizer, text: str, special: bool = False) -> list[int]:
-    """Ids of a prompt. The text of a special token is text like any other, unless `special`."""
+    """Ids of a prompt. The text of a special token is encoded like any other text, unless `special`."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -130,14 +168,14 @@ def encode(tokenizer: Tokenizer, text: str, special: bool = False) -> list[int]:
             f"The prompt holds half of a character (U+{ord(text[error.start]):04X}, a surrogate) at "
             f"position {error.start}. Give it as valid Unicode."
         ) from None
-    unknown = unknown_characters(tokenizer, text)
-    if unknown:
-        raise PromptError(
-            f"The model has never seen {_names(unknown)}: its tokens are those of its corpus alone. "
-            "Leave that out, or train with data.tokenizer = byte or bpe:N."
-        )
-    tokenizer.encode_special_tokens = not special
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    with _library_errors(PromptError, "The tokenizer cannot encode the prompt"):
+        if unknown := unknown_characters(tokenizer, text):
+            raise PromptError(
+                f"The model has never seen {_names(unknown)}: its tokens are only those of its corpus. "
+                "Leave that out, or train with data.tokenizer = byte or bpe:N."
+            )
+        tokenizer.encode_special_tokens = not special
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
     return ids
 
 
@@ -217,16 +255,28 @@ def bulk_encoder(tokenizer: Tokenizer) -> BulkEncoder:
                 raise _lacking(unknown, _lacking_bytes(tokenizer, unknown))
             checked[new] = True
         try:
-            encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        except Exception as error:  # the library raises bare Exceptions
+            with _library_errors(CorpusError, "The tokenizer cannot encode the text", "Give another data.tokenizer."):
+                encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        except CorpusError:
             if unknown := unknown_characters(tokenizer, "\n".join(texts)):
                 raise _lacking(unknown) from None
-            raise CorpusError(f"The tokenizer cannot encode the text: {error}. Give another data.tokenizer.") from None
+            raise
         lists = [encoding.ids for encoding in encodings]
         ends = np.cumsum([len(ids) for ids in lists], dtype=np.int64)
         return np.fromiter(chain.from_iterable(lists), np.uint32, int(ends[-1]) if lists else 0), ends
 
     return encode_batch
+
+
+@contextmanager
+def _library_errors(kind: type[VitrineError], what: str, then: str = "") -> Iterator[None]:
+    """The library raises bare Exceptions; where it panics (a pattern backtracks too long), no Exception at all."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
+            raise
+        raise kind(f"{what}: {error}. {then}".strip()) from None
 
 
 def _encode_bytes(texts: Sequence[str]) -> tuple[Ids, NDArray[np.int64]]:
