@@ -1,4 +1,4 @@
-"""A run as one GGUF file, which llama.cpp opens, and whatever is built on it.
+"""`vitrine export --format gguf`: write a run as one GGUF file for llama.cpp and the programs built on it.
 
 llama.cpp knows each tokenizer by name and has code of its own for it. So a file may hold what computes and tokenizes
 there as it does here, and nothing else: the rest is refused.
@@ -50,7 +50,7 @@ NORMAL, CONTROL, UNUSED = 1, 3, 5  # the kinds of tokens that llama.cpp knows an
 
 
 def export_gguf(run: str | Path, file: str | Path, step: str | int = "last", dtype: str = "float32") -> Exported:
-    """Write a run as a GGUF file, whole or not at all.
+    """Write a run as a GGUF file. If that fails, nothing is left behind.
 
     Args:
         file: does not exist yet.
@@ -179,7 +179,7 @@ def _characters(tokenizer: Tokenizer, path: Path) -> dict[str, Any]:
         raise RunError(
             f"{path} cannot be a GGUF file: its tokens are characters, {beyond[0]!r} (U+{ord(beyond[0]):04X}) among "
             "them, and llama.cpp never returns from a text with another character that begins with the same byte. "
-            "ASCII characters alone could be held; so can data.tokenizer = byte or bpe:N."
+            "Only ASCII characters are possible; so are data.tokenizer = byte or bpe:N."
         )
     return {
         "tokenizer.ggml.model": "rwkv",

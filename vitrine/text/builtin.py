@@ -1,4 +1,4 @@
-"""Texts that are there for whoever has none at hand, and the place where texts are kept. Needs no torch."""
+"""Built-in texts for anyone without a text of their own, and the folder where texts are kept. Needs no torch."""
 
 import hashlib
 import pydoc_data.topics
@@ -18,14 +18,14 @@ CHUNK_BYTES = 2**20  # of a pipe at a time
 
 
 def python_topics() -> Path:
-    """The prose on the language that every Python carries, as a file in the cache."""
+    """The text of Python's own documentation, as a file in the cache."""
     topics = pydoc_data.topics.topics
     text = "\n\n".join(topics[name].strip() for name in sorted(topics))
     return keep("python-topics.txt", text.encode("utf-8"))
 
 
 def shakespeare() -> Path:
-    """The 1.1 MB of Shakespeare that small language models are compared on; downloaded once."""
+    """Tiny Shakespeare, 1.1 MB: the usual text for comparing small language models. Downloaded once."""
     file = cache_folder() / TEXTS / "shakespeare.txt"
     if file.is_file() and sha256(file) == SHAKESPEARE_SHA256:
         return file
@@ -45,7 +45,7 @@ def shakespeare() -> Path:
 
 
 def keep(name: str, content: bytes) -> Path:
-    """Write a file into the cache, whole or not at all."""
+    """Write a file into the cache atomically."""
     file = cache_folder() / TEXTS / name
     if file.is_file() and file.read_bytes() == content:
         return file
@@ -75,7 +75,7 @@ def is_pipe(spec: str) -> bool:
 
 
 def _spool(spec: str) -> Path:
-    """What comes through a pipe, as a file that is named by its content; whole or not at all."""
+    """Copy what comes through a pipe to a file that is named by the digest of its content."""
     folder, name = cache_folder() / TEXTS, "standard input" if spec == "-" else spec
     content, size = hashlib.sha256(), 0
     try:

@@ -1,4 +1,4 @@
-"""Token ids that were made elsewhere: nanoGPT's .bin, uint16 numbers without a head, for a tokenizer that is given."""
+"""Token ids from other tools: nanoGPT's .bin, uint16 numbers without a header, for a given tokenizer."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ class IdPart(NamedTuple):
 
 
 def holds_ids(source: Source) -> bool:
-    """Whether a source is token ids, not text."""
+    """Whether a source contains token ids instead of text."""
     kinds = {file.suffix == ENDING for file in source.files}
     if len(kinds) > 1:
         raise CorpusError(f"{source.spec} matches files of token ids ({ENDING}) and of text. Give them as two sources.")
@@ -41,7 +41,7 @@ def holds_ids(source: Source) -> bool:
 
 
 def scan_ids(source: Source) -> Scan:
-    """Their digest, and as `characters` how many there are. Raises CorpusError if there are none."""
+    """Their digest and their count, as `characters`. Raises CorpusError if there are none."""
     meter = Meter()
     for file, size in zip(source.files, source.sizes, strict=True):
         if size % 2:
@@ -107,7 +107,7 @@ def validation_beside(corpus: Sequence[str]) -> list[str]:
 
 
 def check_tokenizer(sources: Sequence[Source], name: str) -> None:
-    """Ids say nothing without the tokenizer that they were made with."""
+    """Raises ConfigError unless a tokenizer is given: ids mean nothing without the one that made them."""
     if name in ("auto", "char") or name.startswith("bpe:"):
         for source in filter(holds_ids, sources):
             raise CorpusError(

@@ -21,7 +21,7 @@ ARRAYS = ("document_keys", "document_bytes")
 
 
 class Stamp(NamedTuple):
-    """What tells that a file changed, at no cost. Its mtime can be set back, its ctime cannot."""
+    """A stamp that changes when a file changes, and costs nothing. Its mtime can be set back, its ctime cannot."""
 
     path: str
     size_bytes: int
@@ -31,7 +31,7 @@ class Stamp(NamedTuple):
 
 
 def stamps(sources: Sequence[Source]) -> list[Stamp]:
-    """Of each file of each source, as it is now."""
+    """The stamp of each file of each source, now."""
     found = []
     for file in (file for source in sources for file in source.files):
         try:
@@ -43,7 +43,7 @@ def stamps(sources: Sequence[Source]) -> list[Stamp]:
 
 
 def check_unchanged(before: Sequence[Stamp], after: Sequence[Stamp]) -> None:
-    """Refuse a text that is not what it was when it was read first."""
+    """Raises CorpusError if a text has changed since it was first read."""
     for then, now in zip(before, after, strict=True):
         if then != now:
             sizes = f" ({then.size_bytes:,} bytes before, {now.size_bytes:,} now)"
@@ -51,12 +51,12 @@ def check_unchanged(before: Sequence[Stamp], after: Sequence[Stamp]) -> None:
 
 
 def changed(what: str, how: str = "") -> CorpusError:
-    """A text is read twice or more; token ids of another text must not come under its digest."""
+    """The error for a text that changed between two readings: its token ids must not get the digest of the first."""
     return CorpusError(f"{what} changed while it was read{how}. Wait until nothing writes to it, or give a copy.")
 
 
 def remembered_scan(source: Source, reading: Reading, cache: Path, progress: Progress | None) -> Scan:
-    """A scan of a source, from the cache if its files are as they were."""
+    """Scan a source; if its files are unchanged, take the scan from the cache."""
     if not source.files:
         return scan(source, reading, progress)
     before = stamps([source])

@@ -103,7 +103,7 @@ class Reading:
 
     @classmethod
     def of(cls, data: DataConfig) -> "Reading":
-        """As the hyperparameters say."""
+        """From the hyperparameters."""
         return cls(data.text_field, data.max_record_bytes, data.invalid)
 
 
@@ -122,7 +122,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """One argument of the command line, and the files that it stands for.
+    """One argument of the command line, and its files.
 
     sizes: of the files, in bytes on disk. left_out: what a folder or a glob holds that is not read.
     saved: the folder of a data set that Hugging Face's datasets saved; then files are its tables.
@@ -150,7 +150,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Scan:
-    """What one pass over a source finds.
+    """The result of one pass over a source.
 
     digest: see `digest_of`; file_digests: SHA-256 of each file. document_keys: of each document, by its text alone;
     document_bytes: its UTF-8 bytes. invalid: the first files and rows that are not valid text, each with the reason;
@@ -188,7 +188,7 @@ class InvalidTextError(CorpusError):
 
 
 def find_sources(corpus: Sequence[str]) -> list[Source]:
-    """The files that each argument stands for: a file, a folder, a glob, or hf:owner/name."""
+    """Find the files of each argument: a file, a folder, a glob, or hf:owner/name."""
     return [_find(spec) for spec in corpus]
 
 
@@ -247,7 +247,7 @@ def scan_all(
     sources: Sequence[Source],
     scan_one: Callable[[Source], Scan],
 ) -> list[Scan]:
-    """A scan of each source; what is not valid text is refused together."""
+    """Scan each source. One error names everything that is not valid text."""
     scans, refused = [], []
     for source in sources:
         try:
@@ -264,7 +264,7 @@ def scan_all(
 
 
 def digest_of(source: Source) -> str:
-    """SHA-256 over the bytes and endings of the files, wherever they lie."""
+    """SHA-256 over the bytes and endings of the files; their paths do not matter."""
     meter = Meter()
     for file in source.files:
         meter.read_whole(file)
@@ -330,7 +330,7 @@ class _File:
 
     @property
     def errors(self) -> str:
-        """What the decoder does with bytes that are no text."""
+        """The decoder's `errors` argument for bytes that are not text."""
         return "replace" if self.reading.invalid == "replace" else "strict"
 
     def __str__(self) -> str:
@@ -440,7 +440,7 @@ def _count(counts: dict[str, tuple[int, int]], name: str, size: int) -> None:
 
 
 def _ending(file: Path) -> str:
-    """The ending that says what a file holds, whether or not it is packed."""
+    """The ending that tells the format of a file, without .gz or .zst."""
     suffixes = [suffix.lower() for suffix in file.suffixes]
     if suffixes and suffixes[-1] in PACKED:
         suffixes.pop()
@@ -558,7 +558,7 @@ def _unpack_zst(raw: BinaryIO) -> Iterator[bytes]:
 
 
 def _within_free_disk(file: _File, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """A few bytes can unpack to more than any disk holds."""
+    """Raises CorpusError if a file unpacks to more than the disk can take: a few bytes can become terabytes."""
     folder = cache_folder()
     size, free = 0, free_bytes(folder)
     for chunk in chunks:
@@ -641,7 +641,7 @@ def _last_cut(text: str) -> int:
 
 
 def _cut(text: str, where: str, file: _File, offset: int) -> Iterator[Piece]:
-    """One document that is in memory already."""
+    """One document that is already in memory, in pieces."""
     try:
         size = len(text.encode("utf-8"))
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""Which text a model learns from, and which is held back to measure it: by document, or by a cut near the end."""
+"""The split into training and validation text: by document, or by a cut near the end."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -76,7 +76,7 @@ class Split:
 
 
 def choose_split(scans: Sequence[Scan]) -> Kind:
-    """What is done if nobody says: whole documents, if there are more than a few, and a source has several."""
+    """The default split: whole documents, if there are more than a few, and a source has several."""
     many = sum(facts.documents for facts in scans) > MANY
     return "documents" if many and any(len(np.unique(facts.document_keys)) > 1 for facts in scans) else "end"
 

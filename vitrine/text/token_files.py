@@ -1,4 +1,4 @@
-"""Texts to token ids on disk, memory-mapped, and kept in a cache by digest."""
+"""Token files: the token ids of a corpus on disk, memory-mapped, and cached by digest."""
 
 import hashlib
 import json
@@ -216,7 +216,7 @@ def prepare(
 
 
 def open_prepared(folder: Path) -> Prepared:
-    """Open token files that were written before. Raises CorpusError if they are not as they were written."""
+    """Open existing token files. Raises CorpusError if they have changed since they were written."""
     try:
         facts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -261,7 +261,7 @@ def documents(prepared: Prepared) -> NDArray[Any]:
 
 
 def copy_prepared(prepared: Prepared, destination: Path) -> None:
-    """Put the token files into another folder: by hard links where the file system has them."""
+    """Copy the token files into another folder, by hard links where the file system supports them."""
     destination.mkdir()
     for file in prepared.folder.iterdir():
         if file.name == MANIFEST:  # in the cache, it says where the files lay when they were first read
@@ -275,7 +275,7 @@ def copy_prepared(prepared: Prepared, destination: Path) -> None:
 
 
 def tokens_of(corpus: Sequence[str], tokenizer: Tokenizer, reading: Reading = Reading()) -> tuple[Tokens, int]:
-    """The ids of a text that is measured once, and its UTF-8 bytes."""
+    """The ids of a text that is measured only once, and its size in UTF-8 bytes."""
     ids: list[Tokens] = []
     size, encoder = 0, _Encoder(tokenizer)
     for source in find_sources(corpus):
@@ -294,7 +294,7 @@ def source_digests(corpus: Sequence[str], reading: Reading = Reading()) -> list[
 
 
 def choose_tokenizer(scans: Sequence[Scan]) -> str:
-    """What `auto` stands for: characters for a small text with a small alphabet, else BPE by size."""
+    """The meaning of `auto`: characters for a small text with a small alphabet, else BPE by size."""
     size = sum(facts.size_bytes for facts in scans)
     alphabet = set().union(*(facts.alphabet for facts in scans))
     if len(alphabet) <= 128 and size <= 4_000_000:
@@ -324,7 +324,7 @@ def _is_path(name: str) -> bool:
 
 
 def _splits(sources: Sequence[Source], scans: Sequence[Scan], share: float, kind: str) -> list[Split]:
-    """What of each source is held back."""
+    """The split of each source."""
     if kind == "end":
         return [Split(source, facts, share) for source, facts in zip(sources, scans, strict=True)]
     chosen = choose_documents(scans, share)
@@ -337,7 +337,7 @@ def _splits(sources: Sequence[Source], scans: Sequence[Scan], share: float, kind
 
 
 def _about(split: Split, reading: Reading) -> dict[str, Any]:
-    """What the manifest says of a source."""
+    """The manifest's entry for a source."""
     source, facts = split.source, split.facts
     kind = {0.0: "nothing", 1.0: "all"}.get(split.share, "end" if split.held is None else "documents")
     files = zip(source.files, source.sizes, facts.file_digests, strict=True)
@@ -367,7 +367,7 @@ def _digest_of_all(
     scans: Sequence[Scan],
     held_scans: Sequence[Scan],
 ) -> str:
-    """Of everything that the ids depend on. What is new is added where it matters, so that old digests still hold."""
+    """The digest of everything that the ids depend on. New settings are added only where they matter, so that old digests stay valid."""
     content = ""
     if _is_path(name):
         load_tokenizer(Path(name))
@@ -457,7 +457,7 @@ def _write(
 
 
 def _check_digest(split: Split, meter: Meter) -> None:
-    """Refuse a text whose bytes, as they were encoded, are not those of its scan."""
+    """Raises CorpusError if the bytes that were encoded are not those of the scan."""
     if meter.total.hexdigest() == split.facts.digest:
         return
     for file, then, now in zip(split.source.files, split.facts.file_digests, meter.file_digests, strict=True):
@@ -467,7 +467,7 @@ def _check_digest(split: Split, meter: Meter) -> None:
 
 
 def _check_room(folder: Path, encoded: "Encoded", spec: str, tokens: int) -> None:
-    """Refuse before the disk is full: what else runs on this machine needs it, too."""
+    """Raises CorpusError before the disk is full: other programs need it, too."""
     disk, wanted_bytes = shutil.disk_usage(folder), encoded.train.nbytes + encoded.held.nbytes
     if disk.free - wanted_bytes < min(FREE_BYTES, disk.total // 100):
         raise CorpusError(
@@ -477,7 +477,7 @@ def _check_room(folder: Path, encoded: "Encoded", spec: str, tokens: int) -> Non
 
 
 class _Numbers:
-    """A file of numbers that is being written: of ids, or of rows of the index."""
+    """A file of numbers while it is written: ids, or rows of the index."""
 
     def __init__(self, handle: IO[bytes], dtype: np.dtype[Any]) -> None:
         self.handle, self.dtype = handle, dtype
@@ -580,7 +580,7 @@ def _size_bytes(texts: Iterable[str]) -> int:
 
 
 def _open_sound(folder: Path) -> Prepared | None:
-    """What the cache holds, if it is whole, and has an index."""
+    """The token files in the cache, if they are complete and have an index."""
     if not folder.is_dir():
         return None
     try:

@@ -75,7 +75,7 @@ def train_bpe(texts: Iterator[str], vocab_size: int) -> Tokenizer:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a tokenizer.json. What it says of truncation, padding and dropout is for batches, not for a corpus."""
+    """Read a tokenizer.json, without its truncation, padding and dropout: these are for batches, not for a corpus."""
     if not path.is_file():
         raise ConfigError(
             f"There is no tokenizer at {path}. Give data.tokenizer auto, char, byte, bpe:N, or the path "
@@ -196,12 +196,12 @@ def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 
 
 def spell(tokenizer: Tokenizer, number: int) -> str:
-    """The text of one id. A model may have more rows than there are tokens: such a row has no text, and says so."""
+    """The text of one id. A model may have more rows than there are tokens; such a row has a placeholder."""
     return decode(tokenizer, [number]) if number < tokenizer.get_vocab_size() else f"<row {number}: no token>"
 
 
 def unknown_characters(tokenizer: Tokenizer, text: str) -> list[str]:
-    """What a text holds that the tokenizer has no id for, in order: characters, or words if its tokens are words.
+    """The parts of a text without an id, in order: characters, or words if the tokens are words.
 
     Always empty for a tokenizer that can spell anything, or that has a token for the unknown.
     """
@@ -221,7 +221,7 @@ def unknown_characters(tokenizer: Tokenizer, text: str) -> list[str]:
 
 
 def unknown_id(tokenizer: Tokenizer) -> int | None:
-    """The id of the token that stands for what the tokenizer does not know, if it has one."""
+    """The id of the token for unknown text, if there is one."""
     model = tokenizer.model
     if isinstance(model, models.Unigram):
         found: int | None = json.loads(tokenizer.to_str())["model"]["unk_id"]
@@ -302,7 +302,7 @@ def _char_encoder(tokenizer: Tokenizer) -> BulkEncoder:
 
 
 def _lacking_symbols(tokenizer: Tokenizer, text: str) -> set[str]:
-    """What BPE has no token for, after all that the tokenizer does to a text first: characters, or letters for bytes."""
+    """The symbols without a BPE token, after normalization and pre-tokenization: characters, or letters for bytes."""
     model, before = tokenizer.model, tokenizer.pre_tokenizer
     added = {token.content for token in tokenizer.get_added_tokens_decoder().values() if not token.special}
     normalized = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
