@@ -107,7 +107,7 @@ def validation_beside(corpus: Sequence[str]) -> list[str]:
 
 
 def check_tokenizer(sources: Sequence[Source], name: str) -> None:
-    """Raises ConfigError unless a tokenizer is given: ids mean nothing without the one that made them."""
+    """Raises CorpusError unless a tokenizer is given: ids mean nothing without the one that made them."""
     if name in ("auto", "char") or name.startswith("bpe:"):
         for source in filter(holds_ids, sources):
             raise CorpusError(
