@@ -32,7 +32,7 @@ def main() -> None:
         train = [sys.executable, "-m", "vitrine", "train", str(text), *words]
         seconds([*train, "--steps", "1"], folder)
         for for_s in arguments.times:
-            start_s = seconds([sys.executable, "-c", "import vitrine.training.launch"], folder)
+            start_s = seconds([sys.executable, "-c", "import vitrine.training.create"], folder)
             whole_s = seconds([*train, "--for", f"{for_s}s", "--run", f"{for_s}"], folder)
             result = RunReader(Path(folder, f"{for_s}")).result()
             results.append({"for_s": for_s, "whole": (whole_s - start_s) / for_s, **result})

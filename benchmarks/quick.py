@@ -28,8 +28,8 @@ import torch
 from benchmarks import reference
 from benchmarks.corpora import tinyshakespeare
 from benchmarks.recording import Contestant
-from vitrine.training import launch
 from vitrine.training.device import physical_cores
+from vitrine.training.request import Request, prepare
 
 ROUNDS, STEPS, SPRINTS = 12, 10, 3
 SETTINGS = {
@@ -43,9 +43,9 @@ def main() -> None:
     torch.set_num_threads(physical_cores())
     text = tinyshakespeare()
     plain = Plain(text)
-    request = launch.Request((str(text),), settings=SETTINGS, steps=ROUNDS * STEPS)
+    request = Request((str(text),), settings=SETTINGS, steps=ROUNDS * STEPS)
     with tempfile.TemporaryDirectory() as folder:
-        ours, recorded = (Contestant(name, launch.prepare(request), Path(folder)) for name in ("plain", "recorded"))
+        ours, recorded = (Contestant(name, prepare(request), Path(folder)) for name in ("plain", "recorded"))
         rounds = [[seconds(turn) for turn in (plain.turn, ours.turn, recorded.turn)] for _ in range(ROUNDS)][1:]
     sprints = []
     for _ in range(SPRINTS):

@@ -25,10 +25,10 @@ from vitrine.recording.history import History
 from vitrine.recording.recorder import Recorder, StepLoss
 from vitrine.runs.records import StepRecord
 from vitrine.step import State, step
-from vitrine.training import launch
 from vitrine.training.device import memory_in_use
 from vitrine.training.distributed import Processes
-from vitrine.training.loop import build_state, make_batches, micro_batches
+from vitrine.training.request import Prepared, Request, prepare
+from vitrine.training.state import build_state, make_batches, micro_batches
 
 from benchmarks.corpora import tinyshakespeare  # isort: skip
 
@@ -69,10 +69,10 @@ class Contestant:
         like: the contestant whose cadence TensorBoard uses.
     """
 
-    def __init__(self, name: str, prepared: launch.Prepared, folder: Path, like: "Contestant | None" = None) -> None:
+    def __init__(self, name: str, prepared: Prepared, folder: Path, like: "Contestant | None" = None) -> None:
         self.name, self.config, self.duration_s = name, prepared.config, 0.0
         self.decoder, self.state = build_state(self.config, Processes())
-        self.batches = make_batches(self.config, prepared.texts)
+        self.batches = make_batches(self.config, prepared.tokens)
         self.history: History | None = None
         self.observer: StepLoss = StepLoss()
         self.watching_s = 0.0  # spent inside the observer and the history
@@ -121,10 +121,8 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = {"data": {"tokenizer": "char"}}
     corpus = str(tinyshakespeare())
-    request = launch.Request(
-        (corpus,), preset=arguments.preset, settings=settings, steps=FIRST + TURN * arguments.pairs
-    )
-    prepared = launch.prepare(request)
+    request = Request((corpus,), preset=arguments.preset, settings=settings, steps=FIRST + TURN * arguments.pairs)
+    prepared = prepare(request)
     with tempfile.TemporaryDirectory() as folder:
         contestants = [Contestant(name, prepared, Path(folder)) for name in ("plain", "recorded")]
         if arguments.tensorboard:

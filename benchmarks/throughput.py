@@ -64,7 +64,7 @@ def vitrine(shape: Shape, compiled: bool = False, recompute: bool = False) -> St
     from vitrine.presets import Facts, resolve
     from vitrine.step import MicroBatch, step
     from vitrine.training.distributed import Processes
-    from vitrine.training.loop import build_state
+    from vitrine.training.state import build_state
 
     sizes = {"n_layers": shape.layers, "d_model": shape.width, "n_heads": shape.heads, "context": shape.context}
     settings: dict[str, Any] = {

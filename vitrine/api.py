@@ -8,7 +8,10 @@ from vitrine.config import Settings, check_name
 from vitrine.model.inventory import Plan
 from vitrine.recording.reporter import Reporter
 from vitrine.run import Run
-from vitrine.training import launch
+from vitrine.training import create
+from vitrine.training import resume as resuming
+from vitrine.training.checks import plan_here
+from vitrine.training.request import Request, prepare
 
 
 def train(
@@ -39,12 +42,12 @@ def train(
         DivergedError: loss or gradients became non-finite; the run keeps its last good keyframe.
     """
     request = _request(corpus, run, preset, config, settings, steps, for_s, target_loss, parent)
-    return Run(launch.train(request, reporter).run)
+    return Run(create.train(request, reporter).run)
 
 
 def resume(run: str | Path, reporter: Reporter | None = None) -> Run:
     """Go on with a run that was interrupted, to the same bits as if it had never stopped."""
-    return Run(launch.resume(run, reporter).run)
+    return Run(resuming.resume(run, reporter).run)
 
 
 def open_run(run: str | Path) -> Run:
@@ -57,7 +60,7 @@ def plan(
 ) -> Plan:
     """What a choice of hyperparameters comes to: census, FLOPs, memory."""
     request = _request(corpus, "", preset, config, settings, 0, 0.0, 0.0, "")
-    return launch.sums(launch.prepare(request).config)
+    return plan_here(prepare(request).config)
 
 
 def _request(
@@ -70,11 +73,9 @@ def _request(
     for_s: float,
     target_loss: float,
     parent: str,
-) -> launch.Request:
+) -> Request:
     nested: Settings = {}
     for name, value in (settings or {}).items():
         section, key = check_name(name)
         nested.setdefault(section, {})[key] = value
-    return launch.Request(
-        tuple(map(str, corpus)), str(run), preset, str(config), nested, steps, for_s, target_loss, parent
-    )
+    return Request(tuple(map(str, corpus)), str(run), preset, str(config), nested, steps, for_s, target_loss, parent)

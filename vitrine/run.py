@@ -29,10 +29,10 @@ from vitrine.text import token_files
 from vitrine.text.builtin import located
 from vitrine.text.sources import Reading
 from vitrine.text.tokenizer import load_tokenizer
-from vitrine.training.checkpoint import written_digest
+from vitrine.training.checkpoint import find_step, load_step, written_digest
 from vitrine.training.device import prepare_device
 from vitrine.training.evaluation import Evaluation, evaluate
-from vitrine.training.launch import find_step, load_step, open_tokens, tokens_folder
+from vitrine.training.tokens import open_tokens, tokens_folder
 
 
 class Run(RunReader):

@@ -10,7 +10,7 @@ from vitrine.cli import progress
 from vitrine.cli.progress import TerminalReporter
 from vitrine.presets import Facts, resolve
 from vitrine.runs.records import EvaluationRecord, StepRecord
-from vitrine.training.pace import Pace
+from vitrine.training.timing import Pace
 
 RECORD = StepRecord(4, 2.5, 1.0, 0.01, 100, 0.1, 1)
 

@@ -19,7 +19,7 @@ from vitrine.recording import loggers
 from vitrine.recording.loggers import Feed, Mirrors, has_wandb_key, mirrored
 from vitrine.recording.reporter import Reporter
 from vitrine.run import Run
-from vitrine.training.launch import resume
+from vitrine.training.resume import resume
 
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning", "default::FutureWarning")
 

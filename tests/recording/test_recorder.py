@@ -16,7 +16,9 @@ from vitrine.recording.reporter import Reporter
 from vitrine.runs.layout import Layout
 from vitrine.runs.reader import RunReader
 from vitrine.runs.records import StepRecord
-from vitrine.training import launch
+from vitrine.training.create import train as train_run
+from vitrine.training.request import Request
+from vitrine.training.resume import resume
 
 STEPS, EVERY, MEASURED = 60, 2, 6  # of the usual cadence; times as rarely, by the time that looks are said to take
 SETTINGS = [
@@ -56,7 +58,7 @@ class Leaver(Reporter):
 def train(folder: Path, run: str, *settings: str, reporter: Reporter | None = None) -> Path:
     (folder / run).parent.mkdir(exist_ok=True)
     asked = parse_settings([*SETTINGS, *settings])
-    launch.train(launch.Request((str(folder / "book.txt"),), str(folder / run), settings=asked, steps=STEPS), reporter)
+    train_run(Request((str(folder / "book.txt"),), str(folder / run), settings=asked, steps=STEPS), reporter)
     return folder / run
 
 
@@ -96,7 +98,7 @@ def test_a_run_that_is_resumed_measures_if_it_had_not_and_else_keeps_what_it_has
     assert since(tmp_path / "r") == (None if after < 20 else [24, 12])
     if after > 20:
         monkeypatch.setattr(Recorder, "recorded", lambda *_: pytest.fail("measured again") if _[0].cost else None)
-    launch.resume(tmp_path / "r")
+    resume(tmp_path / "r")
     assert digest(tmp_path / "r") == digest(whole)
     # Resumed at step 10, it has timed 20 steps after step 29.
     assert since(tmp_path / "r") == ([36, 12] if after < 20 else [24, 12])

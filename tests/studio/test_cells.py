@@ -111,7 +111,7 @@ def test_every_tensor_says_what_the_optimizer_remembers_of_it(studio: Studio, re
 @pytest.mark.parametrize("settings", [{}, {"name": "muon"}, {"name": "sgd", "momentum": 0.9}, {"name": "sgd"}])
 def test_what_the_optimizer_will_remember_is_what_it_has(reader: RunReader, settings: dict):
     from vitrine.training.distributed import Processes
-    from vitrine.training.loop import build_state
+    from vitrine.training.state import build_state
 
     optimizer = reader.config.optimizer.model_copy(update={"momentum": 0.0} | settings)
     config = reader.config.model_copy(update={"optimizer": optimizer})

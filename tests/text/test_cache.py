@@ -15,7 +15,8 @@ from vitrine.errors import CorpusError
 from vitrine.text.builtin import keep
 from vitrine.text.cache import contents
 from vitrine.text.token_files import copy_prepared, open_prepared, prepare
-from vitrine.training import launch
+from vitrine.training import tokens as run_tokens
+from vitrine.training.tokens import open_tokens
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +50,7 @@ def test_it_says_what_there_is_and_is_emptied(vitrine, book, cache, tmp_path):
 def test_a_run_that_points_into_the_cache_makes_its_tokens_anew_from_the_same_text_alone(
     book, prose, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(launch, "KEPT_TOKENS_BYTES", 0)
+    monkeypatch.setattr(run_tokens, "KEPT_TOKENS_BYTES", 0)
     settings = dict(word.split("=") for word in TINY if "=" in word)
     run = train(
         book,
@@ -58,15 +59,15 @@ def test_a_run_that_points_into_the_cache_makes_its_tokens_anew_from_the_same_te
         settings={name: int(value) if value.isdigit() else value for name, value in settings.items()},
     )
     assert [file.name for file in (run.path / "tokens").iterdir()] == ["pointer.json"]
-    before = launch.open_tokens(run)
+    before = open_tokens(run)
     ids = [before.train[0].tolist(), before.validation.tolist()]
     contents(clear=True)
-    after = launch.open_tokens(run)
+    after = open_tokens(run)
     assert [after.train[0].tolist(), after.validation.tolist()] == ids
     contents(clear=True)
     book.write_text(prose[::-1])
     with pytest.raises(CorpusError, match=f"{book} has changed since the run began"):
-        launch.open_tokens(run)
+        open_tokens(run)
 
 
 def test_texts_that_were_pasted_stay_when_it_is_emptied(cache):

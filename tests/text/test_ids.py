@@ -10,7 +10,8 @@ from vitrine.errors import CorpusError
 from vitrine.text import ids as module
 from vitrine.text.token_files import documents, prepare, tokens_of
 from vitrine.text.tokenizer import load_tokenizer, save_tokenizer, train_bpe
-from vitrine.training import launch
+from vitrine.training import request as asking
+from vitrine.training.request import Request
 
 ROWS = ["one sheep", "two shéép", "three 🐑🐑🐑"]
 
@@ -123,9 +124,9 @@ def test_val_bin_beside_them_is_the_validation_text(ids, tokenizer, tmp_path):
     for name, content in (("train.bin", ids * 20), ("val.bin", ids * 4)):
         write(tmp_path / name, content)
     data = {"tokenizer": str(tokenizer)}
-    request = launch.Request((str(tmp_path / "train.bin"),), preset="nano", settings={"data": data}, steps=2)
-    prepared = launch.prepare(request)
+    request = Request((str(tmp_path / "train.bin"),), preset="nano", settings={"data": data}, steps=2)
+    prepared = asking.prepare(request)
     assert prepared.config.data.validation == [str(tmp_path / "val.bin")]
     assert (len(prepared.tokens.train[0]), len(prepared.tokens.validation)) == (len(ids) * 20, len(ids) * 4)
     own = replace(request, settings={"data": {**data, "validation": 0.5}})
-    assert len(launch.prepare(own).tokens.validation) == len(ids) * 10
+    assert len(asking.prepare(own).tokens.validation) == len(ids) * 10

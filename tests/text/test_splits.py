@@ -14,10 +14,12 @@ import pytest
 from tests.conftest import TINY
 from vitrine import open_run, train
 from vitrine.errors import CorpusError
+from vitrine.recording.reporter import Reporter
 from vitrine.text import token_files
 from vitrine.text.token_files import copy_prepared, documents, open_prepared, prepare
 from vitrine.text.tokenizer import decode
-from vitrine.training import launch
+from vitrine.training import tokens as run_tokens
+from vitrine.training.tokens import check_corpus, open_tokens
 
 
 @pytest.fixture
@@ -210,20 +212,20 @@ def test_token_files_of_an_earlier_version_are_read_and_in_the_cache_made_anew(t
 
 def test_a_run_without_the_key_in_its_config_means_the_end(texts, tmp_path, monkeypatch):
     """As runs have it that were made before there was a choice; their token ids can be made anew."""
-    monkeypatch.setattr(launch, "KEPT_TOKENS_BYTES", 0)
+    monkeypatch.setattr(run_tokens, "KEPT_TOKENS_BYTES", 0)
     monkeypatch.setenv("VITRINE_CACHE", str(tmp_path / "cache"))
     settings = {
         name: int(value) if value.isdigit() else value for name, value in (w.split("=") for w in TINY if "=" in w)
     }
     file = jsonl(tmp_path / "rows.jsonl", texts)
     run = train(file, run=str(tmp_path / "r"), steps=2, settings={**settings, "data.validation_split": "end"})
-    ids = launch.open_tokens(run).validation.tolist()
+    ids = open_tokens(run).validation.tolist()
     config = run.path / "config.toml"
     config.write_text(config.read_text().replace('validation_split = "end"\n', ""))
     shutil.rmtree(tmp_path / "cache")
     old = open_run(run.path)
-    assert launch.open_tokens(old).validation.tolist() == ids
-    launch._check_corpus(old, launch.Reporter())
+    assert open_tokens(old).validation.tolist() == ids
+    check_corpus(old, Reporter())
 
 
 def test_a_damaged_index_is_made_anew(texts, tmp_path, cache):

@@ -12,8 +12,11 @@ from vitrine.cli.progress import TerminalReporter
 from vitrine.cli.render import text
 from vitrine.config import merge, parse_settings
 from vitrine.presets import Facts, resolve
+from vitrine.recording.reporter import Reporter
 from vitrine.text.summary import SourceSummary, Summary
-from vitrine.training import launch, plan
+from vitrine.training import plan
+from vitrine.training.create import train
+from vitrine.training.request import Request
 
 
 def config_of(**data: object):
@@ -74,10 +77,10 @@ def test_a_training_and_a_plan_say_what_was_read_and_the_run_keeps_it(prose, tmp
         "epochs      0.00582 in 2 steps",
     ]
     said = io.StringIO()
-    request = launch.Request((str(folder),), str(tmp_path / "r"), settings=parse_settings(TINY[1::2]), steps=2)
-    launch.train(request, TerminalReporter(Console(file=said, width=200)))
+    request = Request((str(folder),), str(tmp_path / "r"), settings=parse_settings(TINY[1::2]), steps=2)
+    train(request, TerminalReporter(Console(file=said, width=200)))
     assert "\n".join(lines) in said.getvalue()
-    planned = plan.plan(request, launch.Reporter())
+    planned = plan.plan(request, Reporter())
     assert "\n".join(lines) in text(planned)
     run = open_run(tmp_path / "r")
     kept = json.loads(run.facts()["reading"])

@@ -18,7 +18,7 @@ from tests.conftest import TINY
 from vitrine import api
 from vitrine.errors import ConfigError, RunError
 from vitrine.runs.reader import RunReader
-from vitrine.training import launch
+from vitrine.training import resume as resuming
 from vitrine.training.distributed import ENDED, LOST, Processes
 
 
@@ -88,9 +88,9 @@ def test_rows_that_cannot_be_shared_out_are_refused_when_a_run_goes_on(book, tmp
     def three(device_type: str):
         yield Processes(0, 3)
 
-    monkeypatch.setattr(launch, "joined", three)
+    monkeypatch.setattr(resuming, "joined", three)
     with pytest.raises(ConfigError, match=r"divisible by the number of processes: got 4 and 3"):
-        launch.resume(tmp_path / "r")
+        resuming.resume(tmp_path / "r")
 
 
 @pytest.mark.full

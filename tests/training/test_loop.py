@@ -16,8 +16,11 @@ from vitrine.recording.reporter import Reporter
 from vitrine.runs import control
 from vitrine.runs.control import ask
 from vitrine.runs.reader import RunReader
-from vitrine.training import evaluation, launch, loop
+from vitrine.training import create, evaluation, loop
+from vitrine.training.create import train
 from vitrine.training.loop import Result
+from vitrine.training.request import Request
+from vitrine.training.resume import resume
 
 STEPS = 20
 SETTINGS = [
@@ -52,8 +55,8 @@ class Leaver(Reporter):
                 signal.raise_signal(self.how)
 
 
-def request(folder: Path, run: str, settings: list[str] = SETTINGS, **more: Any) -> launch.Request:
-    return launch.Request(
+def request(folder: Path, run: str, settings: list[str] = SETTINGS, **more: Any) -> Request:
+    return Request(
         (str(folder / "book.txt"),), str(folder / run), settings=parse_settings(settings), steps=STEPS, **more
     )
 
@@ -86,16 +89,16 @@ def short_batches(monkeypatch):
 )
 def test_any_evaluation_is_left_after_the_batch_and_made_again_without_losing_a_step(how, moment, book, tmp_path):
     windows, more, step = moment
-    never = launch.train(request(tmp_path, "never", **more))
+    never = train(request(tmp_path, "never", **more))
     reporter = Leaver(windows, how)
-    left = launch.train(request(tmp_path, "r", **more), reporter)
+    left = train(request(tmp_path, "r", **more), reporter)
     assert (left.stopped, left.steps, left.val_loss) == ("interrupted", step, None)
     assert left.signal == (0 if how == "stop" else how)
     assert reporter.after == 0  # no batch was measured after that
     assert not [e for e in RunReader(tmp_path / "r").evaluations() if e.whole]  # nothing of it is recorded
     assert RunReader(tmp_path / "r").result() == {}
     assert (tmp_path / f"r/keyframes/step-{step:08d}/manifest.json").is_file()
-    assert same(launch.resume(tmp_path / "r"), never)
+    assert same(resume(tmp_path / "r"), never)
     assert evaluations(tmp_path / "r") == evaluations(tmp_path / "never")
     assert "recomputed" not in {event.kind for event in RunReader(tmp_path / "r").events()}  # no step was lost
 
@@ -103,7 +106,7 @@ def test_any_evaluation_is_left_after_the_batch_and_made_again_without_losing_a_
 def test_a_hangup_that_is_ignored_stays_ignored(book, tmp_path):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
-        result = launch.train(request(tmp_path, "r"), Leaver(ALL, signal.SIGHUP))
+        result = train(request(tmp_path, "r"), Leaver(ALL, signal.SIGHUP))
     finally:
         signal.signal(signal.SIGHUP, before)
     assert (result.stopped, result.steps, result.val_tokens, result.val_whole) == ("steps", STEPS, 5999, True)
@@ -111,7 +114,7 @@ def test_a_hangup_that_is_ignored_stays_ignored(book, tmp_path):
 
 def test_a_target_is_judged_by_as_much_text_as_the_last_evaluation_measures(book, tmp_path):
     settings = [*SETTINGS, "training.final_evaluation_tokens=2048"]
-    result = launch.train(request(tmp_path, "r", settings, target_loss=4.0))
+    result = train(request(tmp_path, "r", settings, target_loss=4.0))
     assert (result.stopped, result.steps) == ("target", 10)
     assert (result.val_tokens, result.val_whole, result.val_split_tokens) == (
         2031,
@@ -125,14 +128,12 @@ def test_a_target_is_judged_by_as_much_text_as_the_last_evaluation_measures(book
 
 
 def test_a_run_from_before_there_was_a_limit_measures_the_whole_split_at_its_end(book, tmp_path):
-    launch.train(
-        request(tmp_path, "r", [*SETTINGS, "training.final_evaluation_tokens=640"]), Leaver(20, signal.SIGTERM)
-    )
+    train(request(tmp_path, "r", [*SETTINGS, "training.final_evaluation_tokens=640"]), Leaver(20, signal.SIGTERM))
     file = tmp_path / "r/config.toml"
     file.write_text(file.read_text().replace("final_evaluation_tokens = 640\n", ""))
     with sqlite3.connect(tmp_path / "r/run.sqlite") as history:
         history.execute("DELETE FROM facts WHERE name = 'identity'")  # nor was there that
-    result = launch.resume(tmp_path / "r")
+    result = resume(tmp_path / "r")
     assert (result.val_tokens, result.val_whole) == (5999, True)
 
 
@@ -147,10 +148,10 @@ def test_text_that_is_being_written_is_left_too(book, tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop, "generate", interrupted)
     settings = [*SETTINGS, "recording.text_samples=3"]
-    result = launch.train(request(tmp_path, "r", settings))
+    result = train(request(tmp_path, "r", settings))
     assert (result.stopped, result.steps, written) == ("interrupted", 0, [])
     monkeypatch.undo()
-    assert launch.resume(tmp_path / "r").steps == STEPS
+    assert resume(tmp_path / "r").steps == STEPS
     assert len(RunReader(tmp_path / "r").samples()) == 3
 
 
@@ -159,19 +160,19 @@ def test_a_name_that_another_training_takes_meanwhile_is_refused_or_if_we_chose_
     asked, book, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    really = launch.save_keyframe
+    really = create.save_keyframe
 
     def late(folder: Path, *arguments: Any) -> Any:
         (tmp_path / "runs/book-1/keyframes").mkdir(parents=True)  # while this one was busy with its birth
         return really(folder, *arguments)
 
-    monkeypatch.setattr(launch, "save_keyframe", late)
+    monkeypatch.setattr(create, "save_keyframe", late)
     wanted = replace(request(tmp_path, "runs/book-1" if asked else ""), run="runs/book-1" if asked else "")
     if asked:
         with pytest.raises(RunError, match="runs/book-1 exists already"):
-            launch.train(wanted)
+            train(wanted)
     else:
-        assert launch.train(wanted).run == "runs/book-2"
+        assert train(wanted).run == "runs/book-2"
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["book-1"] + ["book-2"] * (not asked)
 
 
@@ -179,7 +180,7 @@ def test_a_name_that_is_taken_in_the_very_moment_of_the_rename_counts_as_taken(t
     (tmp_path / "new").mkdir()
     (tmp_path / "taken/x").mkdir(parents=True)
     monkeypatch.setattr(Path, "exists", lambda path: False)
-    assert launch._rename(tmp_path / "new", tmp_path / "taken") is False
-    assert launch._rename(tmp_path / "new", tmp_path / "free") is True
+    assert create._rename(tmp_path / "new", tmp_path / "taken") is False
+    assert create._rename(tmp_path / "new", tmp_path / "free") is True
     with pytest.raises(OSError, match=rf"Errno {errno.ENOENT}"):
-        launch._rename(tmp_path / "new", tmp_path / "other")
+        create._rename(tmp_path / "new", tmp_path / "other")

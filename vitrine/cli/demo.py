@@ -9,8 +9,9 @@ from vitrine.recording.reporter import Reporter
 from vitrine.run import Run
 from vitrine.text.builtin import python_topics, shakespeare
 from vitrine.text.tokenizer import unknown_characters
-from vitrine.training import launch
+from vitrine.training.create import train
 from vitrine.training.loop import Result
+from vitrine.training.request import Request
 
 TEMPERATURES = (0.2, 0.8, 1.2)
 
@@ -27,7 +28,7 @@ def demo(corpus: str, run: str, for_s: float, reporter: Reporter) -> Result:
             f"The demo knows the corpora python and shakespeare: got {corpus!r}. For your own text: "
             f"vitrine train {corpus}"
         )
-    return launch.train(launch.Request((str(texts[corpus]()),), run, "demo", for_s=for_s), reporter)
+    return train(Request((str(texts[corpus]()),), run, "demo", for_s=for_s), reporter)
 
 
 def show(result: Result) -> Iterator[str]:

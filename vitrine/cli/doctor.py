@@ -23,7 +23,7 @@ from vitrine.training.device import (
     prefers_bfloat16,
 )
 from vitrine.training.distributed import Processes
-from vitrine.training.loop import build_state
+from vitrine.training.state import build_state
 
 
 def examine() -> dict[str, Any]:

@@ -28,8 +28,8 @@ from vitrine.cli.output import (
 from vitrine.errors import ConfigError, DivergedError
 
 if TYPE_CHECKING:
-    from vitrine.training.launch import Request
     from vitrine.training.loop import Result
+    from vitrine.training.request import Request
 
 app = typer.Typer(
     name="vitrine",
@@ -119,11 +119,11 @@ def train(
 
     with Companion(studio, not no_browser) as page, errors_as_sentences():
         request = _request(corpus, run, preset, config, settings, steps, for_time, target_loss, parent)
-        from vitrine.training import launch
+        from vitrine.training import create
 
         try:
             with make_reporter(page.open) as reporter:
-                result = launch.train(request, reporter, STARTED_S)
+                result = create.train(request, reporter, STARTED_S)
         except DivergedError:
             page.keep()  # what happened can be seen
             raise
@@ -136,10 +136,10 @@ def train(
 def resume(run: RunFolder, as_json: Json = False) -> None:
     """Resume a run that was interrupted, bit for bit as if it had never stopped."""
     with errors_as_sentences():
-        from vitrine.training import launch
+        from vitrine.training import resume as resuming
 
         with make_reporter() as reporter:
-            result = launch.resume(run, reporter, STARTED_S)
+            result = resuming.resume(run, reporter, STARTED_S)
         _report(result, as_json)
 
 
@@ -469,7 +469,7 @@ def _request(
     parent: str,
 ) -> "Request":
     from vitrine.config import parse_seconds, parse_settings
-    from vitrine.training.launch import Request
+    from vitrine.training.request import Request
 
     if steps is not None and steps < 1:
         raise ConfigError(f"training.steps must be at least 1: got {steps}. Try --steps 500.")

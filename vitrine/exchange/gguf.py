@@ -21,8 +21,7 @@ from vitrine.exchange.hf_export import Exported, Floats, corpus_digest, finite_n
 from vitrine.model.inventory import census
 from vitrine.runs.reader import TOKENIZER, RunReader
 from vitrine.text.tokenizer import end_of_text_id, kind, load_tokenizer
-from vitrine.training.checkpoint import Snapshot
-from vitrine.training.launch import load_step
+from vitrine.training.checkpoint import Snapshot, load_step
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

@@ -34,8 +34,7 @@ from vitrine.text.tokenizer import (
     read_tokenizer_config,
     save_tokenizer,
 )
-from vitrine.training.checkpoint import Snapshot
-from vitrine.training.launch import load_step
+from vitrine.training.checkpoint import Snapshot, load_step
 
 Floats = NDArray[np.float32]
 

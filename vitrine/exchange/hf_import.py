@@ -26,8 +26,8 @@ from vitrine.runs.store import Store, digests
 from vitrine.text.pattern_check import check_patterns
 from vitrine.text.tokenizer import TOKENIZER_CONFIG, given_names, load_tokenizer, save_tokenizer
 from vitrine.training.checkpoint import Snapshot, save_keyframe, written_digest
+from vitrine.training.create import check_new
 from vitrine.training.device import best_device, physical_cores
-from vitrine.training.launch import check_new
 
 INDEX = "model.safetensors.index.json"
 SPECIAL_TOKENS = "special_tokens_map.json"  # of older folders

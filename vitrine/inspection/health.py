@@ -385,15 +385,15 @@ def _look(reader: RunReader, steps: Sequence[int]) -> list[_Look]:
 
     from vitrine.inspection.probes import probe
     from vitrine.model.decoder import Decoder
-    from vitrine.training import launch
     from vitrine.training.checkpoint import load_keyframe
     from vitrine.training.device import prepare_device
+    from vitrine.training.tokens import open_tokens
 
     try:
         device = prepare_device(reader.config.machine)
     except VitrineError:  # trained on a device that is not here
         device = torch.device("cpu")
-    corpus, model = launch.open_tokens(reader), reader.config.model
+    corpus, model = open_tokens(reader), reader.config.model
     text = corpus.validation if len(corpus.validation) > model.context else corpus.train[0]
     affordable = PROBED_NUMBERS // (model.context * max(model.n_heads * model.context, model.vocab_size))
     count = max(1, min(PROBED_TOKENS // model.context, affordable))

@@ -15,8 +15,8 @@ from vitrine.recording.recorder import StepLoss
 from vitrine.runs.reader import RunReader
 from vitrine.training.device import prepare_device
 from vitrine.training.distributed import Processes
-from vitrine.training.launch import open_tokens
-from vitrine.training.loop import Texts, make_batches, micro_batches
+from vitrine.training.state import make_batches, micro_batches
+from vitrine.training.tokens import open_tokens
 
 CELLS = 6  # of a tensor, that show which numbers were drawn
 
@@ -73,7 +73,7 @@ def bear(reader: RunReader, seed: int, spread: float = 1.0) -> Birth:
 def _first_loss(reader: RunReader, model: Decoder) -> float:
     """Of the batch of step 0, as a step computes it."""
     tokens = open_tokens(reader)
-    batches = make_batches(reader.config, Texts(tokens.train, tokens.validation, tokens.validation_bytes))
+    batches = make_batches(reader.config, tokens)
     losses = StepLoss()
     for micro in micro_batches(batches, 0, model, Processes()):
         logits = model(micro.inputs, micro.draws)

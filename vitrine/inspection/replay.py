@@ -31,8 +31,8 @@ from vitrine.step import MicroBatch, State, step
 from vitrine.training.checkpoint import Snapshot, load_birth, load_keyframe, restore
 from vitrine.training.device import check_device, differences, fingerprint
 from vitrine.training.distributed import Processes
-from vitrine.training.launch import open_tokens
-from vitrine.training.loop import Texts, build_state, make_batches, micro_batches
+from vitrine.training.state import build_state, make_batches, micro_batches
+from vitrine.training.tokens import open_tokens
 
 Floats = NDArray[np.float32]
 PASSED_BYTES = 2**28  # of the parameters of steps that a replay went through
@@ -173,10 +173,8 @@ class Replayer:
         self.reader, self.note = reader, note
         self.config, elsewhere = _config_here(reader)
         self.elsewhere = elsewhere
-        tokens = open_tokens(reader)
-        self.texts = Texts(tokens.train, tokens.validation, tokens.validation_bytes)
         self.decoder, self.state = build_state(self.config, Processes())
-        self.batches = make_batches(self.config, self.texts)
+        self.batches = make_batches(self.config, open_tokens(reader))
         self.layout = reader.layout()
         if self.layout:
             self.sampled = statistics.sample_places(self.state.parameters, self.layout)

@@ -18,7 +18,7 @@ from vitrine.runs.reader import CONFIG, FILM, HISTORY, KEYFRAMES, RunReader
 from vitrine.runs.retention import keyframe_path, keyframe_steps
 from vitrine.runs.store import digests
 from vitrine.training.checkpoint import load_keyframe
-from vitrine.training.launch import changed_text, missing_text
+from vitrine.training.resume import changed_text, missing_text
 
 STEP_SIZE = 1e-4  # of the central differences: their error is about its square
 FINITE_DIFFERENCE = 1e-5  # relative to the largest gradient of the tensor

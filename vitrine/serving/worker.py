@@ -20,7 +20,7 @@ from vitrine.generation.engine import Engine
 from vitrine.generation.generate import NOT_FINITE, Chooser, are_finite, choose
 from vitrine.run import Run
 from vitrine.serving.messages import LENGTH, STOP, Event, Failed, Heard, Job, Reading, Ready, Token, Top
-from vitrine.training.launch import find_step
+from vitrine.training.checkpoint import find_step
 
 SAY_EVERY_S = (
     0.02  # a message for each token would cost the server as much as the token; first and last ones go at once

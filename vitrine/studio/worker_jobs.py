@@ -33,8 +33,8 @@ from vitrine.step import State
 from vitrine.studio.tiles import MEMORY, Floats, Tile, read_births
 from vitrine.studio.worker_pool import PART, PROGRESS, JobQueue
 from vitrine.training.device import prepare_device
-from vitrine.training.launch import Request
 from vitrine.training.plan import plan
+from vitrine.training.request import Request
 
 RUNS = 2  # whose replayers are kept
 STEPS, STEP_BYTES = 4, 2**30  # opened ones that are kept, and the memory that they may take; the last always is

@@ -26,6 +26,7 @@ from vitrine.config import Config, RecordingConfig
 from vitrine.errors import RunError
 from vitrine.model.decoder import newborn
 from vitrine.model.flat import digest
+from vitrine.runs.reader import KEYFRAMES, RunReader
 from vitrine.runs.refusals import refusal
 from vitrine.runs.retention import keyframe_path, keyframe_steps, victim
 from vitrine.step import State
@@ -168,6 +169,43 @@ def load_newest(folder: Path, warn: Callable[[str], None]) -> Snapshot:
     raise RunError(f"{folder} holds no sound keyframe: the run cannot be resumed. Start it anew with vitrine train.")
 
 
+def find_step(reader: RunReader, which: str | int) -> int:
+    """The step of a keyframe: "last", "best" (validation), or one that has a keyframe."""
+    folder = reader.path / KEYFRAMES
+    steps = keyframe_steps(folder)
+    if not steps:
+        raise RunError(f"{reader.path} has no keyframe.")
+    if which == "last":
+        step_number = steps[-1]
+    elif which == "best":
+        best = reader.best_step()
+        step_number = steps[-1] if best is None else best
+    elif str(which).isdecimal():
+        step_number = int(which)
+    else:
+        raise RunError(f"A step is last, best, or a number: got {which!r}. {reader.path} has {_listed(steps)}.")
+    if step_number not in steps:
+        near = min(steps, key=lambda s: abs(s - step_number))
+        raise RunError(
+            f"{reader.path} has no keyframe of step {step_number}. The nearest is {near}: it has {_listed(steps)}."
+        )
+    return step_number
+
+
+def load_step(reader: RunReader, which: str | int) -> Snapshot:
+    """The parameters of such a step, without the optimizer's state."""
+    step_number, folder = find_step(reader, which), reader.path / KEYFRAMES
+    path = keyframe_path(folder, step_number)
+    try:
+        return load_keyframe(path, optimizer=False)
+    except RunError as error:
+        if which in ("last", "best") and not path.is_dir():  # a newer one came just now
+            return load_step(reader, which)
+        others = [step for step in keyframe_steps(folder) if step != step_number]
+        hint = f" Name another step: {reader.path} has {_listed(others)}." if others else ""
+        raise RunError(f"{error}{hint}") from None
+
+
 def thin(folder: Path, budget_bytes: int, keep: Collection[int], superseded: Collection[int] = ()) -> None:
     """Remove keyframes that were superseded, then others until they fit the budget; see `runs.keyframes.victim`."""
     steps = keyframe_steps(folder)
@@ -249,6 +287,10 @@ def remove_partial(folder: Path) -> None:
     """Remove what a killed writer left half-written, or half-removed."""
     for path in folder.glob(".step-*"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _listed(steps: list[int]) -> str:
+    return f"keyframes of the steps {', '.join(map(str, steps))}"
 
 
 def _copy(targets: dict[str, Tensor], sources: dict[str, Tensor]) -> None:

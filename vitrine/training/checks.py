@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 from vitrine.config import Config
 from vitrine.errors import ConfigError, CorpusError
-from vitrine.model.inventory import Plan
+from vitrine.model.inventory import Plan, make_plan
 from vitrine.text.token_files import Prepared
+from vitrine.training.device import check_device, memory_bytes
 
 
 def check_tokens(config: Config, tokens: Prepared) -> None:
@@ -25,8 +26,14 @@ def check_tokens(config: Config, tokens: Prepared) -> None:
             )
 
 
-def check_memory(config: Config, plan: Plan, note: Callable[[str], None]) -> None:
-    """Refuse what certainly does not fit; say so where it hangs on the activations, which are an estimate."""
+def plan_here(config: Config) -> Plan:
+    """Parameters, compute and memory, against the memory of the device that the run trains on."""
+    return make_plan(config, memory_bytes(check_device(config.machine.device)))
+
+
+def check_memory(config: Config, note: Callable[[str], None]) -> None:
+    """Refuse what certainly does not fit; say so where it depends on the activations, which are an estimate."""
+    plan = plan_here(config)
     memory, has = plan.memory, plan.available_bytes / 1e9
     tokens = 16 * config.training.batch_size * (config.model.context + 1)  # inputs and targets, of int64
     certain = memory["parameters"] + memory["gradients"] + memory["optimizer"] + tokens

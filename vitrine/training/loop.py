@@ -1,42 +1,35 @@
 """The loop around the step: evaluate, keep keyframes, record, and know when to stop."""
 
 import dataclasses
-import fcntl
 import json
 import math
 import os
 import signal
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitrine.config import Config
 from vitrine.errors import DivergedError, RunError
 from vitrine.generation.generate import generate
-from vitrine.model.decoder import Decoder, newborn
-from vitrine.model.flat import FlatParameters, digest
-from vitrine.optimizers.rules import make_optimizer
+from vitrine.model.flat import digest
 from vitrine.recording.history import History
 from vitrine.recording.recorder import Recorder, StepLoss
 from vitrine.recording.reporter import Reporter
 from vitrine.runs.control import LOOK_EVERY_S, Mailbox
 from vitrine.runs.layout import spaced
-from vitrine.runs.reader import CONFIG, HISTORY, KEYFRAMES, LOCK, TOKENIZER
+from vitrine.runs.reader import CONFIG, HISTORY, KEYFRAMES, TOKENIZER
 from vitrine.runs.records import EvaluationRecord, SampleRecord, StepRecord
-from vitrine.runs.refusals import sentences
 from vitrine.runs.retention import keyframe_path, keyframe_steps
-from vitrine.step import MicroBatch, State, step
-from vitrine.text.batches import Batches
+from vitrine.step import step
+from vitrine.text.token_files import Prepared
 from vitrine.text.tokenizer import load_tokenizer
 from vitrine.training.checkpoint import (
     KeyframeWriter,
@@ -48,12 +41,12 @@ from vitrine.training.checkpoint import (
     save_keyframe,
     take_snapshot,
 )
-from vitrine.training.device import memory_in_use, prepare_device
+from vitrine.training.device import memory_in_use
 from vitrine.training.distributed import Processes
 from vitrine.training.evaluation import Evaluation, evaluate
-from vitrine.training.pace import Pace
+from vitrine.training.state import build_state, make_batches, micro_batches
+from vitrine.training.timing import SAMPLE_TOKENS, Pace
 
-SAMPLE_TOKENS = 64  # that the model writes, now and then
 GO_ON, HOLD, TIME, LEAVE = range(4)  # what a process wants between two steps; the largest of all counts
 
 
@@ -89,15 +82,6 @@ class StoppedError(Exception):
     """A signal or a request asks to leave in the middle of something that can be left and made again."""
 
 
-@dataclass(frozen=True)
-class Texts:
-    """The token ids that a run learns from and is measured on."""
-
-    train: tuple[NDArray[np.unsignedinteger[Any]], ...]
-    validation: NDArray[np.unsignedinteger[Any]]
-    validation_bytes: int
-
-
 class Trainer:
     """One run, from a step to its end.
 
@@ -112,21 +96,21 @@ class Trainer:
         self,
         path: Path,
         config: Config,
-        texts: Texts,
+        tokens: Prepared,
         processes: Processes,
         reporter: Reporter,
         started_s: float,
         for_s: float = 0.0,
         ready_s: float = 0.0,
     ) -> None:
-        self.path, self.config, self.texts = path, config, texts
+        self.path, self.config, self.tokens = path, config, tokens
         self.folder = os.open(path, os.O_RDONLY)  # another folder in its place is another run
         weakref.finalize(self, os.close, self.folder)
         self.processes, self.reporter = processes, reporter
         self.started_s, self.for_s = started_s, for_s
         self.began_s = ready_s or time.monotonic()
         self.decoder, self.state = build_state(config, processes)
-        self.batches = make_batches(config, texts)
+        self.batches = make_batches(config, tokens)
         self.observer: StepLoss | Recorder = StepLoss()
         self.history = History(path / HISTORY, config.recording.enabled) if processes.first else None
         self.keyframes = KeyframeWriter(path / KEYFRAMES, config.recording) if processes.first else None
@@ -219,7 +203,7 @@ class Trainer:
         while True:
             self._heed()
             now = time.monotonic()
-            end_s = now - self.began_s + self.pace.step_s + self.pace.last_s(len(self.texts.validation))
+            end_s = now - self.began_s + self.pace.step_s + self.pace.last_s(len(self.tokens.validation))
             too_late = self.for_s and end_s > 1.08 * self.for_s
             own = LEAVE if self.signal or self.stopping else TIME if too_late else HOLD if self.paused else GO_ON
             reason = self.processes.agree(own)
@@ -248,7 +232,7 @@ class Trainer:
 
     def _evaluate(self) -> str:
         """Measure a part of the validation split, and as much as at the end when the target seems to be met."""
-        if len(self.texts.validation) < 2:
+        if len(self.tokens.validation) < 2:
             return ""
         sample = self._measure(self.config.training.evaluation_tokens)
         self._remember_evaluation(sample)
@@ -266,10 +250,10 @@ class Trainer:
     def _measure(self, at_most: int, final: bool = False) -> EvaluationRecord:
         if self.history:
             self.history.store.commit()  # an evaluation may take longer than a commit may wait
-        start, began_s, tokens = time.perf_counter(), self.began_s, self.texts.validation
+        start, began_s, validation = time.perf_counter(), self.began_s, self.tokens.validation
         share = (self.processes.rank, self.processes.size)
-        result = evaluate(self.decoder, tokens, self.texts.validation_bytes, at_most, share, self._between_batches)
-        whole = result.tokens == len(tokens) - 1
+        result = evaluate(self.decoder, validation, self.tokens.validation_bytes, at_most, share, self._between_batches)
+        whole = result.tokens == len(validation) - 1
         duration = time.perf_counter() - start - (self.began_s - began_s)  # a pause does not count
         record = EvaluationRecord(self.state.step, result.loss, result.tokens, whole, duration, final and not whole)
         if final or whole:
@@ -318,7 +302,7 @@ class Trainer:
             start = time.perf_counter()
             self.history.record(record, self.observer.take_statistics(), self.reporter.note)
             self.observer.recorded(number, duration_s, time.perf_counter() - start)
-        left = self.pace.left_s(number + 1, len(self.texts.validation))
+        left = self.pace.left_s(number + 1, len(self.tokens.validation))
         self.reporter.stepped(record, self.pace.tokens_per_s, left)
 
     def _birth(self) -> Tensor | None:
@@ -406,7 +390,7 @@ class Trainer:
             stopped=stopped,
             signal=self.signal if stopped == "interrupted" else 0,
             val_tokens=measured[1].tokens if measured else 0,
-            val_split_tokens=max(0, len(self.texts.validation) - 1),
+            val_split_tokens=max(0, len(self.tokens.validation) - 1),
             val_whole=measured is not None and measured[0].whole,
         )
         if self.history:
@@ -423,7 +407,7 @@ class Trainer:
             self._write_sample()
         if self._go_on() == LEAVE:
             raise StoppedError
-        if len(self.texts.validation) < 2:
+        if len(self.tokens.validation) < 2:
             return None
         if not self.final or self.final[0].step != self.state.step:
             self._measure_final()
@@ -462,71 +446,3 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def build_state(config: Config, processes: Processes) -> tuple[Decoder, State]:
-    """A newborn model on its device, with its optimizer; and the model as the step calls it."""
-    device = prepare_device(config.machine)
-    if device.type == "cuda" and processes.size > 1:
-        device = torch.device("cuda", torch.cuda.current_device())
-    dtype = getattr(torch, config.training.precision)
-    decoder = newborn(config.model, config.training.seed, dtype).to(device)
-    decoder.recompute = config.machine.recompute
-    parameters = FlatParameters(decoder)
-    optimizer = make_optimizer(parameters, config.optimizer, config.schedule, config.training.steps, dtype)
-    model: Callable[..., Tensor] = decoder
-    if processes.size > 1:
-        model = nn.parallel.DistributedDataParallel(decoder)
-    if config.machine.compile:
-        model = torch.compile(model, dynamic=False)
-    return decoder, State(model, parameters, optimizer)
-
-
-def make_batches(config: Config, texts: Texts) -> Batches:
-    """The training windows that the hyperparameters ask for."""
-    training = config.training
-    return Batches(
-        texts.train,
-        config.data.weights,
-        config.model.context,
-        training.batch_size,
-        training.accumulation,
-        training.seed,
-        config.data.max_tokens,
-    )
-
-
-def micro_batches(batches: Batches, number: int, decoder: Decoder, processes: Processes) -> Iterator[MicroBatch]:
-    """This process's rows of each micro-batch of a step, on the model's device."""
-    device, dropout = decoder.embedding.weight.device, decoder.config.dropout
-    rows = batches.batch_size // processes.size
-    mine = slice(processes.rank * rows, (processes.rank + 1) * rows)
-    for index in range(batches.accumulation):
-        windows = batches.micro_batch(number, index)
-        tokens = torch.from_numpy(windows.tokens[mine]).to(device)
-        draws = torch.from_numpy(windows.keys[mine]).to(device) if dropout else None
-        last = index == batches.accumulation - 1
-        yield MicroBatch(tokens[:, :-1], tokens[:, 1:], draws, 1 / batches.accumulation, last)
-
-
-@contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Hold a run folder against a second trainer."""
-    with sentences(path):
-        handle = open(path / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
-    with handle:
-        for attempt in range(5):
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:  # perhaps by someone who only looks whether it is held
-                if attempt == 4:
-                    handle.seek(0)
-                    raise RunError(
-                        f"{path} is being trained by process {handle.read().strip()}. Wait for it, or stop it first."
-                    ) from None
-                time.sleep(0.05)
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
-        yield

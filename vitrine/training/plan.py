@@ -9,7 +9,8 @@ from vitrine.model.inventory import Plan
 from vitrine.recording.reporter import Reporter
 from vitrine.runs import disk
 from vitrine.text.summary import Summary
-from vitrine.training import launch
+from vitrine.training.checks import plan_here
+from vitrine.training.request import Request, prepare
 from vitrine.training.timing import Probe
 
 
@@ -63,10 +64,10 @@ class TimedPlan:
         }
 
 
-def plan(request: launch.Request, reporter: Reporter) -> TimedPlan:
+def plan(request: Request, reporter: Reporter) -> TimedPlan:
     """Resolve a request, add it up, and time a few steps of it if it fits."""
-    prepared = launch.prepare(request, reporter=reporter)
-    sums = launch.sums(prepared.config)
-    step_s = Probe(prepared.config, prepared.texts).step_s()[0] if sums.fits else None
+    prepared = prepare(request, reporter)
+    sums = plan_here(prepared.config)
+    step_s = Probe(prepared.config, prepared.tokens).step_s()[0] if sums.fits else None
     assert prepared.tokens.summary  # of token files that were looked for in the cache, there is one
     return TimedPlan(prepared.config, sums, prepared.tokens.summary, step_s)

@@ -1,6 +1,8 @@
-"""How long things take on this machine, and what fits into a time: `--for`, and the time that `plan` prints."""
+"""How long things take: the pace of a training, and, before one, what fits into the time of `--for`."""
 
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,16 +12,21 @@ from tokenizers import Tokenizer
 from vitrine.config import Config
 from vitrine.generation.generate import generate
 from vitrine.step import step
+from vitrine.text.token_files import Prepared
 from vitrine.training.distributed import Processes
 from vitrine.training.evaluation import evaluate
-from vitrine.training.loop import SAMPLE_TOKENS, Texts, build_state, make_batches, micro_batches
+from vitrine.training.state import build_state, make_batches, micro_batches
 
+SAMPLE_TOKENS = 64  # that the model writes, now and then
 AT_ONCE_S = 0.5  # that one timed step may take, where there is no time to keep to
 STEPS = 50  # that are timed at most
 WRITTEN = 8  # tokens of a timed text, beside the first
 RECORDING = 1.05  # what recording adds to a step at most, and slow steps to the usual ones
 SHARE = 0.05  # of the time that was asked for: for the last evaluation, and for all between the steps
 SHOWING_S = 0.5  # after the training, besides what follows from the model: what the command shows at its end
+
+FIRST = slice(5, 20)  # steps whose pace is the reference: the very first ones warm up
+SLOW = 2.0  # times as long as these: worth saying
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,9 @@ class Probe:
     """
 
     def __init__(
-        self, config: Config, texts: Texts, processes: Processes | None = None, at_once_s: float = AT_ONCE_S
+        self, config: Config, tokens: Prepared, processes: Processes | None = None, at_once_s: float = AT_ONCE_S
     ) -> None:
-        self.config, self.texts, self.at_once_s = config, texts, at_once_s
+        self.config, self.tokens, self.at_once_s = config, tokens, at_once_s
         self.processes = processes or Processes()
         if self.processes.size > 1:  # the first one imports what distributes it
             build_state(config, self.processes)
@@ -79,7 +86,7 @@ class Probe:
 
     def token_s(self) -> float:
         """A token of an evaluation."""
-        held_back, share = self.texts.validation, (self.processes.rank, self.processes.size)
+        held_back, share = self.tokens.validation, (self.processes.rank, self.processes.size)
         if len(held_back) < 2:
             return 0.0
         at_most = self.config.model.context * self.processes.size
@@ -108,7 +115,7 @@ class Probe:
         """
         training = {"batch_size": batch_size, "accumulation": accumulation}
         config = self.config.model_copy(update={"training": self.config.training.model_copy(update=training)})
-        batches, times = make_batches(config, self.texts), list[float]()
+        batches, times = make_batches(config, self.tokens), list[float]()
         self.state.step = 0
         while len(times) < 4 or (len(times) < STEPS and self.processes.agree(sum(times)) < at_least_s):
             start = time.perf_counter()
@@ -153,3 +160,53 @@ def fit(
     usual = tokens("evaluation_tokens", SHARE * for_s / max(1, steps // every))
     steps = max(1, int(left_s / (step_s + usual * timing.token_s / every)))
     return resolve({"steps": steps, **lowered})
+
+
+class Pace:
+    """Receives how long each step and each evaluation took."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.training_s, self.steps, self.step_s, self.token_s = 0.0, 0, 0.0, 0.0
+        self.first: list[float] = []
+        self.recent: deque[float] = deque(maxlen=10)
+
+    def stepped(self, duration_s: float) -> None:
+        """A step took so long."""
+        self.training_s, self.steps = self.training_s + duration_s, self.steps + 1
+        # The first steps are slow; later ones count alike, over about the last fifty.
+        weight = 1.0 if self.steps <= 3 else max(1 / 50, 1 / self.steps)
+        self.step_s += weight * (duration_s - self.step_s)
+        self.recent.append(duration_s)
+        if len(self.first) < FIRST.stop:
+            self.first.append(duration_s)
+
+    def evaluated(self, duration_s: float, tokens: int) -> None:
+        """An evaluation took so long."""
+        self.token_s = duration_s / tokens
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens learned from in each second of training, of late."""
+        return self.config.tokens_per_step / self.step_s if self.step_s else 0.0
+
+    @property
+    def slowdown(self) -> float:
+        """How many times as long as the first steps the last ten took, by their medians; 1: less than twice as long."""
+        if self.steps < FIRST.stop + len(self.recent):
+            return 1.0
+        factor = statistics.median(self.recent) / statistics.median(self.first[FIRST])
+        return factor if factor >= SLOW else 1.0
+
+    def last_s(self, validation_tokens: int) -> float:
+        """Seconds that the last evaluation takes."""
+        token_s = self.token_s or self.step_s / (3 * self.config.tokens_per_step)
+        return token_s * min(self.config.training.final_evaluation_tokens or validation_tokens, validation_tokens)
+
+    def left_s(self, number: int, validation_tokens: int) -> float:
+        """Seconds to the end: steps, the evaluations between them, and the last one."""
+        training = self.config.training
+        token_s = self.token_s or self.step_s / (3 * self.config.tokens_per_step)
+        steps = training.steps - number
+        between = steps // training.evaluate_every * min(training.evaluation_tokens, validation_tokens)
+        return steps * self.step_s + between * token_s + self.last_s(validation_tokens)

@@ -1,0 +1,249 @@
+"""From what a user asks for to every hyperparameter and the token ids: layers, early checks, tokens, size, steps."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitrine.config import Config, Settings, load_toml, merge
+from vitrine.errors import ConfigError, CorpusError, RunError
+from vitrine.presets import Facts, choose_size, preset_settings, resolve
+from vitrine.recording.reporter import Reporter
+from vitrine.runs.reader import TOKENIZER, RunReader
+from vitrine.text import token_files
+from vitrine.text.builtin import is_pipe, located
+from vitrine.text.ids import validation_beside
+from vitrine.text.sources import Reading
+from vitrine.training import timing
+from vitrine.training.checkpoint import Snapshot, load_step
+from vitrine.training.checks import check_memory, check_mirrors, check_processes, check_tokens
+from vitrine.training.device import best_device, check_device, matrix_rate, physical_cores, prefers_bfloat16
+from vitrine.training.distributed import Processes
+
+STAND_IN = 256  # for the size of the vocabulary, until the tokenizer is there
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for. Settings are layered: parent run, preset, file, settings; later ones win.
+
+    corpus: files, folders, globs or hf:owner/name.
+    run: the new run's folder; empty: a new one below runs/.
+    steps, target_loss: 0: not asked for. for_s: seconds that training may take; 0: no limit.
+    parent: "RUN@STEP", whose parameters the run starts from; empty: random ones.
+    """
+
+    corpus: tuple[str, ...] = ()
+    run: str = ""
+    preset: str = ""
+    config_file: str = ""
+    settings: Settings | None = None
+    steps: int = 0
+    for_s: float = 0.0
+    target_loss: float = 0.0
+    parent: str = ""
+
+    @property
+    def auto(self) -> bool:
+        """Whether the size follows from the text, and from the time."""
+        return self.preset == "auto" or not (self.preset or self.parent)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A request on its way to a run. Each function below takes one, and returns one that knows more.
+
+    own: the settings of the file and of the request itself. settings: all layers.
+    """
+
+    request: Request
+    parent: Snapshot | None
+    own: Settings
+    settings: Settings
+    facts: Facts
+
+    @cached_property
+    def config(self) -> Config:
+        """Every hyperparameter, as far as it is known."""
+        return resolve(self.settings, self.facts)
+
+    def merged(self, settings: Settings) -> "Draft":
+        """The same with another layer on top."""
+        return replace(self, settings=merge(self.settings, settings))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request, resolved: every hyperparameter, the token ids, and where the first parameters come from.
+
+    ready_s: when the tokens were there (time.monotonic): a time that was asked for counts from then.
+    """
+
+    config: Config
+    tokens: token_files.Prepared
+    parent: Snapshot | None
+    ready_s: float = 0.0
+
+
+def prepare(request: Request, reporter: Reporter | None = None) -> Prepared:
+    """Resolve a request in one process."""
+    return complete(lay(request), Processes(), reporter or Reporter())
+
+
+def complete(draft: Draft, processes: Processes, reporter: Reporter) -> Prepared:
+    """Take a draft from its layers to what a run is made of: early checks, tokens, size, steps."""
+    began_s, for_s = time.monotonic(), draft.request.for_s
+    draft = check(draft, processes)
+    tokens = read(draft, processes, reporter)
+    ready_s = time.monotonic()
+    if ready_s - began_s > for_s / 2 > 0:
+        reporter.note(f"Preparing took {ready_s - began_s:.0f} s; the {for_s:g} s that were asked for count from now.")
+    draft = choose(draft, tokens, processes, reporter)
+    config = fit(draft, tokens, ready_s, processes, reporter) if for_s else draft.config
+    return Prepared(config, tokens, draft.parent, ready_s)
+
+
+def lay(request: Request) -> Draft:
+    """Lay the settings over each other: of the parent run, the preset, the file, and the request."""
+    parent, inherited = _parent(request)
+    own = merge(load_toml(Path(request.config_file)) if request.config_file else {}, request.settings or {})
+    training = own.setdefault("training", {})
+    if request.corpus:
+        own.setdefault("data", {})["corpus"] = list(request.corpus)
+    if request.steps:
+        training["steps"] = request.steps
+    if request.target_loss:
+        training["target_loss"] = request.target_loss
+    training["parent"] = request.parent
+    preset = preset_settings(request.preset) if request.preset not in ("", "auto") else {}
+    settings = merge(_without_other_rule(inherited, own), _without_other_rule(preset, own), own)
+    device = check_device(str(own.get("machine", {}).get("device", best_device())))
+    return Draft(request, parent, own, settings, Facts(STAND_IN, 0, str(device)))
+
+
+def check(draft: Draft, processes: Processes) -> Draft:
+    """Look for the text, at the machine, and for mistakes, before any text is read."""
+    request, device = draft.request, torch.device(draft.facts.device)
+    if processes.size > 1 and any(map(is_pipe, request.corpus)):
+        raise CorpusError("Several processes cannot read one pipe. Write the text to a file, and give them that.")
+    facts = replace(
+        draft.facts,
+        threads=max(1, physical_cores() // processes.size),
+        bfloat16=not processes.agree(not prefers_bfloat16(device)),
+    )
+    draft = replace(draft.merged({"data": _located(draft.own.get("data", {}), request.corpus)}), facts=facts)
+    if not draft.config.data.corpus:
+        raise CorpusError("There is no text to learn from. Give one or more files, folders or globs.")
+    check_processes(draft.config, processes.size)
+    check_mirrors(draft.config)
+    if not 0 <= request.for_s < float("inf"):
+        raise ConfigError(f"--for must be positive: got {request.for_s} seconds. Try --for 2m.")
+    return draft
+
+
+def read(draft: Draft, processes: Processes, reporter: Reporter) -> token_files.Prepared:
+    """The token ids; the first process makes them, the others find them in the cache."""
+    data = draft.config.data
+    for rank_turn in (True, False):
+        if processes.first == rank_turn:
+            tokens = token_files.prepare(
+                data.corpus,
+                tokenizer=data.tokenizer,
+                validation=data.validation,
+                validation_split=draft.settings.get("data", {}).get("validation_split", "auto"),
+                reading=Reading.of(data),
+                progress=reporter.preparing,
+            )
+        processes.wait("the first has made the tokens" if rank_turn else "all have the tokens")
+    return tokens
+
+
+def choose(draft: Draft, tokens: token_files.Prepared, processes: Processes, reporter: Reporter) -> Draft:
+    """What follows from the tokens: the size, where none is named, and the size of the vocabulary."""
+    request, train_tokens = draft.request, sum(map(len, tokens.train))
+    facts = replace(draft.facts, vocab_size=tokens.tokenizer.get_vocab_size(), train_tokens=train_tokens)
+    settings = draft.settings
+    if request.auto:
+        rate = _matrix_rate(facts, processes) if request.for_s else 0.0
+        size = choose_size(train_tokens, rate, request.for_s)
+        settings = merge(_without_other_rule(preset_settings(size), draft.own), settings)
+    for warning in tokens.warnings:
+        reporter.note(warning)
+    split = settings.get("data", {}).get("validation_split", tokens.validation_split)
+    known = {"data": {"tokenizer": tokens.tokenizer_name, "validation_split": split}}
+    draft = replace(draft, settings=merge(settings, known), facts=facts)
+    check_tokens(draft.config, tokens)
+    if request.auto:
+        machine_too = f" and {request.for_s:g} s on this machine" if request.for_s else ""
+        reporter.note(f"auto: the size {size}, for {train_tokens:,} training tokens{machine_too}.")
+    return draft
+
+
+def fit(draft: Draft, tokens: token_files.Prepared, ready_s: float, processes: Processes, reporter: Reporter) -> Config:
+    """The hyperparameters for a time: what of [training] is not given follows from what things take here."""
+    for_s, given = draft.request.for_s, set(draft.own["training"])
+    check_memory(draft.config, Reporter().note)
+    probe = timing.Probe(draft.config, tokens, processes, for_s / 300)
+
+    def with_training(values: dict[str, Any]) -> Config:
+        return draft.merged({"training": {name: v for name, v in values.items() if name not in given}}).config
+
+    measured = probe.measure(tokens.tokenizer)
+    left_s = for_s - processes.agree(time.monotonic() - ready_s)
+    config = timing.fit(measured, for_s, left_s, len(tokens.validation), given, with_training)
+    if "steps" not in given:
+        reporter.note(f"{config.training.steps:,} steps fit into {for_s:g} s, by the time of a few.")
+    return config
+
+
+def _parent(request: Request) -> tuple[Snapshot | None, Settings]:
+    """The keyframe that the run starts from, and the hyperparameters that it brings along."""
+    if not request.parent:
+        return None, {}
+    run, at, which = request.parent.rpartition("@")
+    if not at or not (which.isdecimal() or which in ("last", "best")):
+        raise RunError(f"--from takes RUN@STEP, for example runs/book@200 (or @last, @best): got {request.parent!r}.")
+    reader = RunReader(run)
+    snapshot = load_step(reader, which)
+    settings = reader.config.model_dump(mode="json")
+    del settings["machine"], settings["recording"]
+    # What was derived from the number of steps, or meant for that run alone.
+    del settings["schedule"]["warmup_steps"], settings["training"]["evaluate_every"]
+    del settings["training"]["target_loss"], settings["training"]["final_evaluation_tokens"]
+    if reader.config.model.attention_width == reader.config.model.d_model:
+        del settings["model"]["head_dim"]
+    if request.corpus:
+        settings["data"] = {}  # its weights and validation files belong to the text of then
+    settings["data"]["tokenizer"] = str((reader.path / TOKENIZER).resolve())
+    return snapshot, settings
+
+
+def _without_other_rule(layer: Settings, own: Settings) -> Settings:
+    """A layer below, without its [optimizer] if the user asks for another rule: its rates would not fit."""
+    asked = own.get("optimizer", {}).get("name")
+    has = layer.get("optimizer", {}).get("name")
+    return layer if asked in (None, has) else {name: values for name, values in layer.items() if name != "optimizer"}
+
+
+def _located(data: dict[str, Any], corpus: Sequence[str]) -> dict[str, Any]:
+    """Where the text and the validation files are that the user names."""
+    found: dict[str, Any] = {}
+    if corpus:
+        found["corpus"] = [located(spec) for spec in corpus]
+    held_back = data.get("validation")
+    if isinstance(held_back, str | list):
+        files = [held_back] if isinstance(held_back, str) else held_back
+        found["validation"] = [located(spec) if isinstance(spec, str) else spec for spec in files]
+    elif held_back is None and (beside := validation_beside(found.get("corpus", data.get("corpus", [])))):
+        found["validation"] = beside
+    return found
+
+
+def _matrix_rate(facts: Facts, processes: Processes) -> float:
+    dtype = torch.bfloat16 if facts.bfloat16 else torch.float32
+    torch.set_num_threads(facts.threads)
+    return processes.agree(matrix_rate(torch.device(facts.device), dtype)) * processes.size

@@ -1,0 +1,83 @@
+"""The token ids of a run: kept in its folder, or pointed at, and made again if the cache lost them."""
+
+import json
+from pathlib import Path
+
+from vitrine.config import Config
+from vitrine.errors import CorpusError, RunError
+from vitrine.recording.reporter import Reporter
+from vitrine.runs.reader import TOKENIZER, TOKENS, RunReader
+from vitrine.text import token_files
+from vitrine.text.sources import Reading
+
+KEPT_TOKENS_BYTES = 64 * 2**20  # a corpus up to this size is kept in the run; a larger one is pointed at
+POINTER = "pointer.json"
+
+
+def keep_tokens(tokens: token_files.Prepared, folder: Path) -> None:
+    """Copy the token ids into a run that is made, or write down where they are."""
+    size = sum(array.nbytes for array in (*tokens.train, tokens.validation))
+    if size <= KEPT_TOKENS_BYTES:
+        token_files.copy_prepared(tokens, folder)
+        return
+    folder.mkdir()
+    pointer = {"folder": str(tokens.folder), "digest": tokens.corpus_digest}
+    (folder / POINTER).write_text(json.dumps(pointer, indent=1), encoding="utf-8")
+
+
+def open_tokens(reader: RunReader) -> token_files.Prepared:
+    """The token ids of a run: kept in it, or pointed at; made anew if the cache lost them."""
+    if not reader.config.data.corpus:
+        raise RunError(
+            f"{reader.path} was imported, and has no text of its own. Name one: vitrine evaluate {reader.path} FILE, "
+            f"or, to train it further, vitrine train FILE --from {reader.path}@0."
+        )
+    folder = tokens_folder(reader)
+    if folder.is_dir() or folder == reader.path / TOKENS:
+        return token_files.open_prepared(folder)
+    data = reader.config.data
+    prepared = token_files.prepare(
+        data.corpus,
+        tokenizer=str(reader.path / TOKENIZER),
+        validation=data.validation,
+        validation_split=data.validation_split,
+        reading=Reading.of(data),
+    )
+    _compare_digests(reader, list(prepared.source_digests))
+    return prepared
+
+
+def tokens_folder(reader: RunReader) -> Path:
+    """Where the token ids of a run are, or were."""
+    pointer = reader.path / TOKENS / POINTER
+    if not pointer.is_file():
+        return pointer.parent
+    return Path(json.loads(pointer.read_text(encoding="utf-8"))["folder"])
+
+
+def check_corpus(reader: RunReader, reporter: Reporter) -> None:
+    """Refuse to go on if the text is another than it was; without it, the run's own token ids serve."""
+    data = reader.config.data
+    try:
+        found = token_files.source_digests(data.corpus, Reading.of(data))
+    except CorpusError as error:
+        reporter.note(f"{error} Going on with the token ids that the run keeps.")
+        return
+    _compare_digests(reader, found)
+
+
+def tell_what_was_read(tokens: token_files.Prepared, config: Config, reporter: Reporter) -> None:
+    """A line for each thing that is worth one about the text."""
+    for line in tokens.summary.lines(config) if tokens.summary else ():
+        reporter.note(line)
+
+
+def _compare_digests(reader: RunReader, found: list[str]) -> None:
+    recorded = json.loads(reader.facts().get("source_digests", "[]"))
+    for spec, now, then in zip(reader.config.data.corpus, found, recorded, strict=False):
+        if now != then:
+            raise CorpusError(
+                f"{spec} has changed since the run began (SHA-256 {then[:12]} then, {now[:12]} now), so "
+                f"the run cannot be resumed exactly. Put the old text back, or start anew from its "
+                f"parameters: vitrine train {spec} --from {reader.path}@last."
+            )
