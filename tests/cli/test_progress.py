@@ -48,7 +48,7 @@ def test_an_evaluation_that_takes_a_while_has_a_bar_of_its_own(long_s, shown, mo
 
 
 def paced(durations: list[float]) -> Pace:
-    pace = Pace(resolve({}, Facts(vocab_size=65, train_tokens=10_000)))
+    pace = Pace(resolve({}, Facts(vocab_size=65, train_tokens=10_000)), validation_tokens=0)
     for duration_s in durations:
         pace.stepped(duration_s)
     return pace

@@ -172,18 +172,18 @@ def test_every_hyperparameter_that_can_be_chosen_is_explained(studio: Studio):
 def test_the_mailbox_hands_over_each_request_once_in_order_and_says_when_it_was_done(tmp_path: Path):
     ask(tmp_path, "stop")
     box = Mailbox(tmp_path)
-    assert box.wishes() == []  # what was asked for before the training began is gone
+    assert box.commands() == []  # what was asked for before the training began is gone
     box.looked_s = 0
     numbers = [ask(tmp_path, action) for action in ("pause", "snapshot", "resume")]
-    wishes = box.wishes()
-    assert [wish.action for wish in wishes] == ["pause", "snapshot", "resume"]
-    assert box.wishes() == []  # it looks ten times a second at most
+    commands = box.commands()
+    assert [command.action for command in commands] == ["pause", "snapshot", "resume"]
+    assert box.commands() == []  # it looks ten times a second at most
     assert acknowledged(tmp_path, numbers[0]) is None
-    for wish in wishes:
-        box.done(wish, 42)
+    for command in commands:
+        box.done(command, 42)
     assert [acknowledged(tmp_path, number) for number in numbers] == [42, 42, 42]
     box.looked_s = 0
-    assert box.wishes() == []
+    assert box.commands() == []
 
 
 def test_what_lies_in_the_mailbox_and_is_no_request_is_taken_away(tmp_path: Path):
@@ -193,5 +193,5 @@ def test_what_lies_in_the_mailbox_and_is_no_request_is_taken_away(tmp_path: Path
     box.folder.mkdir(exist_ok=True)
     for name, content in (("a", "{"), ("b", '{"action": "rm -rf"}'), ("c", "[]"), ("d", '{"action": ["stop"]}')):
         (box.folder / f"{name}.json").write_text(content)
-    assert box.wishes() == []
+    assert box.commands() == []
     assert list(box.folder.iterdir()) == []

@@ -16,7 +16,7 @@ from vitrine.recording.reporter import Reporter
 from vitrine.runs import control
 from vitrine.runs.control import ask
 from vitrine.runs.reader import RunReader
-from vitrine.training import create, evaluation, loop
+from vitrine.training import create, evaluation, run_writer
 from vitrine.training.create import train
 from vitrine.training.loop import Result
 from vitrine.training.request import Request
@@ -146,7 +146,7 @@ def test_text_that_is_being_written_is_left_too(book, tmp_path, monkeypatch):
         on_text("a")
         written.append("b")
 
-    monkeypatch.setattr(loop, "generate", interrupted)
+    monkeypatch.setattr(run_writer, "generate", interrupted)
     settings = [*SETTINGS, "recording.text_samples=3"]
     result = train(request(tmp_path, "r", settings))
     assert (result.stopped, result.steps, written) == ("interrupted", 0, [])

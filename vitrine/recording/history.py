@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vitrine.runs.layout import Layout, Numbers
-from vitrine.runs.records import EvaluationRecord, StepRecord, record_of
+from vitrine.runs.records import StepRecord
 from vitrine.runs.store import Store, digests
 
 
@@ -52,11 +52,6 @@ class History:
         if self.layout:
             self.store.open_blocks(number, self.layout)
         self.store.event(number, "resumed")
-
-    def evaluations_before(self, number: int) -> list[EvaluationRecord]:
-        """The measurements that were made before this step."""
-        rows = self.store.connection.execute("SELECT * FROM evaluations WHERE step < ? ORDER BY step, whole", (number,))
-        return [record_of(EvaluationRecord, row) for row in rows]
 
     def snapshots(self) -> set[int]:
         """The steps of which someone asked for a keyframe."""

@@ -69,6 +69,9 @@ class StepLoss(Observer):
     def recorded(self, number: int, duration_s: float, recording_s: float) -> None:
         """A step was made in the one time, and written down in the other."""
 
+    def end(self, state: State) -> None:
+        """The last step was made."""
+
 
 class Recorder(StepLoss):
     """Statistics at every `recording.statistics_every` steps; histograms and frames of the film at spaced ones.

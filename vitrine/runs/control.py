@@ -20,8 +20,8 @@ KEPT_S = 60.0  # how long an answer is kept
 
 
 @dataclass(frozen=True)
-class Wish:
-    """One request, as the trainer found it."""
+class Command:
+    """What someone asks a training to do, as the trainer found it."""
 
     file: Path
     action: str
@@ -36,7 +36,7 @@ class Mailbox:
         for file in self.folder.glob("*"):
             file.unlink(missing_ok=True)
 
-    def wishes(self) -> list[Wish]:
+    def commands(self) -> list[Command]:
         """What is asked for since the last look, the oldest first; looks ten times a second at most."""
         now = time.monotonic()
         if now - self.looked_s < LOOK_EVERY_S:
@@ -45,14 +45,14 @@ class Mailbox:
         if not self.folder.is_dir():
             return []
         files = sorted(self.folder.glob("*.json"))
-        return [Wish(file, action) for file in files if (action := _action(file)) is not None]
+        return [Command(file, action) for file in files if (action := _action(file)) is not None]
 
-    def done(self, wish: Wish, step: int) -> None:
+    def done(self, command: Command, step: int) -> None:
         """Acknowledge; and clear away what was acknowledged long ago."""
-        answer = {"id": wish.file.stem, "action": wish.action, "step": step}
-        with whole_file(wish.file.with_suffix(".done"), durable=False) as temporary:
+        answer = {"id": command.file.stem, "action": command.action, "step": step}
+        with whole_file(command.file.with_suffix(".done"), durable=False) as temporary:
             temporary.write_text(json.dumps(answer), encoding="utf-8")
-        wish.file.unlink(missing_ok=True)
+        command.file.unlink(missing_ok=True)
         for old in self.folder.glob("*.done"):
             if time.time() - old.stat().st_mtime > KEPT_S:
                 old.unlink(missing_ok=True)

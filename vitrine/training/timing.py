@@ -165,8 +165,8 @@ def fit(
 class Pace:
     """Receives how long each step and each evaluation took."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(self, config: Config, validation_tokens: int) -> None:
+        self.config, self.validation_tokens = config, validation_tokens
         self.training_s, self.steps, self.step_s, self.token_s = 0.0, 0, 0.0, 0.0
         self.first: list[float] = []
         self.recent: deque[float] = deque(maxlen=10)
@@ -198,15 +198,18 @@ class Pace:
         factor = statistics.median(self.recent) / statistics.median(self.first[FIRST])
         return factor if factor >= SLOW else 1.0
 
-    def last_s(self, validation_tokens: int) -> float:
+    @property
+    def last_s(self) -> float:
         """Seconds that the last evaluation takes."""
-        token_s = self.token_s or self.step_s / (3 * self.config.tokens_per_step)
-        return token_s * min(self.config.training.final_evaluation_tokens or validation_tokens, validation_tokens)
+        return self._evaluation_s(self.config.training.final_evaluation_tokens or self.validation_tokens)
 
-    def left_s(self, number: int, validation_tokens: int) -> float:
-        """Seconds to the end: steps, the evaluations between them, and the last one."""
+    def left_s(self, number: int) -> float:
+        """Seconds from a step to the end: steps, the evaluations between them, and the last one."""
         training = self.config.training
-        token_s = self.token_s or self.step_s / (3 * self.config.tokens_per_step)
         steps = training.steps - number
-        between = steps // training.evaluate_every * min(training.evaluation_tokens, validation_tokens)
-        return steps * self.step_s + between * token_s + self.last_s(validation_tokens)
+        between = steps // training.evaluate_every
+        return steps * self.step_s + between * self._evaluation_s(training.evaluation_tokens) + self.last_s
+
+    def _evaluation_s(self, tokens: int) -> float:
+        token_s = self.token_s or self.step_s / (3 * self.config.tokens_per_step)
+        return token_s * min(tokens, self.validation_tokens)
