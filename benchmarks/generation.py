@@ -23,7 +23,7 @@ from benchmarks.throughput import SHAPES, Shape
 from vitrine.config import SamplingConfig
 from vitrine.generation.engine import Engine
 from vitrine.generation.generate import Chooser, choose
-from vitrine.model.decoder import newborn
+from vitrine.model.decoder import initialise
 from vitrine.presets import Facts, resolve
 from vitrine.training.device import keep_freed_memory, physical_cores
 
@@ -85,7 +85,7 @@ def ours(shape: Shape, precision: torch.dtype, count: int) -> Callable[[int], No
     sizes = {"n_layers": shape.layers, "d_model": shape.width, "n_heads": shape.heads, "context": shape.context}
     facts = Facts(vocab_size=shape.vocab, train_tokens=10**7)
     config = resolve({"model": {"architecture": "gpt2", **sizes}}, facts).model
-    engine = Engine(newborn(config, seed=1, compute_dtype=precision), rows=count)
+    engine = Engine(initialise(config, seed=1, compute_dtype=precision), rows=count)
     engine.settle()
 
     def turn(tokens: int) -> None:

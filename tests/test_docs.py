@@ -61,12 +61,12 @@ def test_every_command_of_the_pages_can_be_typed(command):
 def test_the_readme_names_the_presets_with_their_true_sizes():
     rows = re.findall(r"^\| (\w+) \| (\d+) \| (\d+) \| (\d+) \| ([\d.]+) M \|$", README, re.MULTILINE)
     assert len(rows) == 5
-    from vitrine.model.inventory import census
+    from vitrine.model.inventory import inventory
 
     for name, layers, width, context, millions in rows:
         model = resolve(PRESETS[name], Facts(vocab_size=65, train_tokens=10**6)).model
         assert (model.n_layers, model.d_model, model.context) == (int(layers), int(width), int(context))
-        count = sum(tensor.parameters for tensor in census(model))
+        count = sum(tensor.parameters for tensor in inventory(model))
         assert float(millions) == round(count / 1e6, 1 if count < 2e7 else 0)
 
 

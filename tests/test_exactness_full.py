@@ -15,7 +15,7 @@ import torch
 
 from vitrine.inspection.parameter import Address, rule_of
 from vitrine.inspection.replay import Replayer
-from vitrine.model.inventory import census
+from vitrine.model.inventory import inventory
 from vitrine.runs.reader import RunReader
 from vitrine.runs.store import COMMIT_EVERY_S
 from vitrine.training.device import prefers_bfloat16
@@ -42,7 +42,7 @@ def test_fifty_random_steps_are_exact_and_a_thousand_updates_follow_the_rule(
     run = _train(tmp_path, prose, optimizer, architecture, precision, count)
     replayer, draws = Replayer(RunReader(run)), np.random.default_rng(11)
     steps = sorted(int(step) for step in draws.choice(count - 1, entered, replace=False))
-    plans = census(replayer.config.model)
+    plans = inventory(replayer.config.model)
     sizes = np.array([plan.parameters for plan in plans], float)
     checked = 0
     for number in steps:

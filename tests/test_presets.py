@@ -7,7 +7,7 @@ import pytest
 
 from vitrine.config import Config
 from vitrine.errors import ConfigError
-from vitrine.model.inventory import census
+from vitrine.model.inventory import inventory
 from vitrine.presets import EFFICIENCY, PRESETS, SIZES, Facts, choose_size, preset_settings, resolve
 
 FACTS = Facts(vocab_size=65, train_tokens=100_000)
@@ -19,7 +19,7 @@ def resolved(**settings: dict[str, Any]) -> Config:
 
 def parameters(preset: str, vocab_size: int = 256) -> int:
     config = resolve(PRESETS[preset], Facts(vocab_size=vocab_size, train_tokens=1))
-    return sum(tensor.parameters for tensor in census(config.model))
+    return sum(tensor.parameters for tensor in inventory(config.model))
 
 
 @pytest.mark.parametrize("preset", PRESETS)

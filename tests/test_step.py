@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vitrine.config import Config
 from vitrine.errors import DivergedError
-from vitrine.model.decoder import Decoder, newborn
+from vitrine.model.decoder import Decoder, initialise
 from vitrine.model.flat import FlatParameters
 from vitrine.model.loss import next_token_loss
 from vitrine.optimizers.rules import make_optimizer
@@ -24,7 +24,7 @@ def tiny(architecture: str = "qwen3", **settings: Any) -> Config:
 
 
 def prepare(config: Config) -> tuple[Decoder, State]:
-    model = newborn(config.model, seed=1)
+    model = initialise(config.model, seed=1)
     with torch.no_grad():  # zeros at birth would hide what lies behind them
         generator = torch.Generator().manual_seed(9)
         for parameter in model.parameters():

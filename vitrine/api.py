@@ -58,7 +58,7 @@ def open_run(run: str | Path) -> Run:
 def plan(
     *corpus: str | Path, preset: str = "", config: str | Path = "", settings: Mapping[str, Any] | None = None
 ) -> Plan:
-    """What a choice of hyperparameters comes to: census, FLOPs, memory."""
+    """What a choice of hyperparameters comes to: tensors, FLOPs, memory."""
     request = _request(corpus, "", preset, config, settings, 0, 0.0, 0.0, "")
     return plan_here(prepare(request).config)
 

@@ -10,7 +10,7 @@ from html import escape
 
 import numpy as np
 
-from vitrine.model.inventory import census
+from vitrine.model.inventory import inventory
 from vitrine.runs.downsample import Steps, Values, downsample
 from vitrine.runs.reader import RunReader, is_training
 
@@ -30,7 +30,7 @@ STYLE = """
 def summary(run: RunReader) -> str:
     """One line: the model and its progress."""
     config, made = run.config, run.steps_made()
-    parameters = sum(tensor.parameters for tensor in census(config.model))
+    parameters = sum(tensor.parameters for tensor in inventory(config.model))
     told = [f"{config.model.architecture}, {parameters:,} parameters"]
     if config.data.corpus:
         ended = [event.kind for event in run.events() if event.kind in ("diverged", "interrupted")][-1:]

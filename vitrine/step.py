@@ -17,21 +17,21 @@ class MicroBatch:
     """Some windows of text. The micro-batch is the unit of randomness and of the order of summation.
 
     inputs, targets: (batch, seq) of int64, targets one token later.
-    draws: (batch,) of int32, the key of each row's dropout; None without dropout.
+    dropout_keys: (batch,) of int32, the key of each row's dropout; None without dropout.
     share: of this micro-batch in the step's gradient; the shares of a step add up to one.
     last: whether it is the step's last.
     """
 
     inputs: Tensor
     targets: Tensor
-    draws: Tensor | None
+    dropout_keys: Tensor | None
     share: float
     last: bool
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same on another device."""
-        draws = None if self.draws is None else self.draws.to(device)
-        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device), draws=draws)
+        dropout_keys = None if self.dropout_keys is None else self.dropout_keys.to(device)
+        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device), dropout_keys=dropout_keys)
 
 
 @dataclass
@@ -73,7 +73,7 @@ def step(state: State, micro_batches: Iterable[MicroBatch], observe: Observer = 
     state.parameters.gradients.zero_()
     for micro in micro_batches:
         with state.hold_gradients(micro):
-            logits = state.model(micro.inputs, micro.draws)  # forward
+            logits = state.model(micro.inputs, micro.dropout_keys)  # forward
             loss = next_token_loss(logits, micro.targets)  # loss
             (loss * micro.share).backward()  # backward
         observe.micro_batch(micro, logits.detach(), loss.detach())

@@ -10,7 +10,7 @@ from vitrine.config import ModelConfig, SamplingConfig
 from vitrine.generation.drafts import Ngrams
 from vitrine.generation.engine import SPAN, Engine
 from vitrine.generation.generate import Chooser, choose
-from vitrine.model.decoder import Decoder, newborn
+from vitrine.model.decoder import Decoder, initialise
 from vitrine.presets import Facts, resolve
 
 CONTEXT = 150  # more than two spans
@@ -29,7 +29,7 @@ def config_of(**changes: object) -> ModelConfig:
 
 
 def model_of(dtype: torch.dtype = torch.float32, **changes: object) -> Decoder:
-    model = newborn(config_of(**changes), 1, dtype)
+    model = initialise(config_of(**changes), 1, dtype)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -150,7 +150,7 @@ def test_a_text_has_the_same_bits_drafted_or_not(family: str, dtype: torch.dtype
 
 @pytest.mark.parametrize("vocab_size", [1, 2, 3])
 def test_a_vocabulary_smaller_than_a_draft_settles(vocab_size: int) -> None:
-    model = newborn(config_of(vocab_size=vocab_size), 1)
+    model = initialise(config_of(vocab_size=vocab_size), 1)
     engine = Engine(model, drafts=Ngrams(np.zeros(20, np.uint16)))
     engine.settle()
     engine.add([0] * 5)

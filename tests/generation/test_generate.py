@@ -14,7 +14,7 @@ from vitrine.config import SamplingConfig
 from vitrine.errors import PromptError, RunError
 from vitrine.generation.engine import Engine
 from vitrine.generation.generate import filter_logits, generate, next_logits
-from vitrine.model.decoder import Decoder, newborn
+from vitrine.model.decoder import Decoder, initialise
 from vitrine.presets import Facts, resolve
 from vitrine.text.tokenizer import byte_tokenizer, char_tokenizer, train_bpe
 
@@ -24,7 +24,7 @@ CONTEXT = 12
 
 def tiny(vocab_size: int, context: int = CONTEXT, architecture: str = "qwen3", seed: int = 1) -> Decoder:
     size = {"architecture": architecture, "n_layers": 2, "n_heads": 2, "d_model": 12, "context": context}
-    model = newborn(resolve({"model": size}, Facts(vocab_size=vocab_size, train_tokens=1)).model, seed)
+    model = initialise(resolve({"model": size}, Facts(vocab_size=vocab_size, train_tokens=1)).model, seed)
     with torch.no_grad():  # a newborn's logits are all but equal
         generator = torch.Generator().manual_seed(seed)
         for parameter in model.parameters():

@@ -20,7 +20,7 @@ from vitrine.inspection.neuron import open_neuron
 from vitrine.inspection.parameter import Address, biography, connects, find_address, history_of, rule_of
 from vitrine.inspection.replay import Replayer
 from vitrine.inspection.views import inspect
-from vitrine.model.inventory import census
+from vitrine.model.inventory import inventory
 from vitrine.runs.film import Film
 from vitrine.runs.reader import RunReader
 
@@ -118,11 +118,11 @@ def test_the_history_has_keyframes_and_the_sample_exactly_and_the_film_nearly(ru
     reader = RunReader(run)
     layout, film = reader.layout(), Film(run / "film")
     name = "blocks.0.mlp.expand.weight"
-    shape = next(plan.shape for plan in census(reader.config.model) if plan.name == name)
+    shape = next(plan.shape for plan in inventory(reader.config.model) if plan.name == name)
     sampled = layout.sample[name][0]
     picked = next(int(place) for place in film.values.indices[name].ravel() if int(place) not in layout.sample[name])
     for place, steps in ((sampled, STEPS), (picked, 0)):
-        address = Address(next(p for p in census(reader.config.model) if p.name == name), divmod(place, shape[1]))
+        address = Address(next(p for p in inventory(reader.config.model) if p.name == name), divmod(place, shape[1]))
         history = history_of(reader, address)
         exact = {step: value for step, value, is_exact in history if is_exact}
         assert len(exact) >= max(steps, 3)
@@ -172,7 +172,7 @@ def test_inspect_shows_the_census_a_tensor_and_a_neuron(run, vitrine):
 
 def test_every_parameter_is_told_in_words(run):
     reader = RunReader(run)
-    for plan in census(reader.config.model):
+    for plan in inventory(reader.config.model):
         words = connects(reader, Address(plan, (1,) * len(plan.shape)))
         assert re.search(r"channel|unit", words), plan.name
     assert "tied" in connects(reader, find_address(reader.config, "embedding.weight[3,1]"))
@@ -199,7 +199,7 @@ def test_an_address_that_leads_nowhere_is_refused_in_a_sentence(what, answer, ru
 
 def some_addresses(opened, count: int) -> list[Address]:
     """Parameters of all tensors, and more of the large ones."""
-    plans, draws = census(opened.config.model), np.random.default_rng(5)
+    plans, draws = inventory(opened.config.model), np.random.default_rng(5)
     sizes = np.array([plan.parameters for plan in plans], float)
     chosen = [*plans, *(plans[i] for i in draws.choice(len(plans), count, p=sizes / sizes.sum()))]
     return [Address(plan, tuple(int(draws.integers(size)) for size in plan.shape)) for plan in chosen]
@@ -222,6 +222,6 @@ def test_the_model_in_float64_is_the_same_model(run):
     exact = Float64(opened)
     batch = opened.micro_batches[0]
     with torch.no_grad():
-        logits = exact.model(batch.micro.inputs, batch.micro.draws)
+        logits = exact.model(batch.micro.inputs, batch.micro.dropout_keys)
     assert logits.dtype == torch.float64
     assert np.abs(logits.numpy() - batch.logits).max() < 1e-5

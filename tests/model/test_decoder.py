@@ -16,11 +16,11 @@ from vitrine.model.decoder import (
     attend,
     causal_mask,
     dropout,
-    newborn,
+    initialise,
     random_bits,
     rope_table,
 )
-from vitrine.model.inventory import census
+from vitrine.model.inventory import inventory
 from vitrine.model.loss import next_token_loss
 from vitrine.presets import PRESETS, Facts, resolve
 
@@ -203,7 +203,7 @@ def test_gradients_are_those_of_transformers(variant: str) -> None:
 
 @pytest.mark.parametrize("seq", [7, 64, 150])  # below, at and above the queries that are taken together
 @pytest.mark.parametrize("n_kv_heads", [1, 2, 4])
-def test_attention_written_out_is_torchs_and_so_are_its_gradients(n_kv_heads: int, seq: int) -> None:
+def test_attention_by_a_custom_autograd_is_torchs_and_so_are_its_gradients(n_kv_heads: int, seq: int) -> None:
     generator = torch.Generator().manual_seed(3)
     heads = (4, n_kv_heads, n_kv_heads, 4)
     *qkv, weights = (torch.randn(2, n, seq, 5, generator=generator).double().requires_grad_() for n in heads)
@@ -215,10 +215,12 @@ def test_attention_written_out_is_torchs_and_so_are_its_gradients(n_kv_heads: in
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_contexts_above_and_below_the_written_out_limit_agree(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contexts_above_and_below_the_limit_of_the_custom_autograd_agree(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = config_of(architecture=family, n_kv_heads=4 if family == "gpt2" else 2)
     written, tokens = scrambled(config), some_tokens(config)
-    monkeypatch.setattr(model_module, "WRITTEN_OUT_CONTEXT", config.context - 1)
+    monkeypatch.setattr(model_module, "CUSTOM_AUTOGRAD_CONTEXT", config.context - 1)
     fused = scrambled(config)
     with torch.no_grad():
         assert (written(tokens) - fused(tokens)).abs().max() < 1e-4
@@ -304,7 +306,7 @@ def test_bfloat16_stays_close_to_float32(family: str) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_census_is_the_models_own(variant: str) -> None:
     config = config_of(**VARIANTS[variant])
-    planned = {tensor.name: tensor.shape for tensor in census(config)}
+    planned = {tensor.name: tensor.shape for tensor in inventory(config)}
     assert planned == {name: tuple(parameter.shape) for name, parameter in Decoder(config).named_parameters()}
 
 
@@ -318,16 +320,16 @@ def test_gpt2_124m_has_124439808_parameters() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_tensor_is_born_as_the_census_says(family: str) -> None:
     config = config_of(architecture=family, d_model=64, d_ff=96, vocab_size=100)
-    born = dict(newborn(config, seed=7).named_parameters())
-    for tensor in census(config):
-        numbers = born[tensor.name].detach()
-        if tensor.birth == "normal":
+    initial = dict(initialise(config, seed=7).named_parameters())
+    for tensor in inventory(config):
+        numbers = initial[tensor.name].detach()
+        if tensor.initialisation == "normal":
             count = numbers.numel()
-            # Mean and spread of `count` draws stray by std / sqrt(count) and std / sqrt(2 count); five of that.
+            # Mean and standard deviation of `count` numbers stray by std / sqrt(count) and std / sqrt(2 count); five of that.
             assert abs(float(numbers.mean())) < 5 * tensor.std / count**0.5, tensor.name
             assert abs(float(numbers.std()) - tensor.std) < 5 * tensor.std / (2 * count) ** 0.5, tensor.name
         else:
-            assert (numbers == {"zeros": 0, "ones": 1}[tensor.birth]).all(), tensor.name
+            assert (numbers == {"zeros": 0, "ones": 1}[tensor.initialisation]).all(), tensor.name
 
 
 @pytest.mark.parametrize(
@@ -349,39 +351,42 @@ def test_each_tensor_is_born_as_the_census_says(family: str) -> None:
     ],
 )
 def test_matrices_are_born_with_the_documented_spread(family: str, name: str, std: float) -> None:
-    model = {tensor.name: tensor for tensor in census(config_of(architecture=family, d_model=64))}
+    model = {tensor.name: tensor for tensor in inventory(config_of(architecture=family, d_model=64))}
     assert model[name].std == pytest.approx(std)
 
 
 def test_a_tied_embedding_is_born_small() -> None:
-    tied = census(config_of(architecture="llama", tie_embeddings=True))
+    tied = inventory(config_of(architecture="llama", tie_embeddings=True))
     assert tied[0].std == 0.02
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_init_scale_multiplies_every_spread(family: str) -> None:
     config, halved = config_of(architecture=family), config_of(architecture=family, init_scale=0.5)
-    once, half = newborn(config, seed=3), newborn(halved, seed=3)
+    once, half = initialise(config, seed=3), initialise(halved, seed=3)
     for (name, a), b in zip(once.named_parameters(), half.parameters(), strict=True):
         torch.testing.assert_close(b, a if name.endswith("gain") else a / 2, msg=name)
 
 
 def test_the_same_seed_gives_the_same_bits() -> None:
     config = config_of()
-    for a, b in zip(newborn(config, seed=5).parameters(), newborn(config, seed=5).parameters(), strict=True):
+    for a, b in zip(initialise(config, seed=5).parameters(), initialise(config, seed=5).parameters(), strict=True):
         assert torch.equal(a, b)
 
 
 def test_another_seed_gives_other_bits_in_every_random_tensor() -> None:
     config = config_of(architecture="gpt2")
-    ones, twos = dict(newborn(config, seed=1).named_parameters()), dict(newborn(config, seed=2).named_parameters())
-    random = [tensor.name for tensor in census(config) if tensor.birth == "normal"]
+    ones, twos = (
+        dict(initialise(config, seed=1).named_parameters()),
+        dict(initialise(config, seed=2).named_parameters()),
+    )
+    random = [tensor.name for tensor in inventory(config) if tensor.initialisation == "normal"]
     assert all((ones[name] != twos[name]).float().mean() > 0.99 for name in random)
 
 
-def test_no_two_tensors_are_born_alike() -> None:
-    born = dict(newborn(config_of(), seed=1).named_parameters())
-    query, key = born["blocks.0.attention.query.weight"], born["blocks.0.attention.key.weight"]
+def test_no_two_tensors_are_initialised_alike() -> None:
+    initial = dict(initialise(config_of(), seed=1).named_parameters())
+    query, key = initial["blocks.0.attention.query.weight"], initial["blocks.0.attention.key.weight"]
     assert (query != key).float().mean() > 0.99
 
 
@@ -390,8 +395,8 @@ def test_the_loss_at_birth_is_that_of_pure_guessing(family: str) -> None:
     config = config_of(architecture=family, d_model=64, vocab_size=97)
     tokens = some_tokens(config, batch=8)
     with torch.no_grad():
-        loss = next_token_loss(newborn(config, seed=1)(tokens[:, :-1]), tokens[:, 1:])
-    # Logits at birth have a spread of at most 0.16 (0.02 * sqrt(64)), which costs about half its square.
+        loss = next_token_loss(initialise(config, seed=1)(tokens[:, :-1]), tokens[:, 1:])
+    # Initial logits have a standard deviation of at most 0.16 (0.02 * sqrt(64)), which costs about half its square.
     assert float(loss) == pytest.approx(math.log(97), abs=0.05)
 
 
@@ -450,7 +455,7 @@ def test_the_models_dropout_is_keyed_by_row(family: str) -> None:
 def test_dropout_acts_on_the_embedding_and_on_both_branches_of_each_block(monkeypatch: pytest.MonkeyPatch) -> None:
     places = []
 
-    def spy(x: Tensor, rate: float, draws: Tensor | None, place: int) -> Tensor:
+    def spy(x: Tensor, rate: float, dropout_keys: Tensor | None, place: int) -> Tensor:
         places.append(place)
         return x
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitrine.model.decoder import Decoder, newborn
+from vitrine.model.decoder import Decoder, initialise
 from vitrine.model.flat import ALIGNMENT, FlatParameters, digest, is_hidden_matrix
 from vitrine.model.loss import next_token_loss
 from vitrine.presets import Facts, resolve
@@ -16,7 +16,7 @@ FAMILIES = ("gpt2", "llama", "qwen3")
 
 def tiny(architecture: str = "llama", **model: Any) -> Decoder:
     size = {"architecture": architecture, "n_layers": 3, "n_heads": 2, "d_model": 12, "d_ff": 13, "context": 6}
-    return newborn(resolve({"model": size | model}, Facts(vocab_size=11, train_tokens=1)).model, seed=1)
+    return initialise(resolve({"model": size | model}, Facts(vocab_size=11, train_tokens=1)).model, seed=1)
 
 
 def gaps(flat: FlatParameters) -> Tensor:

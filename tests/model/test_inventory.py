@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vitrine.config import Config
-from vitrine.model.inventory import census, flops_per_token, make_plan, optimizer_numbers
+from vitrine.model.inventory import flops_per_token, inventory, make_plan, optimizer_numbers
 from vitrine.presets import PRESETS, Facts, resolve
 
 
@@ -22,7 +22,7 @@ def tiny(architecture: str, **settings: Any) -> Config:
 
 
 def parameters(config: Config) -> int:
-    return sum(tensor.parameters for tensor in census(config.model))
+    return sum(tensor.parameters for tensor in inventory(config.model))
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_the_parameters_are_counted_as_by_hand(architecture: str, count: int) ->
 
 def test_grouped_queries_make_keys_and_values_smaller() -> None:
     model = {"architecture": "llama", "n_heads": 4, "n_kv_heads": 1, "d_model": 8}
-    shapes = {tensor.name: tensor.shape for tensor in census(resolved(model=model).model)}
+    shapes = {tensor.name: tensor.shape for tensor in inventory(resolved(model=model).model)}
     assert [shapes[f"blocks.0.attention.{part}.weight"] for part in ("query", "key", "value", "output")] == [
         (8, 8),
         (2, 8),
@@ -55,7 +55,7 @@ def test_heads_may_be_wider_than_their_share_of_the_model() -> None:
     model = tiny(
         "llama",
     ).model.model_copy(update={"head_dim": 6})
-    shapes = {tensor.name: tensor.shape for tensor in census(model)}
+    shapes = {tensor.name: tensor.shape for tensor in inventory(model)}
     assert [shapes[f"blocks.0.attention.{part}.weight"] for part in ("query", "key", "output")] == [
         (12, 8),
         (12, 8),
@@ -66,14 +66,14 @@ def test_heads_may_be_wider_than_their_share_of_the_model() -> None:
 
 
 def test_names_are_unique_and_in_reading_order() -> None:
-    names = [tensor.name for tensor in census(resolve(PRESETS["demo"], Facts(65, 1)).model)]
+    names = [tensor.name for tensor in inventory(resolve(PRESETS["demo"], Facts(65, 1)).model)]
     assert len(set(names)) == len(names)
     assert (names[0], names[1], names[-1]) == ("embedding.weight", "positions.weight", "final_norm.bias")
     assert names.index("blocks.0.mlp.shrink.bias") < names.index("blocks.1.attention_norm.gain")
 
 
 def test_each_kind_has_its_name() -> None:
-    kinds = {tensor.name: tensor.kind for tensor in census(tiny("gpt2").model)}
+    kinds = {tensor.name: tensor.kind for tensor in inventory(tiny("gpt2").model)}
     assert {name: kinds[name] for name in kinds if not name.startswith("blocks")} == {
         "embedding.weight": "embedding",
         "positions.weight": "embedding",
@@ -105,7 +105,7 @@ def test_flops_are_six_a_weight_and_twelve_a_channel_of_context(architecture: st
 def test_the_optimizer_remembers_as_many_numbers_as_its_rule_needs(optimizer: dict[str, Any], numbers: int) -> None:
     config = tiny("llama", optimizer=optimizer)
     assert parameters(config) == 728
-    assert optimizer_numbers(config, census(config.model)) == numbers
+    assert optimizer_numbers(config, inventory(config.model)) == numbers
 
 
 def test_the_plan_adds_up() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.apple import NAME, Gpu
 from vitrine.model import loss as losses
-from vitrine.model.decoder import newborn
+from vitrine.model.decoder import initialise
 from vitrine.model.loss import next_token_loss
 from vitrine.presets import Facts, resolve
 
@@ -71,7 +71,7 @@ def test_the_gradient_of_every_tensor_of_a_model_agrees_with_finite_differences(
     """Along the gradient of one tensor, of length one, the loss must rise by the gradient's norm."""
     size = {"architecture": architecture, "n_layers": 2, "n_heads": 2, "d_model": 8, "d_ff": 12, "context": 8}
     config = resolve({"model": size}, Facts(vocab_size=11, train_tokens=1)).model
-    model = newborn(config, seed=1)
+    model = initialise(config, seed=1)
     generator = torch.Generator().manual_seed(6)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -11,7 +11,7 @@ from torch import Tensor
 import vitrine.optimizers.rules as optimizer_module
 from vitrine.config import Config, ScheduleConfig
 from vitrine.errors import DivergedError
-from vitrine.model.decoder import Decoder, newborn
+from vitrine.model.decoder import Decoder, initialise
 from vitrine.model.flat import FlatParameters, is_hidden_matrix
 from vitrine.optimizers.rules import Optimizer, adam_change, learning_rate_scale, make_optimizer, orthogonalise
 from vitrine.presets import Facts, resolve
@@ -26,7 +26,7 @@ def tiny(**settings: Any) -> Config:
 
 
 def prepare(config: Config, dtype: torch.dtype = torch.float32) -> tuple[Decoder, FlatParameters, Optimizer]:
-    model = newborn(config.model, seed=1)
+    model = initialise(config.model, seed=1)
     with torch.no_grad():
         generator = torch.Generator().manual_seed(9)
         for parameter in model.parameters():

@@ -16,7 +16,7 @@ import pytest
 from vitrine import api
 from vitrine.errors import ConfigError
 from vitrine.recording import loggers
-from vitrine.recording.loggers import Feed, Mirrors, has_wandb_key, mirrored
+from vitrine.recording.loggers import Feed, Loggers, has_wandb_key, with_loggers
 from vitrine.recording.reporter import Reporter
 from vitrine.run import Run
 from vitrine.training.resume import resume
@@ -66,7 +66,7 @@ def plain(book: Path, tmp_path: Path) -> Run:
     return train(book, tmp_path / "plain", [])
 
 
-def test_each_mirror_has_the_curves_of_the_history_and_the_training_has_the_same_bits(
+def test_each_logger_has_the_curves_of_the_history_and_the_training_has_the_same_bits(
     book: Path, plain: Run, tmp_path: Path
 ) -> None:
     said = Noted()
@@ -122,7 +122,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_mirror_that_fails_is_left_out_and_the_training_goes_on_to_the_same_bits(
+def test_a_logger_that_fails_is_left_out_and_the_training_goes_on_to_the_same_bits(
     fault: str, book: Path, plain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A package of that name that breaks at the fifth step."""
@@ -141,7 +141,7 @@ def test_a_mirror_that_fails_is_left_out_and_the_training_goes_on_to_the_same_bi
     assert run.result()["stopped"] == "steps"
 
 
-def test_a_mirror_that_does_not_read_misses_points_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_logger_that_does_not_read_misses_points_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loggers, "POINTS", 50)
     feed = Feed("slow", [sys.executable, "-c", "import time; time.sleep(60)"], dict(os.environ), {"about": 1})
     began_s = time.monotonic()
@@ -157,7 +157,7 @@ def test_a_mirror_that_does_not_read_misses_points_and_holds_up_nobody(monkeypat
     assert feed.process.returncode is not None
 
 
-def test_a_mirror_without_its_package_is_refused_before_there_is_a_run(
+def test_a_logger_without_its_package_is_refused_before_there_is_a_run(
     book: Path, plain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing = importlib.machinery.ModuleSpec("wandb", None)  # what a folder «wandb» in the way amounts to
@@ -174,7 +174,7 @@ def test_a_mirror_without_its_package_is_refused_before_there_is_a_run(
         resume(plain.path)
 
 
-def test_an_unknown_mirror_is_refused_with_the_known_ones(vitrine: Any, book: Path) -> None:
+def test_an_unknown_logger_is_refused_with_the_known_ones(vitrine: Any, book: Path) -> None:
     done = vitrine("train", book, "--run", "run", "--set", "recording.mirror=mlflow")
     assert done.returncode == 2
     assert done.stderr == "recording.mirror must be 'tensorboard', 'wandb' or 'trackio': got 'mlflow'.\n"
@@ -183,12 +183,12 @@ def test_an_unknown_mirror_is_refused_with_the_known_ones(vitrine: Any, book: Pa
 def test_the_other_reporter_is_told_everything() -> None:
     told = [name for name, member in vars(Reporter).items() if inspect.isfunction(member) and not name.startswith("_")]
     assert told
-    assert all(name in vars(Mirrors) for name in told)
+    assert all(name in vars(Loggers) for name in told)
 
 
-def test_without_names_there_is_no_mirror() -> None:
+def test_without_names_there_is_no_logger() -> None:
     reporter = Reporter()
-    with mirrored(reporter, []) as same:
+    with with_loggers(reporter, []) as same:
         assert same is reporter
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitrine.model.decoder import newborn
+from vitrine.model.decoder import initialise
 from vitrine.model.flat import FlatParameters
 from vitrine.presets import Facts, resolve
 from vitrine.recording import statistics
@@ -23,7 +23,7 @@ def parameters() -> FlatParameters:
     """Of a small model, with random numbers for gradients: each tensor on a scale of its own."""
     settings = {"model": {"architecture": "gpt2", "n_layers": 2, "d_model": 32, "n_heads": 2, "context": 16}}
     torch.manual_seed(1)
-    flat = FlatParameters(newborn(resolve(settings, Facts(vocab_size=50, train_tokens=10_000)).model, seed=1))
+    flat = FlatParameters(initialise(resolve(settings, Facts(vocab_size=50, train_tokens=10_000)).model, seed=1))
     for number, tensor in enumerate(flat.named(flat.gradients).values()):
         tensor.normal_().mul_(10.0 ** (number % 9 - 4))
     return flat

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vitrine.config import Config, validate
-from vitrine.model.inventory import census
+from vitrine.model.inventory import inventory
 from vitrine.presets import PRESETS, Facts, resolve
 from vitrine.runs import disk
 from vitrine.runs.reader import RunReader
@@ -27,7 +27,7 @@ def config_of(steps: int, preset: str = "micro", **model: object) -> Config:
 def test_the_recording_of_100_000_steps_of_100_tensors_stays_under_500_mb(architecture, d_model, batch_size):
     layers = {"gpt2": 6, "llama": 11, "qwen3": 9}[architecture]
     model = config_of(1, architecture=architecture, n_layers=layers, d_model=d_model).model
-    assert 98 <= len(census(model)) <= 105
+    assert 98 <= len(inventory(model)) <= 105
     settings = {"model": model.model_dump(), "training": {"steps": 100_000, "batch_size": batch_size}}
     sums = disk.recording(resolve(settings, FACTS))
     assert sums.statistics_bytes + sums.histogram_bytes + sums.film_bytes < 500_000_000
@@ -72,7 +72,7 @@ def test_a_step_of_the_laptop_model_is_re_entered_over_a_few_dozen_others_within
     settings = {**PRESETS["micro"], "optimizer": {"name": optimizer}}
     config = resolve({**settings, "training": {"batch_size": 16, "steps": 10_000}}, FACTS)
     sums = disk.recording(config)
-    assert 800_000 < sum(tensor.parameters for tensor in census(config.model)) < 830_000
+    assert 800_000 < sum(tensor.parameters for tensor in inventory(config.model)) < 830_000
     assert 12 <= config.recording.keyframe_every <= sums.reentry_steps <= 72
     assert sums.keyframes * sums.keyframe_bytes <= config.recording.disk_budget == 2_000_000_000
 

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 
 from tests.studio.conftest import Studio
 from vitrine.inspection.replay import OpenedStep, Replayer
-from vitrine.model.inventory import census, optimizer_memory
+from vitrine.model.inventory import inventory, optimizer_memory
 from vitrine.runs.film import pick, picks_at
 from vitrine.runs.reader import RunReader
 from vitrine.studio import tiles
@@ -41,7 +41,7 @@ def test_all_tensors_in_one_answer_are_the_library_s_to_the_bit(
 ):
     born = load_file(reader.path / "keyframes/step-00000000/model.safetensors")
     expected = b""
-    for plan in census(reader.config.model):
+    for plan in inventory(reader.config.model):
         tensor = opened.tensor(plan.name)
         expected += {
             "value": tensor.before,
@@ -63,7 +63,7 @@ def test_the_tensors_come_in_the_order_that_was_asked_for(studio: Studio, reader
 @pytest.mark.parametrize("every", [1, 2, 8, 64])
 def test_one_cell_of_each_square_is_the_film_s_choice(studio: Studio, reader: RunReader, every: int):
     kept = load_file(reader.path / "keyframes/step-00000150/model.safetensors")
-    shapes, seed = {plan.name: plan.shape for plan in census(reader.config.model)}, reader.config.training.seed
+    shapes, seed = {plan.name: plan.shape for plan in inventory(reader.config.model)}, reader.config.training.seed
     grids = picks_at(shapes, every.bit_length() - 1, seed).indices
     expected = np.concatenate([kept[name].ravel()[grid.ravel()] for name, grid in grids.items()])
     assert np.array_equal(batch(studio, step=150, mode="value", every=every), expected)
@@ -116,7 +116,7 @@ def test_what_the_optimizer_will_remember_is_what_it_has(reader: RunReader, sett
     optimizer = reader.config.optimizer.model_copy(update={"momentum": 0.0} | settings)
     config = reader.config.model_copy(update={"optimizer": optimizer})
     state = build_state(config, Processes())[1].optimizer
-    expected = {f"{t.name}.{kind}" for t in census(config.model) for kind in optimizer_memory(config, t)}
+    expected = {f"{t.name}.{kind}" for t in inventory(config.model) for kind in optimizer_memory(config, t)}
     assert set(state.named_state(state.state)) == expected
 
 
@@ -149,7 +149,7 @@ def test_a_place_that_is_no_corner_of_a_square_is_refused(studio: Studio):
 
 
 def test_no_answer_is_larger_than_it_may_be(reader: RunReader, monkeypatch: pytest.MonkeyPatch):
-    size = sum(plan.parameters for plan in census(reader.config.model))
+    size = sum(plan.parameters for plan in inventory(reader.config.model))
     monkeypatch.setattr(tiles, "ALL_CELLS", size)
     assert sum(tile.size for tile in tiles.tiles_of(reader, [], "value", 1)) == size
     monkeypatch.setattr(tiles, "ALL_CELLS", size - 1)

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.studio.conftest import SMALL, Studio, serve, until
-from vitrine.model.inventory import census
+from vitrine.model.inventory import inventory
 from vitrine.runs.film import Film
 from vitrine.runs.reader import RunReader
 from vitrine.runs.records import StepRecord
@@ -42,7 +42,7 @@ def events_of(studio: Studio, run: str, count: int, cursor: str = "") -> list[di
 
 def test_the_listing_has_each_run_once_with_its_figures(studio: Studio, reader: RunReader):
     (row,) = [run for run in studio.json("runs")["runs"] if run["name"] == "small"]
-    assert row["parameters"] == sum(plan.parameters for plan in census(reader.config.model))
+    assert row["parameters"] == sum(plan.parameters for plan in inventory(reader.config.model))
     assert (row["steps"], row["steps_made"], row["training"], row["architecture"]) == (160, 160, False, "gpt2")
     assert row["train_loss"] == reader.steps()[-1].loss
     assert row["val_loss"] == reader.evaluations()[-1].loss
@@ -68,7 +68,7 @@ def test_a_damaged_run_is_listed_with_the_reason_and_spoils_no_other(runs: Path,
 def test_a_run_says_all_that_a_page_needs_to_open_it(studio: Studio, reader: RunReader):
     run = studio.json("runs/small")
     assert run["config"] == reader.config.model_dump(mode="json")
-    plans = census(reader.config.model)
+    plans = inventory(reader.config.model)
     assert [t["name"] for t in run["tensors"]] == [plan.name for plan in plans]
     assert [tuple(t["shape"]) for t in run["tensors"]] == [plan.shape for plan in plans]
     assert run["parameters"] == sum(plan.parameters for plan in plans)
@@ -123,7 +123,7 @@ def test_every_curve_that_a_run_names_is_served(studio: Studio, reader: RunReade
 
 
 def test_the_curve_of_a_part_is_made_of_all_its_tensors(studio: Studio, reader: RunReader):
-    names = [plan.name for plan in census(reader.config.model) if plan.name.startswith("blocks.1.")]
+    names = [plan.name for plan in inventory(reader.config.model) if plan.name.startswith("blocks.1.")]
     tables = [reader.statistics(name) for name in names]
     found = studio.json("runs/small/series", name="blocks.1/gradient_norm")
     squares = sum(table["gradient_norm"].astype(float) ** 2 for table in tables)
@@ -140,7 +140,7 @@ def test_the_curve_of_a_part_is_made_of_all_its_tensors(studio: Studio, reader: 
 def test_all_layers_come_at_once_on_the_same_steps(studio: Studio, reader: RunReader, by: str, rows: int):
     found = studio.json("runs/small/layers", statistic="update_ratio", by=by, first=20, last=99, pixels=10)
     assert len(found["rows"]) == rows
-    assert sum(row["parameters"] for row in found["rows"]) == sum(p.parameters for p in census(reader.config.model))
+    assert sum(row["parameters"] for row in found["rows"]) == sum(p.parameters for p in inventory(reader.config.model))
     for row in found["rows"]:
         one = studio.json("runs/small/series", name=f"{row['name']}/update_ratio", first=20, last=99, pixels=10)
         assert {key: one[key] for key in ("steps", "low", "high")} == {"steps": found["steps"]} | {
@@ -150,7 +150,7 @@ def test_all_layers_come_at_once_on_the_same_steps(studio: Studio, reader: RunRe
 
 
 def test_a_run_says_what_its_training_takes_of_memory_and_took(studio: Studio, reader: RunReader):
-    memory, count = studio.json("runs/small")["memory"], sum(p.parameters for p in census(reader.config.model))
+    memory, count = studio.json("runs/small")["memory"], sum(p.parameters for p in inventory(reader.config.model))
     assert [memory["computed"][part] for part in ("parameters", "gradients", "optimizer")] == [4 * count] * 2 + [
         8 * count
     ]

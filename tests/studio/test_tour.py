@@ -16,7 +16,7 @@ from vitrine.inspection.neuron import open_neuron
 from vitrine.inspection.parameter import find_address
 from vitrine.inspection.replay import OpenedStep, Replayer
 from vitrine.inspection.views import inspect
-from vitrine.model.inventory import census
+from vitrine.model.inventory import inventory
 from vitrine.runs.reader import RunReader
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -39,7 +39,7 @@ def opened(reader: RunReader) -> OpenedStep:
 
 @pytest.fixture(scope="module")
 def total(reader: RunReader) -> int:
-    return sum(plan.parameters for plan in census(reader.config.model))
+    return sum(plan.parameters for plan in inventory(reader.config.model))
 
 
 @pytest.fixture(params=["no-preference"])
@@ -221,7 +221,7 @@ def test_the_tour_is_walked_to_its_end_and_its_numbers_are_the_run_s(
     walk.next()
 
     walk.at("2")
-    weights = sum(plan.parameters for plan in census(reader.config.model) if plan.kind == "weight")
+    weights = sum(plan.parameters for plan in inventory(reader.config.model) if plan.kind == "weight")
     assert f"{weights:,} weights: {100 * weights / total:.0f}%" in walk.guess()
     place = page.evaluate("() => window.vitrine.where('blocks.1.mlp.expand.bias', 0, 5)")
     page.mouse.click(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vitrine.errors import CorpusError
-from vitrine.model.decoder import Decoder, newborn
+from vitrine.model.decoder import Decoder, initialise
 from vitrine.presets import Facts, resolve
 from vitrine.training import evaluation as evaluate_module
 from vitrine.training.evaluation import Evaluation, evaluate
@@ -19,7 +19,7 @@ CONTEXT = 8
 
 def tiny(**model: Any) -> Decoder:
     size = {"architecture": "gpt2", "n_layers": 1, "n_heads": 2, "d_model": 12, "context": CONTEXT, "init_scale": 20}
-    return newborn(resolve({"model": size | model}, Facts(vocab_size=11, train_tokens=1)).model, seed=1)
+    return initialise(resolve({"model": size | model}, Facts(vocab_size=11, train_tokens=1)).model, seed=1)
 
 
 def some_tokens(count: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from vitrine.config import Config
-from vitrine.model.inventory import census
+from vitrine.model.inventory import inventory
 from vitrine.recording.reporter import Reporter
 from vitrine.runs.disk import recording
 from vitrine.runs.records import EvaluationRecord, StepRecord
@@ -51,7 +51,7 @@ class TerminalReporter(Reporter):
     def started(self, config: Config, path: Path) -> None:
         """The run in a few lines: what was chosen, and what it comes to."""
         self.close()
-        parameters = sum(tensor.parameters for tensor in census(config.model))
+        parameters = sum(tensor.parameters for tensor in inventory(config.model))
         model, training, data = config.model, config.training, config.data
         self.steps = training.steps
         lines = [

@@ -18,7 +18,7 @@ from vitrine._files import whole_file
 from vitrine.config import ModelConfig
 from vitrine.errors import ConfigError, RunError
 from vitrine.exchange.hf_export import Exported, Floats, corpus_digest, finite_numbers, measured
-from vitrine.model.inventory import census
+from vitrine.model.inventory import inventory
 from vitrine.runs.reader import TOKENIZER, RunReader
 from vitrine.text.tokenizer import end_of_text_id, kind, load_tokenizer
 from vitrine.training.checkpoint import Snapshot, load_step
@@ -137,7 +137,7 @@ def tokenizer_metadata(tokenizer: Tokenizer, rows: int, path: Path) -> dict[str,
 def to_gguf(model: ModelConfig, ours: Mapping[str, Floats]) -> dict[str, Floats]:
     """Our parameters by the names, and in the order of rows, of llama.cpp."""
     places: dict[str, list[Floats]] = {}
-    for plan in census(model):
+    for plan in inventory(model):
         numbers = ours[plan.name]
         if model.architecture == "llama" and ".query." in plan.name:
             numbers = interleaved(numbers, model.n_heads)

@@ -23,7 +23,7 @@ from vitrine._files import whole_folder
 from vitrine.config import Config, ModelConfig
 from vitrine.errors import RunError
 from vitrine.model.flat import is_hidden_matrix
-from vitrine.model.inventory import TensorPlan, census
+from vitrine.model.inventory import TensorSpec, inventory
 from vitrine.runs.reader import CHAT_TEMPLATE, TOKENIZER, RunReader
 from vitrine.text.tokenizer import (
     TOKENIZER_CONFIG,
@@ -221,13 +221,13 @@ def made_whole(path: Path, failure: str) -> Iterator[Path]:
         raise RunError(f"{failure}: {error}.") from None
 
 
-def _places(model: ModelConfig) -> dict[str, list[TensorPlan]]:
+def _places(model: ModelConfig) -> dict[str, list[TensorSpec]]:
     """The name of each of their tensors, and those of ours whose rows it stacks."""
     gpt2 = model.architecture == "gpt2"
     parts, outside = (GPT2_PARTS, OUTSIDE["gpt2"]) if gpt2 else (LLAMA_PARTS, OUTSIDE["llama"])
     blocks = "transformer.h" if gpt2 else "model.layers"
-    places: dict[str, list[TensorPlan]] = {}
-    for plan in census(model):
+    places: dict[str, list[TensorSpec]] = {}
+    for plan in inventory(model):
         part, _, end = plan.name.rpartition(".")
         if part.startswith("blocks."):
             _, layer, inside = part.split(".", 2)
@@ -238,7 +238,7 @@ def _places(model: ModelConfig) -> dict[str, list[TensorPlan]]:
     return places
 
 
-def _turned(model: ModelConfig, plan: TensorPlan) -> bool:
+def _turned(model: ModelConfig, plan: TensorSpec) -> bool:
     """GPT-2's matrices are (inputs, outputs), ours (outputs, inputs)."""
     return model.architecture == "gpt2" and is_hidden_matrix(plan.name, plan.shape)
 
@@ -279,7 +279,7 @@ def _tokenizer_config(tokenizer: Tokenizer, context: int, own: dict[str, Any]) -
 def _card(reader: RunReader, snapshot: Snapshot, tokenizer: Tokenizer) -> str:
     """The README.md: size, text, losses, and how to load the model."""
     config, model = reader.config, reader.config.model
-    count = sum(tensor.parameters for tensor in census(model))
+    count = sum(tensor.parameters for tensor in inventory(model))
     losses = [f"- {sentence}" for sentence in measured(reader, snapshot.step)]
     tokens = {
         "char": "characters: one that is not in its vocabulary is an error in transformers too",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vitrine._json import plain
 from vitrine.errors import RunError
-from vitrine.model.inventory import census
+from vitrine.model.inventory import inventory
 from vitrine.runs.downsample import downsample
 from vitrine.runs.reader import RunReader, is_training
 from vitrine.runs.records import SampleRecord
@@ -48,7 +48,7 @@ class ComparedRun:
     @property
     def parameters(self) -> int:
         """Learned numbers."""
-        return sum(plan.parameters for plan in census(self.reader.config.model))
+        return sum(plan.parameters for plan in inventory(self.reader.config.model))
 
     @property
     def best(self) -> tuple[int, float] | None:

@@ -71,7 +71,7 @@ class Float64:
         """The mean loss of the batch, with the dropout that the step had."""
         total = torch.zeros((), dtype=torch.float64, device=self.model.embedding.weight.device)
         for micro in self.batch:
-            logits = self.model(micro.inputs, micro.draws)
+            logits = self.model(micro.inputs, micro.dropout_keys)
             total = total + micro.share * F.cross_entropy(logits.flatten(0, 1), micro.targets.flatten())
         return total
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from vitrine._json import plain
 from vitrine.errors import VitrineError
 from vitrine.inspection.evidence import Plot, plot_of
-from vitrine.model.inventory import TensorPlan, census
+from vitrine.model.inventory import TensorSpec, inventory
 from vitrine.runs.reader import KEYFRAMES, RunReader
 from vitrine.runs.retention import keyframe_path, keyframe_steps
 
@@ -359,9 +359,9 @@ def _logits(looks: Sequence["_Look"]) -> Found:
     return _level(looks[-1].logit, LOGITS), f"largest {told}", cause, evidence, max(0, looks[-1].step - 1)
 
 
-def _later_statistics(reader: RunReader) -> dict[TensorPlan, NDArray[Any]]:
+def _later_statistics(reader: RunReader) -> dict[TensorSpec, NDArray[Any]]:
     """The later half of the statistics of every matrix; nothing if none are recorded."""
-    matrices = [plan for plan in census(reader.config.model) if len(plan.shape) == 2] if reader.layout() else []
+    matrices = [plan for plan in inventory(reader.config.model) if len(plan.shape) == 2] if reader.layout() else []
     tables = {plan: reader.statistics(plan.name) for plan in matrices}
     stop = min(map(len, tables.values()), default=0)  # they may grow while they are read
     return {plan: table[stop // 2 : stop] for plan, table in tables.items()}

@@ -102,7 +102,7 @@ def open_neuron(opened: OpenedStep, address: Address, row: int, token: int) -> N
         if not 0 <= value < size:
             raise RunError(f"{option} must be 0 to {size - 1} in this batch: got {value}. Try {option} 0.")
     with opened.with_values(opened.witness.values), torch.no_grad():
-        inputs, outputs = inputs_of(decoder, module, batch.micro.inputs, batch.micro.draws)
+        inputs, outputs = inputs_of(decoder, module, batch.micro.inputs, batch.micro.dropout_keys)
         weights = module.weight[address.unit].to(inputs.dtype)
         bias = 0.0 if module.bias is None else float(module.bias[address.unit].to(inputs.dtype))
         kept = weights.float().clone()  # the model goes back to later parameters

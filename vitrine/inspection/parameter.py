@@ -12,13 +12,13 @@ from vitrine.config import Config
 from vitrine.errors import RunError, nearest
 from vitrine.inspection.replay import OpenedStep
 from vitrine.model.flat import is_hidden_matrix
-from vitrine.model.inventory import TensorPlan, census
+from vitrine.model.inventory import TensorSpec, inventory
 from vitrine.optimizers.rules import Muon, learning_rate_scale, matrix_scale
 from vitrine.runs.film import Film
 from vitrine.runs.reader import FILM, KEYFRAMES, TOKENIZER, RunReader
 from vitrine.runs.retention import keyframe_path, keyframe_steps
 from vitrine.text.tokenizer import load_tokenizer, spell
-from vitrine.training.checkpoint import load_birth
+from vitrine.training.checkpoint import load_initial
 
 Point = tuple[int, float, bool]  # step, value, whether it is exact
 
@@ -31,7 +31,7 @@ class Address:
     unit: of a layer: an output; None: no unit is meant.
     """
 
-    tensor: TensorPlan
+    tensor: TensorSpec
     index: tuple[int, ...] = ()
     unit: int | None = None
 
@@ -139,7 +139,7 @@ def find_address(config: Config, text: str) -> Address:
             f"A parameter is named like blocks.0.attention.query.weight[3,7], a unit like blocks.0.mlp.expand[12]: "
             f"got {text!r}."
         )
-    tensors = {tensor.name: tensor for tensor in census(config.model)}
+    tensors = {tensor.name: tensor for tensor in inventory(config.model)}
     name, numbers = found[1], tuple(int(number) for number in (found[2] or "").split(",") if number)
     if name not in tensors and len(numbers) == 1 and len(tensors.get(f"{name}.weight", _NOTHING).shape) == 2:
         tensor = tensors[f"{name}.weight"]
@@ -255,7 +255,7 @@ def birth_of(reader: RunReader, address: Address) -> float:
     try:
         return _value_in_keyframe(reader, 0, address)
     except RunError:  # it follows from the seed
-        born = load_birth(reader.path / KEYFRAMES, reader.config, reader.facts().get("birth", ""))
+        born = load_initial(reader.path / KEYFRAMES, reader.config, reader.facts().get("birth", ""))
         return float(born[address.tensor.name][address.index])
 
 
@@ -329,7 +329,7 @@ def shortest(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-_NOTHING = TensorPlan("", (), "weight", "zeros")
+_NOTHING = TensorSpec("", (), "weight", "zeros")
 
 
 def _channel_of_head(what: str, number: int, head_dim: int) -> str:

@@ -8,8 +8,8 @@ import torch
 
 from vitrine.errors import RunError
 from vitrine.inspection.parameter import shortest
-from vitrine.model.decoder import Decoder, newborn
-from vitrine.model.inventory import census
+from vitrine.model.decoder import Decoder, initialise
+from vitrine.model.inventory import inventory
 from vitrine.model.loss import next_token_loss
 from vitrine.recording.recorder import StepLoss
 from vitrine.runs.reader import RunReader
@@ -57,9 +57,9 @@ def bear(reader: RunReader, seed: int, spread: float = 1.0) -> Birth:
         raise RunError(f"spread must be a number from 0 up: got {spread}. Try 1, as the run has it.")
     config = reader.config
     prepare_device(config.machine.model_copy(update={"device": "cpu"}))
-    model = newborn(config.model, seed, getattr(torch, config.training.precision))
+    model = initialise(config.model, seed, getattr(torch, config.training.precision))
     parameters = dict(model.named_parameters())
-    drawn = [plan for plan in census(config.model) if plan.birth == "normal"]
+    drawn = [plan for plan in inventory(config.model) if plan.initialisation == "normal"]
     with torch.no_grad():
         for plan in drawn:
             parameters[plan.name].mul_(spread)
@@ -76,6 +76,6 @@ def _first_loss(reader: RunReader, model: Decoder) -> float:
     batches = make_batches(reader.config, tokens)
     losses = StepLoss()
     for micro in micro_batches(batches, 0, model, Processes()):
-        logits = model(micro.inputs, micro.draws)
+        logits = model(micro.inputs, micro.dropout_keys)
         losses.micro_batch(micro, logits, next_token_loss(logits, micro.targets))
     return losses.take()

@@ -19,7 +19,7 @@ from vitrine.config import Config
 from vitrine.errors import ConfigError, RunError
 from vitrine.inspection.probes import Probe, lens, probe
 from vitrine.model.flat import digest
-from vitrine.model.inventory import census
+from vitrine.model.inventory import inventory
 from vitrine.model.loss import next_token_loss, wide
 from vitrine.recording import statistics
 from vitrine.recording.recorder import StepLoss, to_numpy
@@ -28,7 +28,7 @@ from vitrine.runs.layout import HISTOGRAM_KINDS, Numbers
 from vitrine.runs.reader import FILM, KEYFRAMES, RunReader
 from vitrine.runs.retention import keyframe_path, keyframe_steps
 from vitrine.step import MicroBatch, State, step
-from vitrine.training.checkpoint import Snapshot, load_birth, load_keyframe, restore
+from vitrine.training.checkpoint import Snapshot, load_initial, load_keyframe, restore
 from vitrine.training.device import check_device, differences, fingerprint
 from vitrine.training.distributed import Processes
 from vitrine.training.state import build_state, make_batches, micro_batches
@@ -222,7 +222,7 @@ class Replayer:
         """The loss of a batch with the parameters as they stand, computed as a step computes it."""
         losses = StepLoss()
         for micro in batches:
-            logits = self.state.model(micro.inputs, micro.draws)
+            logits = self.state.model(micro.inputs, micro.dropout_keys)
             losses.micro_batch(micro, logits, next_token_loss(logits, micro.targets).detach())
         return losses.take()
 
@@ -313,7 +313,7 @@ class Replayer:
     def _birth(self) -> Floats:
         """The parameters of step 0 as a flat buffer."""
         noted = self.reader.facts().get("birth", "")
-        born = load_birth(self.reader.path / KEYFRAMES, self.config, noted)
+        born = load_initial(self.reader.path / KEYFRAMES, self.config, noted)
         flat = torch.zeros_like(self.state.parameters.values)
         for name, view in self.state.parameters.named(flat).items():
             view.copy_(born[name])
@@ -369,7 +369,7 @@ class OpenedStep:
         row = reader.statistics_at(number)
         names = [place.name for place in self.parameters.places]
         flats = {"weight": witness.values, "gradient": witness.gradient, "update": witness.after - witness.values}
-        in_order = [plan.name for plan in census(self.config.model)]
+        in_order = [plan.name for plan in inventory(self.config.model)]
         self.norms = {}
         for kind, flat in flats.items():
             norms = dict(zip(names, to_numpy(statistics.norms(self.parameters, flat)).tolist(), strict=True))
@@ -403,7 +403,7 @@ class OpenedStep:
     @property
     def tensors(self) -> Mapping[str, OpenedTensor]:
         """Every tensor's numbers, by name."""
-        return {plan.name: self.tensor(plan.name) for plan in census(self.config.model)}
+        return {plan.name: self.tensor(plan.name) for plan in inventory(self.config.model)}
 
     def tensor(self, name: str) -> OpenedTensor:
         """One tensor's numbers."""
@@ -437,7 +437,7 @@ class OpenedStep:
         if not 0 <= row < len(batch.inputs):
             raise RunError(f"--row must be one of the {len(batch.inputs)} rows of the batch: got {row}. Try --row 0.")
         with self.with_values(self.witness.values):
-            seen = probe(self.replayer.decoder, batch.micro.inputs, batch.micro.draws, row)
+            seen = probe(self.replayer.decoder, batch.micro.inputs, batch.micro.dropout_keys, row)
         if row < len(batch.logits):
             seen.difference = float(np.abs(seen.logits - batch.logits[row]).max())
         return seen

@@ -12,10 +12,10 @@ from vitrine.inspection.health import Health, history_verdicts
 from vitrine.inspection.neuron import Neuron, open_neuron
 from vitrine.inspection.parameter import Address, Biography, biography, find_address
 from vitrine.inspection.replay import OpenedStep, Replayer
-from vitrine.model.inventory import TensorPlan, census
+from vitrine.model.inventory import TensorSpec, inventory
 from vitrine.runs.layout import STATISTICS
 from vitrine.runs.reader import KEYFRAMES, RunReader
-from vitrine.training.checkpoint import load_birth
+from vitrine.training.checkpoint import load_initial
 
 BARS = " ▁▂▃▄▅▆▇█"
 
@@ -26,7 +26,7 @@ class Census:
 
     reader: RunReader
     step: int
-    tensors: tuple[TensorPlan, ...]
+    tensors: tuple[TensorSpec, ...]
     statistics: dict[str, dict[str, float]] | None
 
     def to_json(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class TensorView:
     """One tensor in an opened step."""
 
     opened: OpenedStep
-    plan: TensorPlan
+    plan: TensorSpec
 
     def to_json(self) -> dict[str, Any]:
         """What `inspect --json` prints."""
@@ -219,7 +219,7 @@ def take_census(reader: RunReader, step: int) -> Census:
             name: {statistic: float(row[layout.statistic(name, statistic)]) for statistic in STATISTICS}
             for name in layout.tensors
         }
-    return Census(reader, at, census(reader.config.model), statistics)
+    return Census(reader, at, inventory(reader.config.model), statistics)
 
 
 def _take_birth(reader: RunReader, what: str, step: int, nudges: Sequence[float]) -> Birth:
@@ -230,8 +230,8 @@ def _take_birth(reader: RunReader, what: str, step: int, nudges: Sequence[float]
             f"{reader.path} has made no step yet: there is its step 0 alone, without gradients or activations. "
             "Inspect its tensors, or one parameter of them, as they are."
         )
-    kept = load_birth(reader.path / KEYFRAMES, reader.config, reader.facts().get("birth", ""))
-    plans = [address.tensor] if address else census(reader.config.model)
+    kept = load_initial(reader.path / KEYFRAMES, reader.config, reader.facts().get("birth", ""))
+    plans = [address.tensor] if address else inventory(reader.config.model)
     return Birth(str(reader.path), {plan.name: kept[plan.name].numpy() for plan in plans}, address)
 
 

@@ -17,19 +17,19 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vitrine.config import ModelConfig
-from vitrine.model.inventory import census
+from vitrine.model.inventory import inventory
 from vitrine.randomness import keyed_generator
 
 # Up to this context the processor keeps what attention computed for the backward pass; beyond it, memory matters more.
-WRITTEN_OUT_CONTEXT = 512
-QUERIES_AT_ONCE = 64  # attention written out takes this many, and the keys up to the last of them
+CUSTOM_AUTOGRAD_CONTEXT = 512
+QUERIES_AT_ONCE = 64  # CausalAttention takes this many, and the keys up to the last of them
 
 
 class Decoder(nn.Module):
     """A decoder-only transformer.
 
     Call it with tokens (batch, seq) of int64; it returns logits (batch, seq, vocab_size) of `compute_dtype`.
-    `draws` (batch,) of int32, one key per row, switches dropout on: equal keys drop equal activations.
+    `dropout_keys` (batch,) of int32, one key per row, switches dropout on: equal keys drop equal activations.
     `recompute`: the backward pass computes each block's activations again, so that they need not be kept.
     """
 
@@ -53,7 +53,7 @@ class Decoder(nn.Module):
         if not config.tie_embeddings:
             self.head = Linear(config.d_model, config.vocab_size, bias=False)
 
-    def forward(self, tokens: Tensor, draws: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, dropout_keys: Tensor | None = None) -> Tensor:
         """Logits of the next token after each token given."""
         seq = tokens.shape[1]
         x = self.embedding(tokens)  # (batch, seq, d_model)
@@ -62,12 +62,12 @@ class Decoder(nn.Module):
             rope = None
         else:
             rope = self.rope_cos[:seq], self.rope_sin[:seq]
-        x = dropout(x, self.config.dropout, draws, place=0)
+        x = dropout(x, self.config.dropout, dropout_keys, place=0)
         mask = causal_mask(seq, x.device)
         for block in self.blocks:
-            inputs = (x, mask, rope, draws, self.compute_dtype)
+            inputs = (x, mask, rope, dropout_keys, self.compute_dtype)
             if self.recompute and torch.is_grad_enabled():
-                # No generator is drawn from: dropout is keyed, and so the same both times.
+                # No generator is used: dropout is keyed, and so the same both times.
                 x = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(*inputs)
@@ -77,7 +77,7 @@ class Decoder(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then MLP, each reading the normalised stream and adding to it."""
+    """Attention, then MLP, each reading the normalised residual stream and adding to it."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -93,14 +93,14 @@ class Block(nn.Module):
         x: Tensor,
         mask: Tensor,
         rope: tuple[Tensor, Tensor] | None,
-        draws: Tensor | None,
+        dropout_keys: Tensor | None,
         dtype: torch.dtype,
     ) -> Tensor:
         """(batch, seq, d_model) in, the same shape out."""
         attended = self.attention(self.attention_norm(x).to(dtype), mask, rope)
-        x = x + dropout(attended, self.dropout, draws, place=2 * self.layer + 1)
+        x = x + dropout(attended, self.dropout, dropout_keys, place=2 * self.layer + 1)
         thought = self.mlp(self.mlp_norm(x).to(dtype))
-        return x + dropout(thought, self.dropout, draws, place=2 * self.layer + 2)
+        return x + dropout(thought, self.dropout, dropout_keys, place=2 * self.layer + 2)
 
 
 class Attention(nn.Module):
@@ -110,7 +110,7 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim = config.head_dim
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
-        self.written_out = config.context <= WRITTEN_OUT_CONTEXT
+        self.custom_autograd = config.context <= CUSTOM_AUTOGRAD_CONTEXT
         kv_width = config.n_kv_heads * config.head_dim
         self.query = Linear(config.d_model, config.attention_width, config.bias)
         self.key = Linear(config.d_model, kv_width, config.bias)
@@ -137,7 +137,7 @@ class Attention(nn.Module):
         return self.output(mixed.transpose(1, 2).reshape(batch, seq, -1))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        if q.device.type == "cpu" and self.written_out:
+        if q.device.type == "cpu" and self.custom_autograd:
             return attend(q, k, v, mask)
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
@@ -205,7 +205,7 @@ class RMSNorm(nn.Module):
 
 
 class RootMeanSquare(torch.autograd.Function):
-    """x divided by its root mean square over the last axis, forward and backward written out.
+    """Custom autograd: x divided by its root mean square over the last axis.
 
     On a processor this is twice as fast as torch's own, which is made of single operations.
     """
@@ -244,21 +244,21 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x.to(self.gain.dtype), self.gain.shape, self.gain, self.bias, self.epsilon)
 
 
-def newborn(config: ModelConfig, seed: int, compute_dtype: torch.dtype = torch.float32) -> Decoder:
-    """A decoder with random weights from the seed; `census.census` says how each tensor is born.
+def initialise(config: ModelConfig, seed: int, compute_dtype: torch.dtype = torch.float32) -> Decoder:
+    """A new decoder with random weights from the seed; `inventory` says how each tensor is initialised.
 
     Each tensor is drawn by its own generator, keyed by (seed, name), on the CPU in float32.
     """
     model = Decoder(config, compute_dtype)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for tensor in census(config):
+        for tensor in inventory(config):
             parameter = parameters[tensor.name]
-            if tensor.birth == "normal":
+            if tensor.initialisation == "normal":
                 numbers = keyed_generator(seed, "birth", tensor.name).standard_normal(tensor.shape, np.float32)
                 parameter.copy_(torch.from_numpy(numbers)).mul_(tensor.std)
             else:
-                parameter.fill_(1.0 if tensor.birth == "ones" else 0.0)
+                parameter.fill_(1.0 if tensor.initialisation == "ones" else 0.0)
     return model
 
 
@@ -275,7 +275,7 @@ def causal_mask(seq: int, device: torch.device) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Attention written out.
+    """Attention by a custom autograd; see `CausalAttention`.
 
     Args:
         q: (batch, n_heads, seq, head_dim).
@@ -296,7 +296,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 
 
 class CausalAttention(torch.autograd.Function):
-    """softmax(q k^T / sqrt(head_dim) + mask) v, some queries at a time, forward and backward written out.
+    """Custom autograd: softmax(q k^T / sqrt(head_dim) + mask) v, some queries at a time.
 
     No product is made with keys that lie after all of these queries: at a context of 256 that is nearly half of them.
     """
@@ -381,26 +381,26 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return rotated
 
 
-def dropout(x: Tensor, rate: float, draws: Tensor | None, place: int) -> Tensor:
-    """Zero a share `rate` of x and scale up the rest, as the keys in `draws` (batch,) say.
+def dropout(x: Tensor, rate: float, dropout_keys: Tensor | None, place: int) -> Tensor:
+    """Zero a share `rate` of x and scale up the rest, as the keys in `dropout_keys` (batch,) say.
 
     Which activations fall is a function of (key of the row, place in the model, position in the row)
     alone, the same on every device and for any split of the batch. The share is met to 1 / 65,536.
     """
-    if draws is None or rate == 0:
+    if dropout_keys is None or rate == 0:
         return x
     count, fall = x[0].numel(), round(rate * 2**16)
-    bits = random_bits(draws, place, -(-count // 2)).view(torch.int16)[:, :count]  # half of an int32 each
+    bits = random_bits(dropout_keys, place, -(-count // 2)).view(torch.int16)[:, :count]  # half of an int32 each
     return x * (bits >= fall - 2**15).view(x.shape) / (1 - fall / 2**16)
 
 
-def random_bits(draws: Tensor, place: int, count: int) -> Tensor:
+def random_bits(dropout_keys: Tensor, place: int, count: int) -> Tensor:
     """(batch, count) of int32, uniform over all int32: a counter, mixed by multiply and xor-shift.
 
     The constants are those of a published low-bias 32-bit mixer (C. Wellons, hash-prospector).
     """
-    counter = torch.arange(count, dtype=torch.int32, device=draws.device) * -1640531527
-    x = counter + _mix(draws ^ (place * 0x3C6EF372 & 0x7FFFFFFF))[:, None]
+    counter = torch.arange(count, dtype=torch.int32, device=dropout_keys.device) * -1640531527
+    x = counter + _mix(dropout_keys ^ (place * 0x3C6EF372 & 0x7FFFFFFF))[:, None]
     return _mix(x)
 
 

@@ -1,4 +1,4 @@
-"""What a choice of hyperparameters comes to, before any training: census, FLOPs, memory. Needs no torch."""
+"""What a choice of hyperparameters comes to, before any training: tensors, FLOPs, memory. Needs no torch."""
 
 import math
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ Kind = Literal["embedding", "weight", "bias", "gain"]
 
 
 @dataclass(frozen=True)
-class TensorPlan:
-    """One tensor of parameters before it exists.
+class TensorSpec:
+    """What one tensor of parameters will be.
 
-    birth: "normal", "zeros" or "ones"; std: the spread of a normal birth.
+    initialisation: "normal", "zeros" or "ones"; std: the standard deviation where that is normal.
     """
 
     name: str
     shape: tuple[int, ...]
     kind: Kind
-    birth: Literal["normal", "zeros", "ones"]
+    initialisation: Literal["normal", "zeros", "ones"]
     std: float = 0.0
 
     @property
@@ -32,7 +32,7 @@ class TensorPlan:
 class Plan:
     """The sums. Bytes and floating-point operations; activations are an estimate, the rest is exact."""
 
-    tensors: tuple[TensorPlan, ...]
+    tensors: tuple[TensorSpec, ...]
     flops_per_token: int
     memory: dict[str, int]
     keyframe_bytes: int
@@ -55,33 +55,33 @@ class Plan:
         return self.memory_bytes < 0.9 * self.available_bytes
 
 
-def census(model: ModelConfig) -> tuple[TensorPlan, ...]:
-    """Every tensor of the model, in reading order, and how it is born.
+def inventory(model: ModelConfig) -> tuple[TensorSpec, ...]:
+    """Every tensor of the model, in reading order, and how it is initialised.
 
-    gpt2: matrices normal, spread 0.02, those that write into the residual stream 0.02 / sqrt(2 n_layers).
-    llama, qwen3: matrices that read the stream normal, spread 1 / sqrt(d_model); those that write into it
+    gpt2: matrices normal, standard deviation 0.02; those that write into the residual stream 0.02 / sqrt(2 n_layers).
+    llama, qwen3: matrices that read the residual stream normal, 1 / sqrt(d_model); those that write into it
     zero, so that every block starts as the identity; embedding 1 (0.02 if tied), head 0.001.
-    Gains are one and biases zero everywhere. `model.init_scale` multiplies every spread.
+    Gains are one and biases zero everywhere. `model.init_scale` multiplies every standard deviation.
     """
     gpt2 = model.architecture == "gpt2"
     d, q, kv = model.d_model, model.attention_width, model.n_kv_heads * model.head_dim
     read = 0.02 if gpt2 else d**-0.5
     write = 0.02 / math.sqrt(2 * model.n_layers) if gpt2 else 0.0
-    tensors: list[TensorPlan] = []
+    tensors: list[TensorSpec] = []
 
     def matrix(name: str, shape: tuple[int, int], std: float, kind: Kind = "weight") -> None:
         std *= model.init_scale
-        tensors.append(TensorPlan(name, shape, kind, "normal" if std else "zeros", std))
+        tensors.append(TensorSpec(name, shape, kind, "normal" if std else "zeros", std))
 
     def linear(name: str, outputs: int, inputs: int, std: float) -> None:
         matrix(f"{name}.weight", (outputs, inputs), std)
         if model.bias:
-            tensors.append(TensorPlan(f"{name}.bias", (outputs,), "bias", "zeros"))
+            tensors.append(TensorSpec(f"{name}.bias", (outputs,), "bias", "zeros"))
 
     def norm(name: str, width: int) -> None:
-        tensors.append(TensorPlan(f"{name}.gain", (width,), "gain", "ones"))
+        tensors.append(TensorSpec(f"{name}.gain", (width,), "gain", "ones"))
         if gpt2:
-            tensors.append(TensorPlan(f"{name}.bias", (width,), "bias", "zeros"))
+            tensors.append(TensorSpec(f"{name}.bias", (width,), "bias", "zeros"))
 
     matrix("embedding.weight", (model.vocab_size, d), 0.02 if model.tie_embeddings else 1.0, "embedding")
     if gpt2:
@@ -109,7 +109,7 @@ def census(model: ModelConfig) -> tuple[TensorPlan, ...]:
 
 def make_plan(config: Config, available_bytes: int) -> Plan:
     """Add it all up for one process, on a device with so much memory."""
-    tensors = census(config.model)
+    tensors = inventory(config.model)
     memory = memory_parts(config)
     return Plan(
         tensors=tensors,
@@ -123,7 +123,7 @@ def make_plan(config: Config, available_bytes: int) -> Plan:
 
 def memory_parts(config: Config) -> dict[str, int]:
     """Bytes that one process needs for training, by part; activations are an estimate, the rest is exact."""
-    tensors = census(config.model)
+    tensors = inventory(config.model)
     count = sum(tensor.parameters for tensor in tensors)
     return {
         "parameters": 4 * count,
@@ -139,18 +139,18 @@ def flops_per_token(model: ModelConfig) -> int:
     Two for each weight that multiplies (a tied head multiplies too), and two for each channel of each pair
     of query and key, and of attention and value, over a whole context.
     """
-    weights = sum(t.parameters for t in census(model) if t.kind == "weight")
+    weights = sum(t.parameters for t in inventory(model) if t.kind == "weight")
     head = model.vocab_size * model.d_model if model.tie_embeddings else 0
     attention = 4 * model.n_layers * model.context * model.attention_width
     return 3 * (2 * (weights + head) + attention)
 
 
-def optimizer_numbers(config: Config, tensors: tuple[TensorPlan, ...]) -> int:
+def optimizer_numbers(config: Config, tensors: tuple[TensorSpec, ...]) -> int:
     """How many numbers of memory the optimizer keeps: its state."""
     return sum(tensor.parameters * len(optimizer_memory(config, tensor)) for tensor in tensors)
 
 
-def optimizer_memory(config: Config, tensor: TensorPlan) -> tuple[str, ...]:
+def optimizer_memory(config: Config, tensor: TensorSpec) -> tuple[str, ...]:
     """What the optimizer remembers of each parameter of a tensor, by name."""
     if config.optimizer.name == "sgd":
         return ("momentum",) if config.optimizer.momentum else ()
@@ -163,14 +163,14 @@ def activation_bytes_per_token(config: Config) -> int:
     model = config.model
     narrow = 2 if config.training.precision == "bfloat16" else 4
     q, kv = model.attention_width, model.n_kv_heads * model.head_dim
-    stream = 4 * 4 * model.d_model + 2 * narrow * model.d_model
+    residual_stream = 4 * 4 * model.d_model + 2 * narrow * model.d_model
     heads = (narrow + 4) * 2 * (q + kv) + 2 * narrow * q
     scores = 2 * narrow * model.n_heads * model.context
     mlp = (4 if model.gated else 2) * narrow * model.d_ff
     # Of a large vocabulary (vitrine/loss.py) there are the logits and their gradient, else float32 copies, too.
     large = config.training.batch_size * model.context * model.vocab_size > 2**24
     logits = (2 * narrow if large else 2 * 4 + 4 + narrow) * model.vocab_size
-    block = stream + heads + scores + mlp
+    block = residual_stream + heads + scores + mlp
     if config.machine.recompute:
         return model.n_layers * 4 * model.d_model + block + logits
     return model.n_layers * block + logits

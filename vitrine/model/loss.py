@@ -38,9 +38,9 @@ def wide(logits: Tensor) -> Tensor:
 
 
 class CrossEntropyByParts(torch.autograd.Function):
-    """Mean cross-entropy of many rows over a large vocabulary, some rows at a time.
+    """Custom autograd: mean cross-entropy of many rows over a large vocabulary, some rows at a time.
 
-    Written out at once it keeps three float32 copies of the logits: 10 GB for 16 x 1024 tokens of GPT-2's vocabulary.
+    In one expression it keeps three float32 copies of the logits: 10 GB for 16 x 1024 tokens of GPT-2's vocabulary.
     Here the logits stay in their own format, and one more tensor of their size is made: their gradient.
     """
 

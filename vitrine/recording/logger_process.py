@@ -1,4 +1,4 @@
-"""One mirror, in a process of its own: `python -m vitrine.recording.logger_process NAME` reads a run's curves, line by line.
+"""One logger, in a process of its own: `python -m vitrine.recording.logger_process NAME` reads a run's curves, line by line.
 
 The first line says which run it is; each other one has a step with numbers, or with text that the model wrote. Whatever
 such a package does to its process (prints, signal handlers, an exit), it does not do to the training. Needs no torch.
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 PROJECT = "vitrine"
 
 
-class Mirror(Protocol):
+class Logger(Protocol):
     """Where curves are sent."""
 
     def numbers(self, step: int, numbers: Mapping[str, float]) -> None:
@@ -120,7 +120,7 @@ class Trackio:
         self.trackio.finish()
 
 
-MIRRORS: dict[str, Callable[[Path, Mapping[str, Any]], Mirror]] = {
+LOGGERS: dict[str, Callable[[Path, Mapping[str, Any]], Logger]] = {
     "tensorboard": TensorBoard,
     "wandb": WandB,
     "trackio": Trackio,
@@ -133,14 +133,14 @@ def main() -> None:
     lines = iter(sys.stdin.buffer)
     about = json.loads(next(lines))
     with contextlib.redirect_stdout(sys.stderr):
-        mirror = MIRRORS[sys.argv[1]](Path(about["path"]), about["hyperparameters"])
+        logger = LOGGERS[sys.argv[1]](Path(about["path"]), about["hyperparameters"])
         for line in lines:
             point = json.loads(line)
             if "text" in point:
-                mirror.text(point["step"], point["text"])
+                logger.text(point["step"], point["text"])
             else:
-                mirror.numbers(point["step"], point["numbers"])
-        mirror.close()
+                logger.numbers(point["step"], point["numbers"])
+        logger.close()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The curves of a run, sent to TensorBoard, Weights & Biases or Trackio as well: `recording.mirror`.
 
-A reporter that passes on what it is told. Each mirror is a process (`recording/mirror.py`), fed by a thread from a queue
-that has an end: a mirror that is slow misses points, one that fails is left out, and no training waits for one.
+A reporter that passes on what it is told. Each logger is a process (`recording/logger_process.py`), fed by a thread from a queue
+that has an end: a logger that is slow misses points, one that fails is left out, and no training waits for one.
 """
 
 import json
@@ -22,25 +22,25 @@ from vitrine.config import Config
 from vitrine.recording.reporter import Reporter
 from vitrine.runs.records import EvaluationRecord, SampleRecord, StepRecord
 
-POINTS = 10_000  # that may wait for a mirror
-ENDS_S = 30.0  # how long all mirrors together may take to send the rest, when the training is over
+POINTS = 10_000  # that may wait for a logger
+ENDS_S = 30.0  # how long all loggers together may take to send the rest, when the training is over
 
 
 @contextmanager
-def mirrored(reporter: Reporter, mirrors: Sequence[str]) -> Iterator[Reporter]:
-    """The reporter, with the mirrors of these names; they end with it."""
-    if not mirrors:
+def with_loggers(reporter: Reporter, names: Sequence[str]) -> Iterator[Reporter]:
+    """The reporter, with the loggers of these names; they end with it."""
+    if not names:
         yield reporter
         return
-    sending = Mirrors(reporter)
+    sending = Loggers(reporter)
     try:
         yield sending
     finally:
         sending.close()
 
 
-class Mirrors(Reporter):
-    """Tells another reporter all that it is told, and sends the numbers to the mirrors."""
+class Loggers(Reporter):
+    """Tells another reporter all that it is told, and sends the numbers to the loggers."""
 
     def __init__(self, reporter: Reporter) -> None:
         self.reporter, self.sample_tokens = reporter, 0
@@ -55,7 +55,7 @@ class Mirrors(Reporter):
         self.reporter.preparing(what, done, total)
 
     def started(self, config: Config, path: Path) -> None:
-        """The run is there: open its mirrors."""
+        """The run is there: open its loggers."""
         self.reporter.started(config, path)
         self.sample_tokens = config.training.evaluation_tokens
         values = {
@@ -123,7 +123,7 @@ class Mirrors(Reporter):
 
 
 class Feed:
-    """A mirror's process, and the queue and the thread that feed it. None of its methods waits, but `wait`."""
+    """A logger's process, and the queue and the thread that feed it. None of its methods waits, but `wait`."""
 
     def __init__(self, name: str, command: list[str], environment: dict[str, str], about: dict[str, Any]) -> None:
         self.name, self.missed, self.failed, self.told = name, 0, "", False

@@ -81,13 +81,19 @@ class Recorder(StepLoss):
     Args:
         path: the run folder.
         parameters: what is looked at.
-        birth: the flat buffer of the parameters that step 0 started from; None: they are lost, so that the film, which
+        initial: the flat buffer of the parameters that step 0 started from; None: they are lost, so that the film, which
             shows what was learned since, goes no further.
         start: the step that training starts, or goes on, from.
     """
 
     def __init__(
-        self, path: Path, config: Config, parameters: FlatParameters, birth: Tensor | None, history: History, start: int
+        self,
+        path: Path,
+        config: Config,
+        parameters: FlatParameters,
+        initial: Tensor | None,
+        history: History,
+        start: int,
     ) -> None:
         super().__init__()
         self.parameters, self.history = parameters, history
@@ -101,17 +107,17 @@ class Recorder(StepLoss):
         self.steps_s: list[float] = []  # of the first steps, without looking
         self.looks_s: list[float] = []
         self.histogram_steps = spaced(steps, recording.histograms)
-        self.frame_steps = spaced(steps, recording.film_frames) if birth is not None else frozenset()
+        self.frame_steps = spaced(steps, recording.film_frames) if initial is not None else frozenset()
         shapes = {place.name: place.shape for place in parameters.places}
         starts = {place.name: place.start for place in parameters.places}
-        self.film = FilmWriter(path / FILM, shapes, seed, start if birth is not None else steps + 1)
+        self.film = FilmWriter(path / FILM, shapes, seed, start if initial is not None else steps + 1)
         if self.film.last_step < 0:
             history.keep_digests(path, [f"{FILM}/{MANIFEST}", f"{FILM}/{PICKS}"])
         self.live = LiveWriter(path / LIVE)
         device = parameters.values.device
         self.value_picks = torch.from_numpy(self.film.values.places(starts)).to(device)
         self.change_picks = torch.from_numpy(self.film.changes.places(starts)).to(device)
-        self.birth = None if birth is None else self._pick(birth, self.value_picks)
+        self.initial = None if initial is None else self._pick(initial, self.value_picks)
         self.before = torch.empty_like(parameters.values)
         self.columns: list[Tensor] = []
         self.sample: tuple[Tensor, Tensor]  # values and gradients, of the step that is being made
@@ -173,8 +179,8 @@ class Recorder(StepLoss):
         if self.due.picture:
             values, gradients = self.picture
             picture = Picture(step, values, gradients, self._pick(update, self.change_picks))
-            if self.due.frame and self.birth is not None:
-                self.film.write(step, values - self.birth, gradients, picture.updates)
+            if self.due.frame and self.initial is not None:
+                self.film.write(step, values - self.initial, gradients, picture.updates)
             if self.due.live:
                 self.live.write(picture)
         if self.due.histograms:
@@ -187,10 +193,10 @@ class Recorder(StepLoss):
 
     def end(self, state: State) -> None:
         """The last frame: the parameters that training ended with, and no change of them."""
-        if self.birth is not None and self.film.last_step < state.step:
+        if self.initial is not None and self.film.last_step < state.step:
             nothing = np.zeros(len(self.change_picks), np.float32)
             values = self._pick(self.parameters.values, self.value_picks)
-            self.film.write(state.step, values - self.birth, nothing, nothing)
+            self.film.write(state.step, values - self.initial, nothing, nothing)
 
     def _pick(self, flat: Tensor, picks: Tensor) -> Floats:
         """Some numbers of a flat buffer. (NumPy takes them faster than torch does.)"""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitrine.config import Config
-from vitrine.model.inventory import census, flops_per_token, optimizer_numbers
+from vitrine.model.inventory import flops_per_token, inventory, optimizer_numbers
 from vitrine.runs.film import MAX_FRAMES, film_bytes
 from vitrine.runs.layout import SAMPLE, STATISTICS
 from vitrine.runs.retention import longest_gap
@@ -37,7 +37,7 @@ def recording_settings(config: Config) -> dict[str, Any]:
     The cadence of statistics is an estimate for the first steps. After that it is measured, except for the smallest models.
     """
     steps, tokens = config.training.steps, config.tokens_per_step
-    tensors = census(config.model)
+    tensors = inventory(config.model)
     # Statistics read all parameters from memory, like the work on a few tokens. With these values they cost about one
     # step in a hundred. The smallest models are made to be looked at: there, every step has statistics.
     count = sum(t.parameters for t in tensors)
@@ -59,7 +59,7 @@ def recording_settings(config: Config) -> dict[str, Any]:
 
 def recording(config: Config) -> Recording:
     """The totals, for a run that makes all of its steps."""
-    tensors = census(config.model)
+    tensors = inventory(config.model)
     settings, steps = config.recording, config.training.steps
     shapes = {t.name: t.shape for t in tensors}
     size, every, evaluate_every = keyframe_bytes(config), settings.keyframe_every, config.training.evaluate_every
@@ -79,12 +79,12 @@ def recording(config: Config) -> Recording:
 
 def keyframe_bytes(config: Config) -> int:
     """Size of a keyframe: parameters and optimizer state, in float32."""
-    tensors = census(config.model)
+    tensors = inventory(config.model)
     return 4 * (sum(t.parameters for t in tensors) + optimizer_numbers(config, tensors))
 
 
 def row_bytes(config: Config) -> int:
     """Size of the statistics of one step."""
-    tensors = census(config.model)
+    tensors = inventory(config.model)
     sampled = sum(min(SAMPLE, t.parameters) for t in tensors)
     return 4 * (len(STATISTICS) * len(tensors) + 2 * sampled)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vitrine._files import sha256
 from vitrine.errors import RunError, nearest
-from vitrine.model.inventory import TensorPlan, census, optimizer_memory
+from vitrine.model.inventory import TensorSpec, inventory, optimizer_memory
 from vitrine.runs.film import pick
 from vitrine.runs.reader import KEYFRAMES, RunReader
 from vitrine.runs.retention import keyframe_path, keyframe_steps
@@ -72,9 +72,9 @@ class Tile:
         return matrix[self.row : self.row + self.rows, self.column : self.column + self.columns]
 
 
-def tensor_of(reader: RunReader, name: str) -> TensorPlan:
+def tensor_of(reader: RunReader, name: str) -> TensorSpec:
     """The tensor of this name. Raises RefusalError if the model has none."""
-    tensors = {plan.name: plan for plan in census(reader.config.model)}
+    tensors = {plan.name: plan for plan in inventory(reader.config.model)}
     if name not in tensors:
         raise RefusalError(404, f"There is no tensor {name!r}. {nearest(name, tensors)}")
     return tensors[name]
@@ -110,7 +110,7 @@ def tiles_of(reader: RunReader, names: Sequence[str], mode: str, every: int) -> 
         config, memory = reader.config, mode.removeprefix(MEMORY)
         plans = [
             plan
-            for plan in census(config.model)
+            for plan in inventory(config.model)
             if not mode.startswith(MEMORY) or memory in optimizer_memory(config, plan)
         ]
     seed = reader.config.training.seed

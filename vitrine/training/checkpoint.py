@@ -24,7 +24,7 @@ from torch import Tensor
 from vitrine._files import fsync, fsync_folder, partial, sha256
 from vitrine.config import Config, RecordingConfig
 from vitrine.errors import RunError
-from vitrine.model.decoder import newborn
+from vitrine.model.decoder import initialise
 from vitrine.model.flat import digest
 from vitrine.runs.reader import KEYFRAMES, RunReader
 from vitrine.runs.refusals import refusal
@@ -111,18 +111,18 @@ def written_digest(path: Path) -> str:
     return str(_read_manifest(path)["digest"])
 
 
-def load_birth(folder: Path, config: Config, noted: str) -> dict[str, Tensor]:
-    """The parameters of step 0: of their keyframe; where that is damaged, as the seed gives them. See `draw_again`."""
+def load_initial(folder: Path, config: Config, noted: str) -> dict[str, Tensor]:
+    """The parameters of step 0: of their keyframe; where that is damaged, as the seed gives them. See `reinitialise`."""
     try:
         return load_keyframe(keyframe_path(folder, 0), optimizer=False).parameters
     except RunError as error:
         try:
-            return draw_again(folder, config, noted)
+            return reinitialise(folder, config, noted)
         except RunError as reason:
             raise RunError(f"{error} {reason}") from None
 
 
-def draw_again(folder: Path, config: Config, noted: str) -> dict[str, Tensor]:
+def reinitialise(folder: Path, config: Config, noted: str) -> dict[str, Tensor]:
     """The parameters of step 0 from the seed. noted: their digest in the history; empty: the keyframe's own is taken.
 
     Raises RunError if they came from elsewhere, or have another digest.
@@ -134,7 +134,7 @@ def draw_again(folder: Path, config: Config, noted: str) -> dict[str, Tensor]:
         then = noted or written_digest(keyframe_path(folder, 0))
     except RunError:
         raise RunError("Its digest is lost with it, so that nothing would prove what the seed gives.") from None
-    drawn = {name: tensor.detach() for name, tensor in newborn(config.model, training.seed).named_parameters()}
+    drawn = {name: tensor.detach() for name, tensor in initialise(config.model, training.seed).named_parameters()}
     if (now := digest(drawn)) != then:
         raise RunError(
             f"The seed {training.seed} now gives parameters of the digest {now[:12]}, and {then[:12]} is noted."

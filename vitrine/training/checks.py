@@ -59,7 +59,7 @@ def check_processes(config: Config, size: int) -> None:
         )
 
 
-def check_mirrors(config: Config) -> None:
+def check_loggers(config: Config) -> None:
     """What `recording.mirror` names is installed."""
     for name in config.recording.mirror:
         found = importlib.util.find_spec(name)

@@ -18,7 +18,7 @@ from vitrine._files import fsync, partial
 from vitrine._json import dumps
 from vitrine.config import Config
 from vitrine.errors import ConfigError, RunError
-from vitrine.recording.loggers import mirrored
+from vitrine.recording.loggers import with_loggers
 from vitrine.recording.reporter import Reporter
 from vitrine.runs.reader import CHAT_TEMPLATE, CONFIG, HISTORY, KEYFRAMES, LOCK, TOKENIZER, TOKENS
 from vitrine.runs.refusals import sentences
@@ -105,7 +105,7 @@ def _make_run(asked: Path | None, prepared: Prepared, processes: Processes) -> P
 
 
 def _write_run(folder: Path, prepared: Prepared, processes: Processes) -> None:
-    """All that a run folder holds before the first step: its birth, too."""
+    """All that a run folder holds before the first step, the initial parameters included."""
     config, tokens = prepared.config, prepared.tokens
     (folder / CONFIG).write_text(config.to_toml(), encoding="utf-8")
     save_tokenizer(tokens.tokenizer, folder / TOKENIZER)
@@ -114,20 +114,20 @@ def _write_run(folder: Path, prepared: Prepared, processes: Processes) -> None:
         shutil.copyfile(template, folder / CHAT_TEMPLATE)
     keep_tokens(tokens, folder / TOKENS)
     _, state = build_state(config, Processes())
-    birth = take_snapshot(state)
+    initial = take_snapshot(state)
     if prepared.parent:
-        birth = replace(birth, parameters=_fitting(prepared.parent, birth))
-    kept = save_keyframe(folder / KEYFRAMES, birth)
+        initial = replace(initial, parameters=_fitting(prepared.parent, initial))
+    kept = save_keyframe(folder / KEYFRAMES, initial)
     with Store(folder / HISTORY) as store:
         store.set_fact("birth", written_digest(kept))
         store.set_fact("files", json.dumps(digests(folder, [TOKENIZER])))
         _set_facts(store, config, tokens, processes)
 
 
-def _fitting(parent: Snapshot, birth: Snapshot) -> dict[str, torch.Tensor]:
+def _fitting(parent: Snapshot, initial: Snapshot) -> dict[str, torch.Tensor]:
     """The parent's parameters, if the new model has the same tensors."""
-    for name in parent.parameters.keys() | birth.parameters.keys():
-        theirs, ours = parent.parameters.get(name), birth.parameters.get(name)
+    for name in parent.parameters.keys() | initial.parameters.keys():
+        theirs, ours = parent.parameters.get(name), initial.parameters.get(name)
         if theirs is None or ours is None or theirs.shape != ours.shape:
             shapes = [None if t is None else tuple(t.shape) for t in (theirs, ours)]
             raise ConfigError(
@@ -175,7 +175,7 @@ def opened(path: Path, config: Config, processes: Processes, reporter: Reporter)
         with sentences(path):
             yield Reporter()
         return
-    with lock(path), mirrored(reporter, config.recording.mirror) as told, sentences(path):
+    with lock(path), with_loggers(reporter, config.recording.mirror) as told, sentences(path):
         yield told
 
 

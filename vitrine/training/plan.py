@@ -44,7 +44,7 @@ class TimedPlan:
                     "shape": list(t.shape),
                     "kind": t.kind,
                     "parameters": t.parameters,
-                    "birth": t.birth,
+                    "birth": t.initialisation,
                     "std": t.std,
                 }
                 for t in plan.tensors

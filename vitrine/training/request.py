@@ -20,7 +20,7 @@ from vitrine.text.ids import validation_beside
 from vitrine.text.sources import Reading
 from vitrine.training import timing
 from vitrine.training.checkpoint import Snapshot, load_step
-from vitrine.training.checks import check_memory, check_mirrors, check_processes, check_tokens
+from vitrine.training.checks import check_loggers, check_memory, check_processes, check_tokens
 from vitrine.training.device import best_device, check_device, matrix_rate, physical_cores, prefers_bfloat16
 from vitrine.training.distributed import Processes
 
@@ -139,7 +139,7 @@ def check(draft: Draft, processes: Processes) -> Draft:
     if not draft.config.data.corpus:
         raise CorpusError("There is no text to learn from. Give one or more files, folders or globs.")
     check_processes(draft.config, processes.size)
-    check_mirrors(draft.config)
+    check_loggers(draft.config)
     if not 0 <= request.for_s < float("inf"):
         raise ConfigError(f"--for must be positive: got {request.for_s} seconds. Try --for 2m.")
     return draft

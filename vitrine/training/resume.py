@@ -9,7 +9,7 @@ from typing import Any
 from vitrine.errors import RunError
 from vitrine.recording.reporter import Reporter
 from vitrine.runs.reader import CONFIG, HISTORY, RunReader
-from vitrine.training.checks import check_mirrors, check_processes
+from vitrine.training.checks import check_loggers, check_processes
 from vitrine.training.create import opened
 from vitrine.training.device import check_device, differences, fingerprint
 from vitrine.training.distributed import Processes, joined
@@ -32,7 +32,7 @@ def resume(run: str | Path, reporter: Reporter | None = None, started_s: float =
     if damage := reader.damage():
         raise RunError(damage)
     _check_settings(reader)
-    check_mirrors(reader.config)
+    check_loggers(reader.config)
     with joined(check_device(reader.config.machine.device).type) as processes:
         check_processes(reader.config, processes.size)
         reporter = reporter if processes.first else Reporter()

@@ -27,8 +27,8 @@ from vitrine.step import State
 from vitrine.text.tokenizer import load_tokenizer
 from vitrine.training.checkpoint import (
     KeyframeWriter,
-    draw_again,
     load_keyframe,
+    reinitialise,
     remove_partial,
     save_keyframe,
     take_snapshot,
@@ -111,7 +111,7 @@ class RunWriter(Writer):
             initial = load_keyframe(keyframe_path(folder, 0), optimizer=False).parameters
         except RunError as error:
             try:
-                initial = draw_again(folder, self.config, self.history.store.fact("birth"))
+                initial = reinitialise(folder, self.config, self.history.store.fact("birth"))
             except RunError as reason:
                 self.reporter.note(f"{error} {reason} The film, which shows what was learned since, goes no further.")
                 return None

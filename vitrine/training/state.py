@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrine.config import Config
-from vitrine.model.decoder import Decoder, newborn
+from vitrine.model.decoder import Decoder, initialise
 from vitrine.model.flat import FlatParameters
 from vitrine.optimizers.rules import make_optimizer
 from vitrine.step import MicroBatch, State
@@ -17,12 +17,12 @@ from vitrine.training.distributed import Processes
 
 
 def build_state(config: Config, processes: Processes) -> tuple[Decoder, State]:
-    """A newborn model on its device, with its optimizer; and the model as the step calls it."""
+    """A new model on its device, with its optimizer; and the model as the step calls it."""
     device = prepare_device(config.machine)
     if device.type == "cuda" and processes.size > 1:
         device = torch.device("cuda", torch.cuda.current_device())
     dtype = getattr(torch, config.training.precision)
-    decoder = newborn(config.model, config.training.seed, dtype).to(device)
+    decoder = initialise(config.model, config.training.seed, dtype).to(device)
     decoder.recompute = config.machine.recompute
     parameters = FlatParameters(decoder)
     optimizer = make_optimizer(parameters, config.optimizer, config.schedule, config.training.steps, dtype)
@@ -56,6 +56,6 @@ def micro_batches(batches: Batches, number: int, decoder: Decoder, processes: Pr
     for index in range(batches.accumulation):
         windows = batches.micro_batch(number, index)
         tokens = torch.from_numpy(windows.tokens[mine]).to(device)
-        draws = torch.from_numpy(windows.keys[mine]).to(device) if dropout else None
+        dropout_keys = torch.from_numpy(windows.keys[mine]).to(device) if dropout else None
         last = index == batches.accumulation - 1
-        yield MicroBatch(tokens[:, :-1], tokens[:, 1:], draws, 1 / batches.accumulation, last)
+        yield MicroBatch(tokens[:, :-1], tokens[:, 1:], dropout_keys, 1 / batches.accumulation, last)

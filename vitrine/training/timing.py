@@ -35,7 +35,7 @@ class Timing:
 
     step_s: a training step; first_s: what the first one takes more, where the model is compiled.
     token_s: a token of an evaluation; 0: there is no validation text. sample_s: a text that is written during training.
-    build_s: making a newborn model.
+    build_s: making a new model.
     """
 
     step_s: float
@@ -46,7 +46,7 @@ class Timing:
 
 
 class Probe:
-    """A newborn model of its own that is trained, measured and made to write for a moment, and then thrown away.
+    """A new model of its own that is trained, measured and made to write for a moment, and then thrown away.
 
     Args:
         at_once_s: what one timed step should take at most. A longer one is computed from shorter ones.

@@ -11,7 +11,7 @@ from starlette.responses import Response, StreamingResponse
 from vitrine.config import Config
 from vitrine.errors import RunError, VitrineError
 from vitrine.inspection.compare_runs import compare
-from vitrine.model.inventory import census, memory_parts, optimizer_memory
+from vitrine.model.inventory import inventory, memory_parts, optimizer_memory
 from vitrine.runs.film import PICKS, Film
 from vitrine.runs.live import LiveReader
 from vitrine.runs.reader import FILM, LIVE, TOKENIZER, RunReader, is_training
@@ -177,7 +177,7 @@ def _row(name: str, reader: RunReader) -> schemas_run.RunSummary:
     measured, last = reader.evaluations(), reader.step_record(made - 1)
     return {
         "name": name,
-        "parameters": sum(plan.parameters for plan in census(config.model)),
+        "parameters": sum(plan.parameters for plan in inventory(config.model)),
         "architecture": config.model.architecture,
         "steps": config.training.steps,
         "steps_made": made,
@@ -190,7 +190,7 @@ def _row(name: str, reader: RunReader) -> schemas_run.RunSummary:
 
 def _whole(name: str, reader: RunReader) -> schemas_run.RunInfo:
     config, training = reader.config, is_training(reader.path)
-    tensors = census(config.model)
+    tensors = inventory(config.model)
     return {
         "name": name,
         "identity": identity(reader),
@@ -201,7 +201,7 @@ def _whole(name: str, reader: RunReader) -> schemas_run.RunInfo:
                 "shape": list(plan.shape),
                 "kind": plan.kind,
                 "parameters": plan.parameters,
-                "birth": plan.birth,
+                "birth": plan.initialisation,
                 "std": plan.std,
                 "memory": list(optimizer_memory(config, plan)),
             }
