@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 from vitrine.recording.reporter import Reporter
@@ -20,29 +21,27 @@ REASONS = {CONTINUE: "", TIME: "time", LEAVE: "interrupted"}
 LATE = 1.08  # times the seconds that were asked for: the clock does not let a training take longer
 
 
+@dataclass(eq=False)
 class Control:
     """Asked between two steps, and between two batches of an evaluation, whether to go on.
 
     Args:
         mailbox: of the first process; None in the others.
         for_s: seconds that the training was asked to take; 0: any.
-        began_s: from when they count (time.monotonic).
+        began_s: from when they count (time.monotonic). paused_s: in all, which do not count.
     """
 
-    def __init__(
-        self,
-        processes: Processes,
-        reporter: Reporter,
-        writer: Writer,
-        mailbox: Mailbox | None,
-        pace: Pace,
-        for_s: float,
-        began_s: float,
-    ) -> None:
-        self.processes, self.reporter, self.writer, self.mailbox = processes, reporter, writer, mailbox
-        self.pace, self.for_s, self.began_s = pace, for_s, began_s
-        self.signal, self.stop, self.paused = 0, False, False
-        self.paused_s = 0.0  # in all, which does not count
+    processes: Processes
+    reporter: Reporter
+    writer: Writer
+    mailbox: Mailbox | None
+    pace: Pace
+    for_s: float
+    began_s: float
+    signal: int = 0
+    stop: bool = False
+    paused: bool = False
+    paused_s: float = 0.0
 
     def reason(self, state: State) -> str:
         """Why to end: "interrupted" or "time"; empty: go on. It waits as long as a pause lasts."""

@@ -35,7 +35,6 @@ def resume(run: str | Path, reporter: Reporter | None = None, started_s: float =
     check_loggers(reader.config)
     with joined(check_device(reader.config.machine.device).type) as processes:
         check_processes(reader.config, processes.size)
-        reporter = reporter if processes.first else Reporter()
         with opened(reader.path, reader.config, processes, reporter) as reporter:
             for first, last, keyframe in reader.missing_steps():
                 reporter.note(missing_text(first, last, keyframe))
