@@ -1,6 +1,5 @@
 """The loop around the step: it can be left in the middle of anything that takes long, and loses nothing."""
 
-import errno
 import signal
 import sqlite3
 from dataclasses import replace
@@ -11,12 +10,11 @@ import pytest
 
 from tests.conftest import TINY
 from vitrine.config import Config, parse_settings
-from vitrine.errors import RunError
 from vitrine.recording.reporter import Reporter
 from vitrine.runs import control
 from vitrine.runs.control import ask
 from vitrine.runs.reader import RunReader
-from vitrine.training import create, evaluation, run_writer
+from vitrine.training import evaluation, run_writer
 from vitrine.training.create import train
 from vitrine.training.loop import Result
 from vitrine.training.request import Request
@@ -153,34 +151,3 @@ def test_text_that_is_being_written_is_left_too(book, tmp_path, monkeypatch):
     monkeypatch.undo()
     assert resume(tmp_path / "r").steps == STEPS
     assert len(RunReader(tmp_path / "r").samples()) == 3
-
-
-@pytest.mark.parametrize("asked", [False, True])
-def test_a_name_that_another_training_takes_meanwhile_is_refused_or_if_we_chose_it_the_next_is_taken(
-    asked, book, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    really = create.save_keyframe
-
-    def late(folder: Path, *arguments: Any) -> Any:
-        (tmp_path / "runs/book-1/keyframes").mkdir(parents=True)  # while this one was busy with its birth
-        return really(folder, *arguments)
-
-    monkeypatch.setattr(create, "save_keyframe", late)
-    wanted = replace(request(tmp_path, "runs/book-1" if asked else ""), run="runs/book-1" if asked else "")
-    if asked:
-        with pytest.raises(RunError, match="runs/book-1 exists already"):
-            train(wanted)
-    else:
-        assert train(wanted).run == "runs/book-2"
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["book-1"] + ["book-2"] * (not asked)
-
-
-def test_a_name_that_is_taken_in_the_very_moment_of_the_rename_counts_as_taken(tmp_path, monkeypatch):
-    (tmp_path / "new").mkdir()
-    (tmp_path / "taken/x").mkdir(parents=True)
-    monkeypatch.setattr(Path, "exists", lambda path: False)
-    assert create._rename(tmp_path / "new", tmp_path / "taken") is False
-    assert create._rename(tmp_path / "new", tmp_path / "free") is True
-    with pytest.raises(OSError, match=rf"Errno {errno.ENOENT}"):
-        create._rename(tmp_path / "new", tmp_path / "other")
