@@ -41,7 +41,17 @@ def train(
         VitrineError: something that was asked for is wrong; nothing is left behind.
         DivergedError: loss or gradients became non-finite; the run keeps its last good keyframe.
     """
-    request = _request(corpus, run, preset, config, settings, steps, for_s, target_loss, parent)
+    request = _request(
+        corpus,
+        settings,
+        run=str(run),
+        preset=preset,
+        config_file=str(config),
+        steps=steps,
+        for_s=for_s,
+        target_loss=target_loss,
+        parent=parent,
+    )
     return Run(create.train(request, reporter).run)
 
 
@@ -59,23 +69,13 @@ def plan(
     *corpus: str | Path, preset: str = "", config: str | Path = "", settings: Mapping[str, Any] | None = None
 ) -> Plan:
     """What a choice of hyperparameters comes to: tensors, FLOPs, memory."""
-    request = _request(corpus, "", preset, config, settings, 0, 0.0, 0.0, "")
+    request = _request(corpus, settings, preset=preset, config_file=str(config))
     return plan_here(prepare(request).config)
 
 
-def _request(
-    corpus: tuple[str | Path, ...],
-    run: str | Path,
-    preset: str,
-    config: str | Path,
-    settings: Mapping[str, Any] | None,
-    steps: int,
-    for_s: float,
-    target_loss: float,
-    parent: str,
-) -> Request:
+def _request(corpus: tuple[str | Path, ...], settings: Mapping[str, Any] | None, **asked: Any) -> Request:
     nested: Settings = {}
     for name, value in (settings or {}).items():
         section, key = check_name(name)
         nested.setdefault(section, {})[key] = value
-    return Request(tuple(map(str, corpus)), str(run), preset, str(config), nested, steps, for_s, target_loss, parent)
+    return Request(tuple(map(str, corpus)), settings=nested, **asked)
