@@ -291,7 +291,7 @@ def test_a_keyframe_that_makes_room_while_it_is_read_is_done_without(when, copy,
     """The run still trains: what was listed may be gone."""
     from vitrine.training import checkpoint
 
-    path, sha256 = keyframe_path(copy / KEYFRAMES, 10), checkpoint._sha256
+    path, sha256 = keyframe_path(copy / KEYFRAMES, 10), checkpoint.sha256
     monkeypatch.setattr("vitrine.inspection.replay.keyframe_steps", lambda folder: [0, 5, 10, 15, 20])
     monkeypatch.setattr("vitrine.inspection.verify.keyframe_steps", lambda folder: [0, 5, 10, 15, 20])
 
@@ -303,7 +303,7 @@ def test_a_keyframe_that_makes_room_while_it_is_read_is_done_without(when, copy,
     if when == "before it is read":
         shutil.rmtree(path)
     else:
-        monkeypatch.setattr(checkpoint, "_sha256", digest_and_remove)
+        monkeypatch.setattr(checkpoint, "sha256", digest_and_remove)
     done = command("replay", copy, "--step", 12, "--json")
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["exact"] is True
@@ -319,8 +319,8 @@ def test_a_model_is_read_once_and_never_its_optimizer(copy, monkeypatch):
     from vitrine.training import checkpoint
 
     read: list[str] = []
-    sha256 = checkpoint._sha256
-    monkeypatch.setattr(checkpoint, "_sha256", lambda file: read.append(file.name) or sha256(file))
+    sha256 = checkpoint.sha256
+    monkeypatch.setattr(checkpoint, "sha256", lambda file: read.append(file.name) or sha256(file))
     run = open_run(copy)
     texts = {run.generate("The ", 5).text for _ in range(3)}
     assert len(texts) == 1
