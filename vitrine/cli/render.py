@@ -57,7 +57,7 @@ def _plan(planned: "TimedPlan") -> str:
             t.name,
             t.kind,
             shape(t.shape),
-            f"normal, standard deviation {t.std:.4g}" if t.birth == "normal" else t.birth,
+            f"normal, standard deviation {t.std:.4g}" if t.initialisation == "normal" else t.initialisation,
             f"{t.parameters:,}",
         )
         for t in plan.tensors
