@@ -13,7 +13,8 @@ from vitrine.errors import RunError, nearest
 from vitrine.inspection.replay import OpenedStep
 from vitrine.model.flat import is_hidden_matrix
 from vitrine.model.inventory import TensorPlan, census
-from vitrine.optimizers.rules import Muon, learning_rate_scale, matrix_scale
+from vitrine.optimizers.rules import Muon, matrix_scale
+from vitrine.optimizers.schedule import learning_rate_scale
 from vitrine.runs.film import Film
 from vitrine.runs.reader import FILM, KEYFRAMES, TOKENIZER, RunReader
 from vitrine.runs.retention import keyframe_path, keyframe_steps

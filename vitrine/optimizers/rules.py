@@ -11,6 +11,7 @@ from torch import Tensor
 from vitrine.config import OptimizerConfig, ScheduleConfig
 from vitrine.errors import DivergedError
 from vitrine.model.flat import FlatParameters
+from vitrine.optimizers.schedule import learning_rate_scale
 
 IN_CACHE = 2**18  # numbers that AdamW updates together: its ten passes over them stay in the processor's cache
 
@@ -230,19 +231,3 @@ def orthogonalise(stack: Tensor, dtype: torch.dtype, iterations: int = 5) -> Ten
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, polynomial, x, beta=a)
     return x.transpose(1, 2) if tall else x
-
-
-def learning_rate_scale(schedule: ScheduleConfig, step: int, steps: int) -> float:
-    """The schedule's factor on the learning rate at a step: a pure function, 0 <= factor <= 1."""
-    if step < schedule.warmup_steps:
-        return (step + 1) / (schedule.warmup_steps + 1)
-    progress = (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
-    final = schedule.final_fraction
-    if schedule.name == "constant":
-        return 1.0
-    if schedule.name == "linear":
-        return 1 - (1 - final) * progress
-    if schedule.name == "cosine":
-        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
-    left = (steps - step) / max(1.0, steps * schedule.decay_fraction)
-    return 1.0 if left >= 1 else final + (1 - final) * left
