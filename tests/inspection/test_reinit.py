@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from tests.studio.conftest import Studio
 from vitrine.errors import RunError
-from vitrine.inspection.reinit import bear
+from vitrine.inspection.reinit import reinitialise
 from vitrine.inspection.replay import Replayer
 from vitrine.model.decoder import Decoder
 from vitrine.runs.reader import RunReader
@@ -51,13 +51,13 @@ def test_without_spread_the_model_guesses_and_with_fifty_times_it_is_sure_of_non
 
 
 def test_the_spread_moves_what_is_drawn_and_leaves_gains_at_one_and_biases_at_zero(reader: RunReader):
-    batch = Replayer(reader).open(0).micro_batches[0]
+    batch = Replayer(reader).replay(0).micro_batches[0]
     model = Decoder(reader.config.model, getattr(torch, reader.config.training.precision))
     first = load_file(reader.path / "keyframes/step-00000000/model.safetensors")
     model.load_state_dict({name: torch.from_numpy(x * (2 if x.std() > 0 else 1)) for name, x in first.items()})
     logits = model(torch.from_numpy(batch.inputs.copy())).float()
     expected = F.cross_entropy(logits.flatten(0, 1), torch.from_numpy(batch.targets.copy()).flatten())
-    assert bear(reader, reader.config.training.seed, 2.0).loss == pytest.approx(expected.item(), abs=1e-6)
+    assert reinitialise(reader, reader.config.training.seed, 2.0).loss == pytest.approx(expected.item(), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -71,4 +71,4 @@ def test_what_is_no_seed_or_no_spread_is_refused_in_a_sentence(studio: Studio, b
 
 def test_a_spread_below_zero_is_refused_by_the_library(reader: RunReader):
     with pytest.raises(RunError, match=r"spread must be a number from 0 up: got -2"):
-        bear(reader, seed=1, spread=-2)
+        reinitialise(reader, seed=1, std_factor=-2)

@@ -123,7 +123,7 @@ class Comparison:
 
     @property
     def other_tokens(self) -> bool:
-        """Whether a token is not the same in all of them, so that a loss a token is not, either."""
+        """Whether a token is not the same in all of them, so that a loss per token is not, either."""
         return bool(self.differs.keys() & {"data.tokenizer", "model.vocab_size"})
 
     def to_json(self) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class Comparison:
             ("training loss, last step", [_loss_text(run.train_loss) for run in self.runs]),
             ("validation loss, last", [_loss_text(run.val_loss) for run in self.runs]),
             ("validation loss, best", [_best_text(run.best) for run in self.runs]),
-            ("bits a byte, at the end", [_loss_text(run.reader.result().get("bits_per_byte")) for run in self.runs]),
+            ("bits per byte, at the end", [_loss_text(run.reader.result().get("bits_per_byte")) for run in self.runs]),
         ]
         differ = [(key, [_short(value) for value in values]) for key, values in self.differs.items()]
         first = max(len(name) for name, _ in (*rows, *differ))
@@ -155,7 +155,7 @@ class Comparison:
 
         lines = [line(*row) for row in rows]
         if self.other_tokens:
-            lines.append("Their tokens differ: losses a token do not compare between them, bits a byte do.")
+            lines.append("Their tokens differ: losses per token cannot be compared between them, bits per byte can.")
         lines += ["", "hyperparameters that differ" if differ else "All hyperparameters are the same."]
         lines += [line(*row) for row in differ]
         for run in self.runs:

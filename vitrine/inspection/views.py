@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from vitrine.errors import RunError
-from vitrine.inspection.gradient_check import Nudge, nudge
+from vitrine.inspection.gradient_check import GradientCheck, check_gradient
 from vitrine.inspection.health import Health, history_verdicts
 from vitrine.inspection.neuron import Neuron, open_neuron
-from vitrine.inspection.parameter import Address, Biography, biography, find_address
-from vitrine.inspection.replay import OpenedStep, Replayer
+from vitrine.inspection.parameter import Address, ParameterReport, find_address, report_parameter
+from vitrine.inspection.replay import Replayer
+from vitrine.inspection.replayed_step import ReplayedStep
 from vitrine.model.inventory import TensorPlan, census
 from vitrine.runs.layout import STATISTICS
 from vitrine.runs.reader import KEYFRAMES, RunReader
@@ -69,39 +70,39 @@ class Census:
 
 @dataclass(frozen=True)
 class TensorView:
-    """One tensor in an opened step."""
+    """One tensor in a replayed step."""
 
-    opened: OpenedStep
+    replayed: ReplayedStep
     plan: TensorPlan
 
     def to_json(self) -> dict[str, Any]:
         """What `inspect --json` prints."""
-        tensor = self.opened.tensor(self.plan.name)
+        tensor = self.replayed.tensor(self.plan.name)
         parts = {"before": tensor.before, "gradient": tensor.gradient, "update": tensor.update, "after": tensor.after}
         return {
             "tensor": self.plan.name,
             "kind": self.plan.kind,
             "shape": list(self.plan.shape),
             "parameters": self.plan.parameters,
-            "step": self.opened.step,
+            "step": self.replayed.step,
             **{name: _summary(numbers) for name, numbers in parts.items()},
             "against_gradient": self.against_gradient,
-            "exact": self.opened.exact,
+            "exact": self.replayed.exact,
         }
 
     @property
     def against_gradient(self) -> float:
         """The share of parameters that moved against their own gradient in this step."""
-        tensor = self.opened.tensor(self.plan.name)
+        tensor = self.replayed.tensor(self.plan.name)
         return float((tensor.gradient * tensor.update < 0).mean())
 
     def to_text(self) -> str:
         """What `inspect` prints."""
-        facts, tensor = self.to_json(), self.opened.tensor(self.plan.name)
+        facts, tensor = self.to_json(), self.replayed.tensor(self.plan.name)
         shape = " x ".join(map(str, self.plan.shape))
         lines = [
             f"{self.plan.name}: {self.plan.parameters:,} parameters ({self.plan.kind}), {shape}; "
-            f"step {self.opened.step}",
+            f"step {self.replayed.step}",
             f"{'':<10}{'norm':>12}{'mean':>12}{'spread':>12}{'smallest':>12}{'largest':>12}",
         ]
         for name in ("before", "gradient", "update", "after"):
@@ -112,13 +113,13 @@ class TensorView:
             )
         lines += [
             f"{100 * self.against_gradient:.1f}% of them moved against their own gradient",
-            f"exact: {str(self.opened.exact).lower()}",
+            f"exact: {str(self.replayed.exact).lower()}",
         ]
         return "\n".join(lines)
 
 
 @dataclass(frozen=True)
-class Birth:
+class InitialParameters:
     """Parameters of a run that has made no step yet: the numbers of its tensors, and one of them if it is asked for."""
 
     path: str
@@ -160,16 +161,16 @@ class Birth:
 class Inspected:
     """What was asked for, and what came with it."""
 
-    view: Census | Birth | TensorView | Biography | Neuron
-    nudge: Nudge | None = None
+    view: Census | InitialParameters | TensorView | ParameterReport | Neuron
+    gradient_check: GradientCheck | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What `inspect --json` prints."""
-        return self.view.to_json() | ({"nudge": self.nudge.to_json()} if self.nudge else {})
+        return self.view.to_json() | ({"nudge": self.gradient_check.to_json()} if self.gradient_check else {})
 
     def to_text(self) -> str:
         """What `inspect` prints."""
-        return self.view.to_text() + (f"\n\n{self.nudge.to_text()}" if self.nudge else "")
+        return self.view.to_text() + (f"\n\n{self.gradient_check.to_text()}" if self.gradient_check else "")
 
 
 def inspect(
@@ -191,7 +192,7 @@ def inspect(
     """
     last = reader.steps_made() - 1
     if last < 0:
-        return Inspected(_take_birth(reader, what, step or 0, nudges))
+        return Inspected(_initial_parameters(reader, what, step or 0, nudges))
     number = last if step is None else step
     reader.check_step(number)
     if not what:
@@ -199,13 +200,13 @@ def inspect(
     address = find_address(reader.config, what)
     if nudges and not address.index:
         raise RunError(f"--nudge moves one parameter: name one, such as {address.tensor.name}[0]. Got {what!r}.")
-    opened = Replayer(reader, note).open(number)
+    replayed = Replayer(reader, note).replay(number)
     if address.unit is not None:
-        return Inspected(open_neuron(opened, address, row, token))
+        return Inspected(open_neuron(replayed, address, row, token))
     if not address.index:
-        return Inspected(TensorView(opened, address.tensor))
-    found = biography(opened, address)
-    return Inspected(found, nudge(opened, address, nudges) if nudges else None)
+        return Inspected(TensorView(replayed, address.tensor))
+    found = report_parameter(replayed, address)
+    return Inspected(found, check_gradient(replayed, address, nudges) if nudges else None)
 
 
 def take_census(reader: RunReader, step: int) -> Census:
@@ -222,7 +223,7 @@ def take_census(reader: RunReader, step: int) -> Census:
     return Census(reader, at, census(reader.config.model), statistics)
 
 
-def _take_birth(reader: RunReader, what: str, step: int, nudges: Sequence[float]) -> Birth:
+def _initial_parameters(reader: RunReader, what: str, step: int, nudges: Sequence[float]) -> InitialParameters:
     """What can be seen of a run before its first step: the values of its parameters."""
     address = find_address(reader.config, what) if what else None
     if step or nudges or (address and address.unit is not None):
@@ -232,7 +233,7 @@ def _take_birth(reader: RunReader, what: str, step: int, nudges: Sequence[float]
         )
     kept = load_birth(reader.path / KEYFRAMES, reader.config, reader.facts().get("birth", ""))
     plans = [address.tensor] if address else census(reader.config.model)
-    return Birth(str(reader.path), {plan.name: kept[plan.name].numpy() for plan in plans}, address)
+    return InitialParameters(str(reader.path), {plan.name: kept[plan.name].numpy() for plan in plans}, address)
 
 
 def _summary(numbers: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, float]:
