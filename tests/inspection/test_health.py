@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import vitrine as package
-from vitrine.inspection.health import Health, Verdict, examine, history_verdicts, probe_verdicts
+from vitrine.inspection.health import Health, examine, history_verdicts, probe_verdicts
+from vitrine.inspection.health_rules import RULES, Level, Verdict
 from vitrine.runs.reader import RunReader
 
 NAMES = [
@@ -97,6 +98,10 @@ def edited(healthy, tmp_path):
     return edit
 
 
+def test_the_rules_stand_in_the_order_of_the_verdicts():
+    assert [rule.name for rule in RULES] == NAMES
+
+
 def test_a_healthy_run_says_that_it_is_healthy(healthy):
     health = examine(healthy)
     assert [(v.name, v.level) for v in health.verdicts] == [(name, "ok") for name in NAMES]
@@ -145,8 +150,8 @@ def test_the_text_puts_the_ill_first_with_their_cause_below_and_ends_with_a_sum(
 
 
 def test_the_columns_of_the_text_are_aligned():
-    verdict = Verdict("short", "ok", "1 of 2", "", {"n": 1})
-    text = Health("r", (verdict, replace(verdict, name="a longer name", level="watch", cause="Why."))).to_text()
+    verdict = Verdict(name="short", level=Level.OK, sentence="1 of 2", evidence={"n": 1})
+    text = Health("r", (verdict, replace(verdict, name="a longer name", level=Level.WARNING, cause="Why."))).to_text()
     assert text.splitlines() == [
         "watch    a longer name  1 of 2",
         "                        Why.",
