@@ -1,6 +1,6 @@
-"""Self-tests of an engine: whether a text's numbers are the same bits alone and among others, on this machine.
+"""Self-tests of an engine on this machine: does a text get the same bits alone and in a batch?
 
-Where they are not, `Engine.settle` takes fewer sizes of products, or decodes one text at a time.
+Where it does not, `Engine.settle` uses fewer sizes of products, or decodes one text at a time.
 """
 
 import copy
@@ -25,7 +25,7 @@ def trial_cache(cache: Cache) -> Cache:
 
 
 def rows_agree(engine: "Engine") -> bool:
-    """Whether rows give the same bits in each of the sizes, filled up or not, in another order, beside longer ones."""
+    """Whether rows give the same bits in each of the sizes, padded or not, in another order, next to longer ones."""
     if not all(product_rows_agree(product, engine.sizes) for product in engine.weights.products()):
         return False
     count, context = engine.sizes[-1], engine.config.context
@@ -45,9 +45,9 @@ def rows_agree(engine: "Engine") -> bool:
 
 
 def product_rows_agree(product: "Product", sizes: Sequence[int]) -> bool:
-    """Whether a row gives the same bits in each of these numbers of rows, whatever rounding would hide.
+    """Whether a row gives the same bits in each of these numbers of rows, even where rounding would hide a difference.
 
-    A bias takes away all of each sum but what the order of its additions left: bfloat16 shows eight bits of that.
+    The bias cancels each sum, so that only the error of the order of additions is left: bfloat16 shows eight bits of it.
     """
     row = torch.randn(1, product.width, generator=torch.Generator().manual_seed(1)).to(product.weight)
     rest = copy.copy(product)
@@ -59,7 +59,7 @@ def product_rows_agree(product: "Product", sizes: Sequence[int]) -> bool:
 
 
 def drafts_agree(engine: "Engine", drafted: int) -> bool:
-    """Whether tokens that one pass reads, one and up to `drafted` more, have the bits that they have one by one."""
+    """Whether up to `drafted` + 1 tokens in one pass have the same bits as one by one."""
     first = max(0, engine.config.context // 2 - drafted)
     count, positions = 1 + min(drafted, engine.config.context - 1), range(first, engine.config.context)
     tokens = [number % engine.config.vocab_size for number in range(count)]

@@ -1,4 +1,4 @@
-"""The key-value cache of many texts, and attention of new tokens to it."""
+"""The key-value cache of many texts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,8 +9,6 @@ from torch import Tensor
 from vitrine.model.decoder import Decoder
 
 SPAN = 64  # attention looks at a multiple of so many places
-
-Attend = Callable[[int, Tensor], Tensor]  # what `Cache.attention` returns
 
 
 @dataclass(frozen=True)
@@ -30,15 +28,15 @@ class Reach:
 class Cache:
     """Keys and values of the tokens so far, so that none is computed twice.
 
-    layers: of each, keys and values: (2, rows, n_kv_heads, span, head_dim). They are laid out for `span` places, and
-    anew when that changes: attention reads memory without gaps, three times as fast as with them.
+    layers: keys and values of each layer: (2, rows, n_kv_heads, span, head_dim). They are laid out for `span` places, and
+    again when that changes: attention reads memory without gaps three times as fast as with them.
     """
 
     def __init__(self, model: Decoder, rows: int) -> None:
         config = model.config
         self.capacity = -(-config.context // SPAN) * SPAN
         self.shape = rows, config.n_kv_heads, config.head_dim
-        # Zeros, not whatever memory holds: a place that is masked still takes part, with the weight 0.
+        # Zeros, not uninitialised memory: a masked place still takes part, with weight 0.
         count = rows * config.n_kv_heads * self.capacity * config.head_dim
         device = model.embedding.weight.device
         # On a processor, attention of one token is faster in float32, though it reads twice as much.

@@ -1,10 +1,9 @@
-"""Decoding: a token at a time, for many texts together, with one key-value cache.
+"""Decoding: one token at a time, for a batch of texts, with one key-value cache.
 
-`Engine` computes what `model.Decoder` does, laid out for speed: weights in the number format of the products
-and in the processor's own order, query, key and value as one product. A text's numbers are the same bits
-whether it is decoded alone or among others: each product has one of a few numbers of rows, and
-`Engine.settle` looks whether they agree on this machine. Where they do, a text that is alone is drafted some tokens
-ahead: the model reads all of them in one pass, which takes hardly longer than one token.
+`Engine` computes what `Decoder` does, laid out for speed: weights in the number format of the products and in the
+processor's own order, query, key and value as one product. A text gets the same bits alone and in a batch: each product
+has one of a few numbers of rows, and `Engine.settle` tests whether they agree on this machine. Where they do, a single
+text is drafted some tokens ahead: the model reads all of them in one pass, which takes hardly longer than one token.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,13 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitrine.generation import batch_invariance
-from vitrine.generation.cache import SPAN, Attend, Cache, Reach
+from vitrine.generation.cache import SPAN, Cache, Reach
 from vitrine.generation.drafts import Ngrams
 from vitrine.model.decoder import Attention, Block, Decoder, Embedding, LayerNorm, Linear, RMSNorm, rotate
 
-SAFE_ROWS = 4  # in a product, where nothing is known: MKL adds up fewer in another order
+SAFE_ROWS = 4  # in a product, before `settle`: MKL adds up fewer in another order
 PADDING = 16  # a prompt's tokens are filled up to a multiple: the processor prepares a product for each size anew
 DRAFTED = SAFE_ROWS - 1  # tokens that are read ahead of a text, at most
+
+Attend = Callable[[int, Tensor], Tensor]  # attention of a layer: its index and heads to (rows, d_model)
 
 
 class Engine:
@@ -30,7 +31,7 @@ class Engine:
     Args:
         model: its parameters are copied.
         rows: texts at once, at most.
-        drafts: of what a text may go on with; used once the engine has settled.
+        drafts: of how a text may continue; used once the engine has settled.
     """
 
     @torch.inference_mode()
@@ -120,7 +121,7 @@ class Engine:
         return torch.cat(one_by_one)
 
     def _step_ahead(self, window: list[int]) -> Tensor:
-        """A step of the only text, and the steps that would follow if its draft were chosen; (1, vocab_size)."""
+        """A step of the only text, and in the same pass the steps that follow if its draft is chosen; (1, vocab_size)."""
         assert self.drafts
         drafted = self.drafts.draft(window, min(DRAFTED, self.config.context - len(window)))
         first = len(window) - 1
@@ -130,7 +131,7 @@ class Engine:
 
     @torch.inference_mode()
     def settle(self) -> str:
-        """Find out how rows may share a product so that none depends on the others, on this machine.
+        """Find out how rows may share a product on this machine so that none depends on the others.
 
         Returns:
             In how many rows texts are decoded, for the log.
@@ -161,7 +162,7 @@ class Engine:
             self.cache.lay(min(span, self.cache.capacity), len(self.windows))
 
     def decode(self, first: int, tokens: Sequence[int], positions: Sequence[int], ahead: bool = False) -> Tensor:
-        """Logits after one token each of the rows from `first` on, or ahead: after some of that row alone.
+        """Logits after one token each of the rows from `first` on; ahead: after successive tokens of that row only.
 
         Returns:
             (len(tokens), vocab_size).

@@ -20,7 +20,7 @@ from vitrine.text.tokenizer import encode, end_of_text_id
 class Generation:
     """What the model wrote.
 
-    text: the prompt and its continuation; token_ids: of the continuation alone.
+    text: the prompt and its continuation; token_ids: of the continuation only.
     ended: whether the model wrote the end-of-text token (which is left out of the text).
     """
 
@@ -42,14 +42,14 @@ def generate(
 ) -> Generation:
     """Continue a prompt, token by token.
 
-    A row of a padded vocabulary stands for no token, and is never drawn. The model sees at most `context` tokens.
-    When they are full, the older half is let go, and the rest is read again from position zero.
+    A row of a padded vocabulary stands for no token, and is never sampled. The model sees at most `context` tokens.
+    When they are full, the older half is dropped, and the rest is read again from position zero.
 
     Args:
         max_new_tokens: stops there, or at the end-of-text token.
-        seed: of the draws; the same seed, settings and machine give the same text.
+        seed: of the sampling; the same seed, settings and machine give the same text.
         on_text: is given the continuation piece by piece, whole characters only.
-        drafts: of the continuation: with good ones it is there sooner, with any it is the same.
+        drafts: of the continuation: good ones make it faster, none changes it.
     """
     ids = _prompt_ids(tokenizer, prompt, model.config.vocab_size)
     end_id, engine = end_of_text_id(tokenizer), Engine(model, drafts=drafts)

@@ -22,10 +22,10 @@ NOT_FINITE = (
 
 
 def filter_logits(logits: Tensor, sampling: SamplingConfig, seen: Tensor | None = None) -> Tensor:
-    """What decoding leaves of the logits: softmax of the result is the distribution that is drawn from.
+    """The logits after all filters: softmax of the result is the distribution that is sampled from.
 
     The order and the treatment of ties are those of transformers: repetition penalty, temperature, top-k,
-    top-p, min-p. Temperature 0 leaves the likeliest token alone (the first of several).
+    top-p, min-p. Temperature 0 leaves only the likeliest token (the first of several).
 
     Args:
         logits: (batch, vocab_size).
@@ -60,11 +60,11 @@ def filter_logits(logits: Tensor, sampling: SamplingConfig, seen: Tensor | None 
 
 
 class Chooser:
-    """How the tokens of one text are chosen: its decoding hyperparameters, its draws, and what it holds so far.
+    """How the tokens of one text are chosen: its sampling settings, its random numbers, and its tokens so far.
 
     Args:
-        sampling: the decoding hyperparameters.
-        seed: of the draws; `index` tells texts of the same seed apart.
+        sampling: temperature and filters.
+        seed: of the random numbers; `index` tells texts of the same seed apart.
         prompt_ids: a repetition penalty counts them too.
         presence, frequency: subtracted from the logit of a token that was written: once, and for each time.
         bias: added to the logits of these tokens.
@@ -87,7 +87,7 @@ class Chooser:
         self.presence, self.frequency, self.bias = presence, frequency, dict(bias or {})
 
     @property
-    def alone(self) -> bool:
+    def separate(self) -> bool:
         """Whether the choice depends on what was written."""
         return bool(self.presence or self.frequency or self.bias) or self.sampling.repetition_penalty != 1
 
@@ -108,7 +108,7 @@ class Chooser:
 
 
 def choose(logits: Tensor, choosers: Sequence[Chooser]) -> list[int]:
-    """The next token of each text. Each chooser is told.
+    """The next token of each text; each chooser remembers its own.
 
     Texts with the same hyperparameters go through the filters together; none depends on another.
 
@@ -118,20 +118,20 @@ def choose(logits: Tensor, choosers: Sequence[Chooser]) -> list[int]:
     logits = logits.float().cpu()
     groups: dict[object, list[int]] = {}
     for row, chooser in enumerate(choosers):
-        groups.setdefault(row if chooser.alone else chooser.kind, []).append(row)
+        groups.setdefault(row if chooser.separate else chooser.kind, []).append(row)
     tokens = [0] * len(choosers)
     for rows in groups.values():
         first = choosers[rows[0]]
         some = logits if len(rows) == len(choosers) else logits[rows]
         seen = None
-        if first.alone:
+        if first.separate:
             some, seen = first.adjust(some), torch.tensor([first.ids])
         if first.sampling.temperature < GREEDY_BELOW and seen is None:
-            drawn = some.argmax(-1)
+            sampled = some.argmax(-1)
         else:
             scores = filter_logits(some, first.sampling, seen)
-            drawn = _draw(scores, [choosers[row].random.random() for row in rows])
-        for row, token in zip(rows, drawn.tolist(), strict=True):
+            sampled = _sample(scores, [choosers[row].random.random() for row in rows])
+        for row, token in zip(rows, sampled.tolist(), strict=True):
             tokens[row] = token
             choosers[row].add(token)
     return tokens
@@ -142,7 +142,7 @@ def are_finite(logits: Tensor) -> list[bool]:
     return [math.isfinite(total) for total in logits.sum(-1).tolist()]
 
 
-def _draw(scores: Tensor, uniform: Sequence[float]) -> Tensor:
+def _sample(scores: Tensor, uniform: Sequence[float]) -> Tensor:
     """A token of each row: where the running sum of its probabilities passes the uniform number."""
     sums = scores.softmax(-1).cumsum(-1, dtype=torch.float64)
     at = sums[:, -1:] * torch.tensor([[BELOW_ONE * number] for number in uniform], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Runs side by side: the hyperparameters that differ, their curves by step, tokens and time, and what they write.
+"""Runs side by side: the hyperparameters that differ, their curves by step, tokens and time, and their samples.
 
 Needs no torch. At step N a run has learned from N times the tokens of a step, for the seconds that its recorded steps
 before N took; evaluations and keyframes are not counted.

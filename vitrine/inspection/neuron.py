@@ -1,4 +1,4 @@
-"""Open one neuron: its inputs times its weights, adding up, plus the bias, to one output, for a real token."""
+"""One neuron at one token: its inputs times its weights, plus the bias, add up to its output."""
 
 from dataclasses import dataclass
 from typing import Any

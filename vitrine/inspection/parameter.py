@@ -1,4 +1,4 @@
-"""What one parameter is, and how it came to its value: its connections, its update term by term, its history."""
+"""One parameter: what it connects, its update term by term, and its history."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A second look at a forward pass: activations, attention, the logit lens. Never part of training.
+"""A second forward pass with hooks: activations, attention, the logit lens. Never part of training.
 
 The decoder runs once more, eagerly and with the same dropout, with hooks on its modules. Attention weights are worked
 out again, in float32 with an explicit softmax; `Probe.attention_difference` and `Probe.difference` say how far this
@@ -27,7 +27,7 @@ class Probe:
 
     stream_norms: (n_layers + 1,) mean norm of the residual stream after the embedding and after each block.
     dead: (n_layers,) share of MLP units whose gate (gpt2: whose input) was above zero for no token of the batch.
-    attention: (n_layers, n_heads, seq, seq) of the row; a line says how much a token looks at each earlier one.
+    attention: (n_layers, n_heads, seq, seq) of the row; a line says how much a token attends to each earlier one.
     entropy: (n_layers, n_heads) mean over the row of each head's uncertainty, as a share of the largest possible.
     scores: (n_layers, n_heads) largest magnitude of an attention score before softmax, over the batch.
     streams: (n_layers + 1, seq, d_model) of the row. logits: (seq, vocab_size) of the row.

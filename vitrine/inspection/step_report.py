@@ -1,4 +1,4 @@
-"""`vitrine replay`: one step in its four phases, as JSON and as text."""
+"""`vitrine replay`: the report of one step (forward, loss, backward, update), as JSON and as text."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""`vitrine verify`: is a run what it says it is? Every check can fail, and is made on the run's own numbers."""
+"""`vitrine verify`: checks of a run's files, replayed steps and gradients. Every check can fail."""
 
 import json
 from collections.abc import Callable, Iterator

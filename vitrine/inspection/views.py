@@ -103,7 +103,7 @@ class TensorView:
         lines = [
             f"{self.plan.name}: {self.plan.parameters:,} parameters ({self.plan.kind}), {shape}; "
             f"step {self.replayed.step}",
-            f"{'':<10}{'norm':>12}{'mean':>12}{'spread':>12}{'smallest':>12}{'largest':>12}",
+            f"{'':<10}{'norm':>12}{'mean':>12}{'std dev':>12}{'smallest':>12}{'largest':>12}",
         ]
         for name in ("before", "gradient", "update", "after"):
             s, numbers = facts[name], getattr(tensor, name)
@@ -144,7 +144,7 @@ class InitialParameters:
     def to_text(self) -> str:
         """What `inspect` prints."""
         width = max(len(name) for name in self.tensors)
-        heads = ("norm", "mean", "spread", "smallest", "largest")
+        heads = ("norm", "mean", "std dev", "smallest", "largest")
         lines = [f"step 0 of {self.path}, which has made no step yet"]
         if self.address and self.address.index:
             lines.append(f"{self.address.text} = {self.value:.9g} ({self.address.tensor.kind}), one of:")
@@ -224,12 +224,12 @@ def take_census(reader: RunReader, step: int) -> Census:
 
 
 def _initial_parameters(reader: RunReader, what: str, step: int, nudges: Sequence[float]) -> InitialParameters:
-    """What can be seen of a run before its first step: the values of its parameters."""
+    """What there is of a run before its first step: the values of its parameters."""
     address = find_address(reader.config, what) if what else None
     if step or nudges or (address and address.unit is not None):
         raise RunError(
-            f"{reader.path} has made no step yet: there is its step 0 alone, without gradients or activations. "
-            "Inspect its tensors, or one parameter of them, as they are."
+            f"{reader.path} has made no step yet: there are only its initial parameters, without gradients or activations. "
+            "Inspect its tensors, or one parameter of them."
         )
     kept = load_birth(reader.path / KEYFRAMES, reader.config, reader.facts().get("birth", ""))
     plans = [address.tensor] if address else census(reader.config.model)
@@ -248,7 +248,7 @@ def _summary(numbers: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, float]
 
 
 def _histogram_line(numbers: np.ndarray[Any, np.dtype[np.float32]]) -> str:
-    """How the numbers are spread, from smallest to largest, as a row of bars."""
+    """The histogram of the numbers, from smallest to largest, as a row of bars."""
     if not np.isfinite(numbers).all() or np.ptp(numbers) == 0:
         return ""
     counts, _ = np.histogram(numbers.astype(np.float64), bins=24)

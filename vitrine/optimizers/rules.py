@@ -284,7 +284,7 @@ def adam_change(
     """lr * m / (sqrt(v) + epsilon), with the moments m and v corrected for their start at zero.
 
     The moments, `first` and `second`, take the new gradients in. What is returned is still to be subtracted: so
-    that a parameter is rounded once, whatever the update is made of.
+    that a parameter is rounded once, also with weight decay.
     """
     beta1, beta2 = config.betas
     first.mul_(beta1).add_(gradients, alpha=1 - beta1)
