@@ -61,10 +61,15 @@ class Optimizer:
     ) -> None:
         self.parameters, self.config = parameters, config
         self.schedule, self.steps = schedule, steps
-        self.state: dict[str, Tensor] = {}
-        self.state_start: dict[str, int] = {}
+        rooms = self.memories()
+        self.state = {name: torch.zeros_like(parameters.values[start:stop]) for name, (start, stop) in rooms.items()}
+        self.state_start = {name: start for name, (start, _) in rooms.items()}
         self.gradient_norm = math.nan
         self.learning_rate = math.nan
+
+    def memories(self) -> dict[str, tuple[int, int]]:
+        """What the rule remembers: for each memory, which part of the flat buffer it is for (start, stop)."""
+        raise NotImplementedError
 
     def update(self, step: int) -> None:
         """Move every parameter once, against its gradient. Raises DivergedError before it moves any."""
@@ -116,11 +121,6 @@ class Optimizer:
                     named[f"{place.name}.{memory}"] = numbers.view(place.shape)
         return named
 
-    def _remember(self, memory: str, start: int, stop: int) -> None:
-        """Make room for one memory of the parameters from `start` to `stop` in the flat buffer."""
-        self.state[memory] = torch.zeros_like(self.parameters.values[start:stop])
-        self.state_start[memory] = start
-
     def _finite_norm(self, step: int) -> float:
         norm = float(torch.linalg.vector_norm(self.parameters.gradients))
         if math.isfinite(norm):
@@ -142,12 +142,9 @@ class Optimizer:
 class SGD(Optimizer):
     """Step against the gradient: w -= lr * (g + decay * w); with momentum, against a running sum of it."""
 
-    def __init__(
-        self, parameters: FlatParameters, config: OptimizerConfig, schedule: ScheduleConfig, steps: int
-    ) -> None:
-        super().__init__(parameters, config, schedule, steps)
-        if config.momentum:
-            self._remember("momentum", 0, len(parameters.values))
+    def memories(self) -> dict[str, tuple[int, int]]:
+        """A running sum of gradients, with momentum."""
+        return {"momentum": (0, len(self.parameters.values))} if self.config.momentum else {}
 
     def rule(self, step: int, scale: float) -> None:
         """One step of SGD."""
@@ -175,12 +172,9 @@ class AdamW(Optimizer):
     Source: Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2.
     """
 
-    def __init__(
-        self, parameters: FlatParameters, config: OptimizerConfig, schedule: ScheduleConfig, steps: int
-    ) -> None:
-        super().__init__(parameters, config, schedule, steps)
-        for moment in ("first_moment", "second_moment"):
-            self._remember(moment, 0, len(parameters.values))
+    def memories(self) -> dict[str, tuple[int, int]]:
+        """Running means of gradients and of their squares."""
+        return dict.fromkeys(("first_moment", "second_moment"), (0, len(self.parameters.values)))
 
     def rule(self, step: int, scale: float) -> None:
         """One step of AdamW."""
@@ -205,14 +199,12 @@ class Muon(Optimizer):
     Source: K. Jordan 2024, https://kellerjordan.github.io/posts/muon.
     """
 
-    def __init__(
-        self, parameters: FlatParameters, config: OptimizerConfig, schedule: ScheduleConfig, steps: int
-    ) -> None:
-        super().__init__(parameters, config, schedule, steps)
-        self._remember("momentum", 0, parameters.hidden)
-        for moment in ("first_moment", "second_moment"):
-            self._remember(moment, parameters.hidden, len(parameters.values))
-        self.dtype = torch.float32  # of the orthogonalisation; bfloat16 where training is
+    dtype = torch.float32  # of the orthogonalisation; bfloat16 where training is
+
+    def memories(self) -> dict[str, tuple[int, int]]:
+        """Momentum of the hidden matrices, AdamW's moments of the rest."""
+        hidden, size = self.parameters.hidden, len(self.parameters.values)
+        return {"momentum": (0, hidden)} | dict.fromkeys(("first_moment", "second_moment"), (hidden, size))
 
     def rule(self, step: int, scale: float) -> None:
         """One step of Muon, and of AdamW for the rest."""
