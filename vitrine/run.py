@@ -123,7 +123,7 @@ class Run(RunReader):
     def inspect(
         self, what: str = "", step: int | None = None, nudges: Sequence[float] = (), row: int = 0, token: int = 0
     ) -> Inspected:
-        """The census (""), a tensor (NAME), the biography of a parameter (NAME[3,7]), or a neuron (LAYER[12]).
+        """The census (""), a tensor (NAME), a parameter with its history (NAME[3,7]), or a neuron (LAYER[12]).
 
         Args:
             step: the step to look at; None: the last one that was made.

@@ -162,15 +162,15 @@ class Inspected:
     """What was asked for, and what came with it."""
 
     view: Census | InitialParameters | TensorView | ParameterReport | Neuron
-    gradient_check: GradientCheck | None = None
+    nudge: GradientCheck | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What `inspect --json` prints."""
-        return self.view.to_json() | ({"nudge": self.gradient_check.to_json()} if self.gradient_check else {})
+        return self.view.to_json() | ({"nudge": self.nudge.to_json()} if self.nudge else {})
 
     def to_text(self) -> str:
         """What `inspect` prints."""
-        return self.view.to_text() + (f"\n\n{self.gradient_check.to_text()}" if self.gradient_check else "")
+        return self.view.to_text() + (f"\n\n{self.nudge.to_text()}" if self.nudge else "")
 
 
 def inspect(
