@@ -18,7 +18,7 @@ def dumps(content: Any, **style: Any) -> str:
 def plain(value: Any) -> Any:
     """A result as dicts, lists, texts and numbers."""
     if isinstance(value, dict):
-        return {key: plain(part) for key, part in value.items()}
+        return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [plain(part) for part in value]
     if isinstance(value, float):

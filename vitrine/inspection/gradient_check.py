@@ -42,19 +42,6 @@ class GradientCheck:
             ],
         }
 
-    def to_text(self) -> str:
-        """What `inspect --nudge` prints."""
-        lines = [
-            f"nudge {self.parameter}, by the loss of this batch in float64: {self.loss:.12g}",
-            f"gradient: {self.gradient:.9g} in float64, {self.run_gradient:.9g} in training's own number format",
-            f"{'moved by':>12}{'loss':>20}{'change measured':>20}{'gradient x move':>20}",
-        ]
-        lines += [
-            f"{size:>+12.4g}{loss:>20.12g}{loss - self.loss:>+20.6g}{size * self.run_gradient:>+20.6g}"
-            for size, loss in zip(self.sizes, self.losses, strict=True)
-        ]
-        return "\n".join(lines)
-
 
 class Float64:
     """The model of a replayed step in float64, with the parameters that the step starts from, and the step's batch."""

@@ -39,28 +39,6 @@ class Health:
         """What `health --json` prints; null for what is not finite."""
         return {"healthy": self.healthy, "verdicts": [plain(v) | {"level": v.level.value} for v in self.verdicts]}
 
-    def to_text(self) -> str:
-        """What `health` prints: a line per verdict, errors first with their cause below; at the end, the sum."""
-        return self._text(list(Level))
-
-    def summary(self) -> str:
-        """The same without what is well, or could not be judged."""
-        return self._text((Level.ERROR, Level.WARNING))
-
-    def _text(self, levels: Sequence[Level]) -> str:
-        shown = [verdict for level in levels for verdict in self.verdicts if verdict.level == level]
-        lines, width = [], max((len(verdict.name) for verdict in shown), default=0)
-        for verdict in shown:
-            lines.append(f"{verdict.level:<9}{verdict.name:<{width}}  {verdict.sentence}")
-            if verdict.cause:
-                see = "" if verdict.step is None else f" Look: vitrine replay {self.run} --step {verdict.step}"
-                lines.append(" " * (width + 11) + verdict.cause + see)
-        errors, warnings, unjudged = (self.count(level) for level in (Level.ERROR, Level.WARNING, Level.UNKNOWN))
-        found = f"{errors} ill, {warnings} to watch" if errors or warnings else "none is a cause for concern"
-        found += f"; {unjudged} could not be judged" if unjudged else ""
-        state = "healthy" if self.healthy else "ill" if errors else "unknown"
-        return "\n".join([*lines, f"{state}: {len(self.verdicts) - unjudged} verdicts looked at, {found}"])
-
 
 def examine(reader: RunReader, probe_keyframes: int = 3) -> Health:
     """Judge a run by its history, and by looking into its model at so many keyframes."""

@@ -64,28 +64,6 @@ class Neuron:
             "difference": self.output - self.total,
         }
 
-    def to_text(self) -> str:
-        """What `inspect` prints: the connections that count most, the rest together, the bias, the output."""
-        products = self.products
-        order = np.argsort(-np.abs(products))
-        largest = max(float(np.abs(products).max()), 1e-30)
-        lines = [
-            f"{self.name} at token {self.token} of row {self.row}: {self.text!r}, step {self.step}",
-            f"{'':>8}{'input':>14}{'x weight':>14}{'= product':>14}",
-        ]
-        for i in order[:SHOWN]:
-            bar = ("-" if products[i] < 0 else "+") * max(1, round(20 * abs(products[i]) / largest))
-            lines.append(f"{f'[{i}]':>8}{self.inputs[i]:>14.6g}{self.weights[i]:>14.6g}{products[i]:>14.6g}  {bar}")
-        rest = order[SHOWN:]
-        if len(rest):
-            lines.append(f"{f'{len(rest)} more connections':>36}{products[rest].sum():>14.6g}")
-        lines += [
-            f"{'bias':>36}{self.bias:>14.6g}",
-            f"{'adding up to':>36}{self.total:>14.6g}",
-            f"{'the model itself':>36}{self.output:>14.6g}  (from a probing pass)",
-        ]
-        return "\n".join(lines)
-
 
 def open_neuron(replayed: ReplayedStep, address: Address, row: int, token: int) -> Neuron:
     """Run the step's first micro-batch once more, and look at one unit of one layer at one token.

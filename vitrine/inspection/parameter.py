@@ -74,49 +74,12 @@ class ParameterReport:
             "gradient": shortest(self.gradient),
             "update": shortest(self.update),
             "after": shortest(self.after),
-            "rule": {
-                "optimizer": self.rule.optimizer,
-                "formula": self.rule.formula,
-                "terms": self.rule.terms,
-                "total": self.rule.total,
-                "note": self.rule.note,
-            },
+            "rule": vars(self.rule),
             "plain_sgd": self.plain_sgd,
             "birth": shortest(self.initial),
             "history": [[step, shortest(value) if exact else value, exact] for step, value, exact in self.history],
             "exact": self.exact,
         }
-
-    def to_text(self) -> str:
-        """What `inspect` prints."""
-        rule = self.rule
-        width = max(map(len, rule.terms))
-        moved = (
-            "against" if self.gradient * self.update < 0 else "along" if self.update * self.gradient > 0 else "beside"
-        )
-        lines = [
-            f"{self.address.text}, {'an' if self.kind[0] in 'aeio' else 'a'} {self.kind}",
-            self.connects,
-            "",
-            f"birth     {shortest(self.initial):>14}",
-            f"step {self.step:<5}{shortest(self.before):>14}   before",
-            f"gradient  {shortest(self.gradient):>14}   before clipping",
-            f"update    {shortest(self.update):>14}   {moved} the gradient",
-            f"after     {shortest(self.after):>14}",
-            "",
-            f"{rule.optimizer}: {rule.formula}",
-            *(f"  {name:<{width}}  {value:>16.9g}" for name, value in rule.terms.items()),
-            f"  {'the rule comes to':<{width}}  {rule.total:>16.9g}",
-        ]
-        if rule.note:
-            lines.append(f"  {rule.note}")
-        lines += [
-            f"plain SGD with the same gradient and learning rate: {self.plain_sgd:.9g}",
-            "",
-            f"history   {_line(self.history)}",
-            f"exact: {str(self.exact).lower()}",
-        ]
-        return "\n".join(lines)
 
 
 def find_address(config: Config, text: str) -> Address:
@@ -294,10 +257,3 @@ def _from_film(reader: RunReader, address: Address) -> dict[int, tuple[float, bo
         int(step): (initial + float(film.frame(number).learned[before + int(found[0])]), False)
         for number, step in enumerate(film.steps())
     }
-
-
-def _line(history: list[Point]) -> str:
-    """A few of the points, from first to last."""
-    chosen = [history[round(i * (len(history) - 1) / 7)] for i in range(8)] if len(history) > 8 else history
-    shown = [f"{step}: {'' if exact else '≈ '}{value:.5g}" for step, value, exact in chosen]
-    return f"{len(history)} points; " + ", ".join(shown)

@@ -93,56 +93,6 @@ class StepReport:
             },
         }
 
-    def to_text(self) -> str:
-        """What `replay` prints."""
-        replayed, probe, comparisons = self.replayed, self.probe, self.replayed.comparisons
-        batch, seen = replayed.micro_batches[0], self.forward()
-        rows, seq = sum(len(micro.inputs) for micro in replayed.micro_batches), batch.inputs.shape[1]
-        before = self.text(batch.inputs[self.row, max(0, self.token - 40) : self.token + 1])
-        loss = float(batch.losses[self.row, self.token])
-        lines = [
-            f"step {replayed.step} of {replayed.reader.path}",
-            "",
-            f"1 forward: {rows} windows of {seq} tokens. Row {self.row}, at token {self.token}: {before!r} ->",
-            *(f"    {text!r:<14}{_percent(p)}  {'▇' * round(40 * p)}" for text, p in seen["probabilities"]),
-            "  block   stream's norm   dead units   attention's entropy by head          the lens says",
-        ]
-        for layer, norm in enumerate(probe.stream_norms):
-            text, p = seen["logit_lens"][layer][0]
-            name, dead, heads = str(layer - 1) if layer else "-", "", ""
-            if layer:
-                dead = f"{100 * probe.dead[layer - 1]:.1f}%"
-                heads = " ".join(f"{e:.2f}" for e in probe.entropy[layer - 1][:7])
-            lines.append(f"  {name:<8}{norm:>13.4g}{dead:>13}   {heads:<37}{text!r} {_percent(p)}")
-        lines += [
-            f"  (these from a probing pass: logits within {probe.difference:.1g} of training's, mixed values within "
-            f"{probe.attention_difference:.1g})",
-            "",
-            f"2 loss: really came {seen['target']!r}; -ln({seen['target_probability']:.4g}) = {loss:.4f} for this token",
-            f"  mean of the step  {replayed.loss!r}   recorded {_recorded(replayed.recorded_loss)}",
-            "",
-            f"3 backward: norm of the gradient  {shortest(replayed.gradient_norm)}   recorded "
-            f"{_recorded(replayed.recorded_gradient_norm, short=True)}"
-            + (f"   clipped: x {replayed.clip_factor:.4g}" if replayed.clip_factor != 1 else ""),
-            "",
-            f"4 update: norm {replayed.update_norm:.6g}, at learning rate {replayed.learning_rate:.4g}",
-        ]
-        lines += self._tensor_lines()
-        lines += [
-            "",
-            f"the same batch again: {replayed.loss:.4f} to {replayed.again:.4f}; the next batch: {replayed.following:.4f}",
-            "",
-            "compared, to the bit:",
-            *(
-                f"  {kind.equal} of {kind.made}  {kind.what}, "
-                + (f"step {kind.first}" if kind.first == kind.last else f"steps {kind.first} to {kind.last}")
-                for kind in comparisons.kinds.values()
-            ),
-            *(f"  differs: {difference}" for difference in comparisons.differs),
-            f"exact: {str(replayed.exact).lower()}",
-        ]
-        return "\n".join(lines)
-
     def likeliest(self, logits: np.ndarray[Any, np.dtype[np.float32]]) -> list[tuple[str, float]]:
         """The likeliest next tokens and their probabilities."""
         probabilities = _probabilities(logits)
@@ -168,18 +118,6 @@ class StepReport:
         """The text of token ids."""
         return decode(self.tokenizer, [int(i) for i in ids])
 
-    def _tensor_lines(self) -> list[str]:
-        norms = self.replayed.norms
-        width = max(map(len, norms["weight"]))
-        head = f"  {'tensor':<{width}}{'weights':>12}{'gradient':>12}{'update':>12}{'update/weight':>15}"
-        lines = [head]
-        for name, weight in norms["weight"].items():
-            update, ratio = norms["update"][name], "-"
-            if weight:
-                ratio = f"{update / weight:.2g}"
-            lines.append(f"  {name:<{width}}{weight:>12.5g}{norms['gradient'][name]:>12.4g}{update:>12.4g}{ratio:>15}")
-        return lines
-
 
 def report_step(replayed: ReplayedStep, row: int = 0, token: int = -1) -> StepReport:
     """Look at a step from one token; token -1 is the last of the row. Raises RunError if there is none."""
@@ -193,11 +131,3 @@ def report_step(replayed: ReplayedStep, row: int = 0, token: int = -1) -> StepRe
 def _probabilities(logits: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float64]]:
     exp = np.exp(logits.astype(np.float64) - float(logits.max()))
     return np.asarray(exp / exp.sum())
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:5.1f}%"
-
-
-def _recorded(value: float | None, short: bool = False) -> str:
-    return "nothing" if value is None else str(shortest(value)) if short else repr(value)

@@ -35,10 +35,6 @@ class Check:
     held: bool
     detail: str = ""
 
-    def to_text(self) -> str:
-        """One line."""
-        return f"{'ok' if self.held else 'FAILED':<8}{self.what}{f': {self.detail}' if self.detail else ''}"
-
 
 def verify(reader: RunReader, count: int, seed: int, note: Callable[[str], None]) -> Iterator[Check]:
     """Check a run.

@@ -8,7 +8,6 @@ import numpy as np
 
 from vitrine.errors import RunError
 from vitrine.inspection.gradient_check import GradientCheck, check_gradient
-from vitrine.inspection.health import Health, history_verdicts
 from vitrine.inspection.neuron import Neuron, open_neuron
 from vitrine.inspection.parameter import Address, ParameterReport, find_address, report_parameter
 from vitrine.inspection.replay import Replayer
@@ -17,8 +16,6 @@ from vitrine.model.inventory import TensorPlan, census
 from vitrine.runs.layout import STATISTICS
 from vitrine.runs.reader import KEYFRAMES, RunReader
 from vitrine.training.checkpoint import load_birth
-
-BARS = " ▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True)
@@ -41,31 +38,6 @@ class Census:
                 for t in self.tensors
             ],
         }
-
-    def to_text(self) -> str:
-        """What `inspect` prints."""
-        width = max(len(t.name) for t in self.tensors)
-        lines = [
-            f"step {self.step} of {self.reader.path}, as it was recorded",
-            f"{'tensor':<{width}}  {'kind':<10}{'shape':<14}{'parameters':>12}"
-            f"{'weights':>11}{'gradient':>11}{'update':>11}{'update/weight':>15}",
-        ]
-        for t in self.tensors:
-            shape = " x ".join(map(str, t.shape))
-            line = f"{t.name:<{width}}  {t.kind:<10}{shape:<14}{t.parameters:>12,}"
-            if self.statistics:
-                s = self.statistics[t.name]
-                ratio = s["update_norm"] / s["weight_norm"] if s["weight_norm"] else float("nan")
-                line += f"{s['weight_norm']:>11.4g}{s['gradient_norm']:>11.4g}{s['update_norm']:>11.4g}{ratio:>15.2g}"
-            lines.append(line)
-        lines.append(f"{'all':<{width}}  {'':<24}{sum(t.parameters for t in self.tensors):>12,}")
-        kinds = dict.fromkeys(t.kind for t in self.tensors)
-        counts = {kind: sum(t.parameters for t in self.tensors if t.kind == kind) for kind in kinds}
-        lines.append(", ".join(f"{count:,} in {kind}s" for kind, count in counts.items()))
-        if not self.statistics:
-            lines.append("Nothing was recorded of the tensors at this step.")
-        lines.append(Health(str(self.reader.path), history_verdicts(self.reader)).summary())
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -96,27 +68,6 @@ class TensorView:
         tensor = self.replayed.tensor(self.plan.name)
         return float((tensor.gradient * tensor.update < 0).mean())
 
-    def to_text(self) -> str:
-        """What `inspect` prints."""
-        facts, tensor = self.to_json(), self.replayed.tensor(self.plan.name)
-        shape = " x ".join(map(str, self.plan.shape))
-        lines = [
-            f"{self.plan.name}: {self.plan.parameters:,} parameters ({self.plan.kind}), {shape}; "
-            f"step {self.replayed.step}",
-            f"{'':<10}{'norm':>12}{'mean':>12}{'std dev':>12}{'smallest':>12}{'largest':>12}",
-        ]
-        for name in ("before", "gradient", "update", "after"):
-            s, numbers = facts[name], getattr(tensor, name)
-            lines.append(
-                f"{name:<10}{s['norm']:>12.5g}{s['mean']:>12.4g}{s['spread']:>12.4g}{s['least']:>12.4g}"
-                f"{s['most']:>12.4g}  {_histogram_line(numbers)}"
-            )
-        lines += [
-            f"{100 * self.against_gradient:.1f}% of them moved against their own gradient",
-            f"exact: {str(self.replayed.exact).lower()}",
-        ]
-        return "\n".join(lines)
-
 
 @dataclass(frozen=True)
 class InitialParameters:
@@ -141,21 +92,6 @@ class InitialParameters:
         assert self.address
         return float(self.tensors[self.address.tensor.name][self.address.index])
 
-    def to_text(self) -> str:
-        """What `inspect` prints."""
-        width = max(len(name) for name in self.tensors)
-        heads = ("norm", "mean", "std dev", "smallest", "largest")
-        lines = [f"step 0 of {self.path}, which has made no step yet"]
-        if self.address and self.address.index:
-            lines.append(f"{self.address.text} = {self.value:.9g} ({self.address.tensor.kind}), one of:")
-        lines.append(f"{'tensor':<{width}}  {'shape':<14}{'parameters':>12}" + "".join(f"{h:>12}" for h in heads))
-        for name, numbers in self.tensors.items():
-            shape = " x ".join(map(str, numbers.shape))
-            cells = "".join(f"{number:>12.4g}" for number in _summary(numbers).values())
-            lines.append(f"{name:<{width}}  {shape:<14}{numbers.size:>12,}{cells}  {_histogram_line(numbers)}".rstrip())
-        lines.append(f"{'all':<{width}}  {'':<14}{sum(t.size for t in self.tensors.values()):>12,}")
-        return "\n".join(lines)
-
 
 @dataclass(frozen=True)
 class Inspected:
@@ -167,10 +103,6 @@ class Inspected:
     def to_json(self) -> dict[str, Any]:
         """What `inspect --json` prints."""
         return self.view.to_json() | ({"nudge": self.nudge.to_json()} if self.nudge else {})
-
-    def to_text(self) -> str:
-        """What `inspect` prints."""
-        return self.view.to_text() + (f"\n\n{self.nudge.to_text()}" if self.nudge else "")
 
 
 def inspect(
@@ -245,11 +177,3 @@ def _summary(numbers: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, float]
         "least": float(wide.min()),
         "most": float(wide.max()),
     }
-
-
-def _histogram_line(numbers: np.ndarray[Any, np.dtype[np.float32]]) -> str:
-    """The histogram of the numbers, from smallest to largest, as a row of bars."""
-    if not np.isfinite(numbers).all() or np.ptp(numbers) == 0:
-        return ""
-    counts, _ = np.histogram(numbers.astype(np.float64), bins=24)
-    return "".join(BARS[int(np.ceil(8 * count / counts.max()))] for count in counts)
