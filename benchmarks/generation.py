@@ -22,7 +22,7 @@ import torch
 from benchmarks.throughput import SHAPES, Shape
 from vitrine.config import SamplingConfig
 from vitrine.generation.engine import Engine
-from vitrine.generation.generate import Chooser, choose
+from vitrine.generation.sampling import Chooser, choose
 from vitrine.model.decoder import initialise
 from vitrine.presets import Facts, resolve
 from vitrine.training.device import keep_freed_memory, physical_cores

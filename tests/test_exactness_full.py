@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from vitrine.inspection.parameter import Address, rule_of
+from vitrine.inspection.parameter import Address, explain_update
 from vitrine.inspection.replay import Replayer
 from vitrine.model.inventory import inventory
 from vitrine.runs.reader import RunReader
@@ -46,7 +46,7 @@ def test_fifty_random_steps_are_exact_and_a_thousand_updates_follow_the_rule(
     sizes = np.array([plan.parameters for plan in plans], float)
     checked = 0
     for number in steps:
-        opened = replayer.open(number)
+        opened = replayer.replay(number)
         assert opened.exact, (number, opened.comparisons.differs)
         cells = [
             Address(plans[i], tuple(int(draws.integers(n)) for n in plans[i].shape))
@@ -55,9 +55,9 @@ def test_fifty_random_steps_are_exact_and_a_thousand_updates_follow_the_rule(
         for cell in cells:
             tensor = opened.tensor(cell.tensor.name)
             before, update = tensor.before[cell.index], float(tensor.update[cell.index])
-            total = rule_of(opened, cell).total
+            total = explain_update(opened, cell).total
             assert abs(total - update) <= np.spacing(np.abs(before)) + 1e-5 * abs(update), (number, cell.text)
-        following = replayer.open(number + 1)
+        following = replayer.replay(number + 1)
         for cell in cells:
             after = opened.tensor(cell.tensor.name).after[cell.index]
             assert after.tobytes() == following.tensor(cell.tensor.name).before[cell.index].tobytes()
@@ -105,7 +105,7 @@ def test_killed_at_twenty_random_moments_nothing_older_than_a_second_is_missing(
             assert seen.get(step, row) == row, f"step {step} was made again, and differs"
         seen |= rows
         made = max(rows)
-        opened = Replayer(RunReader(run)).open(moments.randrange(max(0, made - 40), made))
+        opened = Replayer(RunReader(run)).replay(moments.randrange(max(0, made - 40), made))
         assert opened.exact, opened.comparisons.differs
     process = _start(["resume", "r"], tmp_path)
     while not (proofs := [event.text for event in RunReader(run).events() if event.kind == "recomputed"]):

@@ -4,7 +4,7 @@ import vitrine
 run = vitrine.train("book.txt", steps=500)
 print(run.generate("Once").text)
 
-A `Run` knows its history (steps, evaluations, samples, events, statistics), generates, evaluates and exports, re-enters its
+A `Run` knows its history (steps, evaluations, samples, events, statistics), generates, evaluates and exports, replays its
 past steps (step, inspect), and is judged (health, verify). Its tables are those of pandas: pandas.DataFrame(run.steps()).
 """
 

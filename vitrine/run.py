@@ -19,7 +19,8 @@ from vitrine.exchange.hf_export import Exported, export_run
 from vitrine.generation.drafts import SAMPLE, Ngrams
 from vitrine.generation.generate import Generation, generate
 from vitrine.inspection.health import Health, examine
-from vitrine.inspection.replay import OpenedStep, Replayer
+from vitrine.inspection.replay import Replayer
+from vitrine.inspection.replayed_step import ReplayedStep
 from vitrine.inspection.verify import Check, verify
 from vitrine.inspection.views import Inspected, inspect
 from vitrine.model.decoder import Decoder
@@ -110,19 +111,19 @@ class Run(RunReader):
             self._ngrams = Ngrams(np.concatenate(parts) if parts else np.zeros(0, np.uint16))
         return self._ngrams
 
-    def step(self, number: int) -> OpenedStep:
-        """Re-enter a past step, and lay it open: `run.step(120).tensors[name].gradient` is a NumPy array.
+    def step(self, number: int) -> ReplayedStep:
+        """Replay a past step: `run.step(120).tensors[name].gradient` is a NumPy array.
 
         The replayer is kept: a step that comes soon after the one before is there at once.
         """
         if self._replayer is None:
             self._replayer = Replayer(self)
-        return self._replayer.open(number)
+        return self._replayer.replay(number)
 
     def inspect(
         self, what: str = "", step: int | None = None, nudges: Sequence[float] = (), row: int = 0, token: int = 0
     ) -> Inspected:
-        """The census (""), a tensor (NAME), the biography of a parameter (NAME[3,7]), or a neuron (LAYER[12]).
+        """The census (""), a tensor (NAME), a parameter with its history (NAME[3,7]), or a neuron (LAYER[12]).
 
         Args:
             step: the step to look at; None: the last one that was made.

@@ -7,6 +7,8 @@ import pytest
 from vitrine.cli.render import table, text
 from vitrine.exchange.hf_export import Exported
 from vitrine.exchange.hf_import import Imported
+from vitrine.inspection.gradient_check import GradientCheck
+from vitrine.inspection.verify import Check
 from vitrine.studio.report.build import Report
 from vitrine.studio.report.command import Written
 from vitrine.text.cache import Contents, Part
@@ -27,6 +29,7 @@ def test_a_table_is_never_cut_or_wrapped_and_its_cells_are_taken_literally(monke
     monkeypatch.setenv("FORCE_COLOR", "1")
     name = "x" * 500 + "[bold][3,7] :smile: 1.25"
     assert table([(name, "[/]")]) == [f"{name}  [/]"]
+    assert table([]) == []
 
 
 @pytest.mark.parametrize(
@@ -37,6 +40,15 @@ def test_a_table_is_never_cut_or_wrapped_and_its_cells_are_taken_literally(monke
             "loss 1.5000 nats per token, 2.2500 bits per byte, perplexity 4.48, over 12,000 tokens",
         ),
         (Evaluation(1.5, 12_000, None), "loss 1.5000 nats per token, perplexity 4.48, over 12,000 tokens"),
+        (Check("keyframe 0", False, "1 bit differs"), "FAILED  keyframe 0: 1 bit differs"),
+        (
+            GradientCheck("w[3]", 7, 1.5, 0.25, 0.26, (0.5, -2.0), (1.75, 1.25)),
+            "nudge w[3], by the loss of this batch in float64: 1.5\n"
+            "gradient: 0.25 in float64, 0.26 in training's own number format\n"
+            "moved by  loss  change measured  gradient x move\n"
+            "    +0.5  1.75            +0.25            +0.13\n"
+            "      -2  1.25            -0.25            -0.52",
+        ),
         (
             Exported("out", 7, "GPT2LMHeadModel", 1234, "d"),
             "out: GPT2LMHeadModel, 1,234 parameters, as they were at step 7",

@@ -74,13 +74,13 @@ def test_a_run_drafts_from_its_training_text_and_writes_the_same_without(
     engine.settle()
     drafting = engine.drafting  # not where several rows have other bits than one
     passes = Counter[bool]()
-    decode = Engine._decode
+    decode = Engine.decode
 
     def counting(self: Engine, *given: object, ahead: bool = False) -> object:
         passes[bool(self.drafts and self.drafts.tokens)] += 1
         return decode(self, *given, ahead=ahead)
 
-    monkeypatch.setattr(Engine, "_decode", counting)
+    monkeypatch.setattr(Engine, "decode", counting)
     drafted = run.generate("The ", 300)
     for damage in (lambda folder: (folder / "train-0.bin").unlink(), shutil.rmtree):
         damage(tmp_path / "run" / "tokens")

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from vitrine.config import ModelConfig, SamplingConfig
+from vitrine.generation import batch_invariance
+from vitrine.generation.cache import SPAN
 from vitrine.generation.drafts import Ngrams
-from vitrine.generation.engine import SPAN, Engine
-from vitrine.generation.generate import Chooser, choose
+from vitrine.generation.engine import Engine, Product
+from vitrine.generation.sampling import Chooser, choose
 from vitrine.model.decoder import Decoder, initialise
 from vitrine.presets import Facts, resolve
 
@@ -131,14 +133,14 @@ def test_a_text_has_the_same_bits_drafted_or_not(family: str, dtype: torch.dtype
     engine = Engine(model, rows=3, drafts=drafts)
     engine.settle()
     passes = 0
-    decode = engine._decode
+    decode = engine.decode
 
     def counting(*arguments: object, **options: object) -> torch.Tensor:
         nonlocal passes
         passes += 1
         return decode(*arguments, **options)
 
-    engine._decode = counting
+    engine.decode = counting
     for others in ([], [some_ids(3), some_ids(60)]):  # with others, until they are gone
         drafted = written(engine, some_ids(5), others, count)
         assert drafted[0] == alone[0]
@@ -176,8 +178,8 @@ def test_what_was_drafted_for_a_text_is_gone_with_it() -> None:
 def test_drafts_are_not_used_where_they_would_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     drafts = Drafts(some_ids(50), 10**9)
     engine = Engine(model_of(), drafts=drafts)
-    decode = Engine._decode
-    monkeypatch.setattr(Engine, "_decode", lambda *given, ahead=False: decode(*given, ahead=ahead) + 1e-6 * ahead)
+    decode = Engine.decode
+    monkeypatch.setattr(Engine, "decode", lambda *given, ahead=False: decode(*given, ahead=ahead) + 1e-6 * ahead)
     engine.settle()
     engine.add([drafts.text[0]])
     engine.step([drafts.text[0]])
@@ -185,7 +187,7 @@ def test_drafts_are_not_used_where_they_would_change_a_bit(monkeypatch: pytest.M
 
 
 def test_where_rows_do_not_agree_they_are_decoded_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Engine, "_rows_agree", lambda self: False)
+    monkeypatch.setattr(batch_invariance, "rows_agree", lambda engine: False)
     engine, ids = Engine(model_of(), rows=8), some_ids(20)
     assert engine.settle() == "1"
     alone = written(engine, ids, [], 9)
@@ -195,23 +197,19 @@ def test_where_rows_do_not_agree_they_are_decoded_one_by_one(monkeypatch: pytest
 
 
 def test_settling_sees_a_row_that_depends_on_the_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vitrine.generation.engine import _Product
-
-    whole, untouched = _Product.__call__, Engine(model_of(), rows=8).settle()
-    monkeypatch.setattr(_Product, "__call__", lambda self, x: whole(self, x) + 1e-6 * len(x))
+    whole, untouched = Product.__call__, Engine(model_of(), rows=8).settle()
+    monkeypatch.setattr(Product, "__call__", lambda self, x: whole(self, x) + 1e-6 * len(x))
     engine = Engine(model_of(), rows=8)
     assert engine.settle() == ("1" if untouched == "1" else "8")  # always as many
-    monkeypatch.setattr(_Product, "__call__", lambda self, x: whole(self, x) + 1e-4 * x[:, :1].cumsum(0))
+    monkeypatch.setattr(Product, "__call__", lambda self, x: whole(self, x) + 1e-4 * x[:, :1].cumsum(0))
     engine = Engine(model_of(), rows=8)
     assert engine.settle() == "1"  # one that depends on the rows before it
 
 
 def test_settling_sees_what_rounding_hides(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vitrine.generation.engine import _Product
+    whole = Product.__call__
 
-    whole = _Product.__call__
-
-    def other_order(self: _Product, x: torch.Tensor) -> torch.Tensor:
+    def other_order(self: Product, x: torch.Tensor) -> torch.Tensor:
         """A single row's sums are a little other, far below what bfloat16 keeps of them."""
         if self.bias is None or len(x) > 1:
             return whole(self, x)
@@ -220,7 +218,7 @@ def test_settling_sees_what_rounding_hides(monkeypatch: pytest.MonkeyPatch) -> N
         return (whole(biased, x).float() + 1e-6 + self.bias.float()).to(x.dtype)
 
     untouched = Engine(model_of(torch.bfloat16), rows=4).settle()
-    monkeypatch.setattr(_Product, "__call__", other_order)
+    monkeypatch.setattr(Product, "__call__", other_order)
     assert Engine(model_of(torch.bfloat16), rows=4).settle() == untouched.removeprefix("1, ")
 
 
@@ -234,30 +232,3 @@ def test_a_fork_is_the_text_again() -> None:
     alone = Engine(model_of())
     alone.add([*ids, 5])
     assert (alone.step([5])[0] - logits[1]).abs().max() < 1e-5
-
-
-def test_draws_have_the_probabilities_of_the_filtered_logits() -> None:
-    logits = torch.tensor([[0.5, 0.0, 0.2, 0.3]]).log()
-    choosers = [Chooser(SamplingConfig(temperature=1.0), seed) for seed in range(4000)]
-    drawn = torch.bincount(torch.tensor(choose(logits.expand(4000, -1), choosers)), minlength=4) / 4000
-    assert drawn[1] == 0
-    assert (drawn - logits.exp()[0]).abs().max() < 0.03  # spread 0.008
-
-
-def test_choices_do_not_depend_on_who_else_chooses() -> None:
-    logits = torch.randn(40, 70, generator=torch.Generator().manual_seed(3))
-    kinds = [
-        {"sampling": SamplingConfig(temperature=0)},
-        {"sampling": SamplingConfig(temperature=1.3, top_p=0.8)},
-        {"sampling": SamplingConfig(temperature=1.0, repetition_penalty=1.5), "prompt_ids": [1, 2, 3]},
-        {"sampling": SamplingConfig(temperature=1.0, top_k=5), "bias": {3: 2.0}, "presence": 0.5},
-    ]
-    together = choose(logits, [Chooser(seed=row, **kinds[row % 4]) for row in range(40)])
-    assert together == [choose(logits[row : row + 1], [Chooser(seed=row, **kinds[row % 4])])[0] for row in range(40)]
-
-
-def test_presence_counts_once_and_frequency_each_time() -> None:
-    chooser = Chooser(SamplingConfig(), seed=1, presence=0.5, frequency=0.25, bias={2: -100.0})
-    for token in (0, 0, 1):
-        chooser.add(token)
-    assert chooser.adjust(torch.zeros(1, 4)).tolist() == [[-1.0, -0.75, -100.0, 0.0]]

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 import vitrine as package
-from vitrine.inspection.health import Health, Verdict, examine, history_verdicts, probe_verdicts
+from vitrine.cli.render import text
+from vitrine.inspection.health import Health, examine, history_verdicts, probe_verdicts
+from vitrine.inspection.health_rules import RULES, Level, Verdict
 from vitrine.runs.reader import RunReader
 
 NAMES = [
@@ -97,12 +99,16 @@ def edited(healthy, tmp_path):
     return edit
 
 
+def test_the_rules_stand_in_the_order_of_the_verdicts():
+    assert [rule.name for rule in RULES] == NAMES
+
+
 def test_a_healthy_run_says_that_it_is_healthy(healthy):
     health = examine(healthy)
     assert [(v.name, v.level) for v in health.verdicts] == [(name, "ok") for name in NAMES]
     assert health.healthy
-    last = health.to_text().splitlines()[-1]
-    assert last == "healthy: 10 verdicts looked at, none is a cause for concern"
+    last = text(health).splitlines()[-1]
+    assert last == "healthy: 10 verdicts, no problem found"
 
 
 def test_a_healthy_gpt2_with_adamw_has_nothing_ill(healthy_gpt2):
@@ -132,26 +138,26 @@ def test_json_has_the_same_verdicts_and_null_for_what_is_not_finite(too_fast, ed
         assert json.loads(json.dumps(health, allow_nan=False)) == health
 
 
-def test_the_text_puts_the_ill_first_with_their_cause_below_and_ends_with_a_sum(too_slow):
+def test_the_text_puts_errors_first_with_their_cause_below_and_ends_with_a_sum(too_slow):
     health = examine(too_slow)
-    lines = health.to_text().splitlines()
+    lines = text(health).splitlines()
     causes = [line for line in lines[:-1] if line.startswith(" ")]
     levels = [line.split()[0] for line in lines[:-1] if not line.startswith(" ")]
-    assert levels == sorted(levels, key=["ill", "watch", "unknown", "ok"].index)
-    assert levels[0] == "ill"
-    assert len(causes) == len([level for level in levels if level in ("ill", "watch")])
+    assert levels == sorted(levels, key=["error", "warning", "unknown", "ok"].index)
+    assert levels[0] == "error"
+    assert len(causes) == len([level for level in levels if level in ("error", "warning")])
     assert f"vitrine replay {too_slow.path} --step" in causes[0]
-    assert lines[-1].startswith(f"ill: 10 verdicts looked at, {levels.count('ill')} ill, ")
+    assert lines[-1].startswith(f"not healthy: 10 verdicts, {levels.count('error')} errors, ")
 
 
 def test_the_columns_of_the_text_are_aligned():
-    verdict = Verdict("short", "ok", "1 of 2", "", {"n": 1})
-    text = Health("r", (verdict, replace(verdict, name="a longer name", level="watch", cause="Why."))).to_text()
-    assert text.splitlines() == [
-        "watch    a longer name  1 of 2",
+    verdict = Verdict(name="short", level=Level.OK, sentence="1 of 2", evidence={"n": 1})
+    health = Health("r", (verdict, replace(verdict, name="a longer name", level=Level.WARNING, cause="Why.")))
+    assert text(health).splitlines() == [
+        "warning  a longer name  1 of 2",
         "                        Why.",
         "ok       short          1 of 2",
-        "healthy: 2 verdicts looked at, 0 ill, 1 to watch",
+        "healthy: 2 verdicts, 0 errors, 1 warnings",
     ]
 
 

@@ -1,4 +1,4 @@
-"""The biography of a parameter: its rule gives its update, its history is true, its gradient keeps its promise."""
+"""All about a parameter: its rule gives its update, its history is true, its gradient keeps its promise."""
 
 import json
 import re
@@ -15,9 +15,9 @@ from safetensors.numpy import load_file
 from tests.apple import NAME, Gpu
 from tests.conftest import TINY
 from vitrine.errors import RunError
-from vitrine.inspection.gradient_check import Float64, nudge
+from vitrine.inspection.gradient_check import Float64, check_gradient
 from vitrine.inspection.neuron import open_neuron
-from vitrine.inspection.parameter import Address, biography, connects, find_address, history_of, rule_of
+from vitrine.inspection.parameter import Address, connects, explain_update, find_address, history_of, report_parameter
 from vitrine.inspection.replay import Replayer
 from vitrine.inspection.views import inspect
 from vitrine.model.inventory import inventory
@@ -35,10 +35,10 @@ RULES = {
 
 
 @pytest.fixture(scope="module", params=RULES)
-def opened(request, tmp_path_factory, prose):
+def replayed(request, tmp_path_factory, prose):
     """Step 7 of a run by each rule."""
     run = train(tmp_path_factory.mktemp("run"), prose, ["training.precision=float32", *RULES[request.param]])
-    return Replayer(RunReader(run)).open(7)
+    return Replayer(RunReader(run)).replay(7)
 
 
 @pytest.fixture(scope="module")
@@ -51,26 +51,26 @@ def run(tmp_path_factory, prose) -> Path:
     )
 
 
-def test_the_rules_terms_come_to_the_update(opened):
+def test_the_rules_terms_come_to_the_update(replayed):
     """Within one rounding of the parameter, and 1e-5 of the update."""
-    for address in some_addresses(opened, 150):
-        tensor = opened.tensor(address.tensor.name)
+    for address in some_addresses(replayed, 150):
+        tensor = replayed.tensor(address.tensor.name)
         before, update = tensor.before[address.index], float(tensor.update[address.index])
-        total = rule_of(opened, address).total
+        total = explain_update(replayed, address).total
         assert abs(total - update) <= np.spacing(np.abs(before)) + 1e-5 * abs(update), address.text
 
 
-def test_plain_sgd_is_the_learning_rate_times_the_clipped_gradient(opened):
-    for address in some_addresses(opened, 20):
-        found = biography(opened, address)
-        assert found.plain_sgd == pytest.approx(-opened.learning_rate * opened.clip_factor * found.gradient)
+def test_plain_sgd_is_the_learning_rate_times_the_clipped_gradient(replayed):
+    for address in some_addresses(replayed, 20):
+        found = report_parameter(replayed, address)
+        assert found.plain_sgd == pytest.approx(-replayed.learning_rate * replayed.clip_factor * found.gradient)
         if found.rule.optimizer == "sgd" and "momentum" not in found.rule.terms:
             assert found.rule.terms["step"] == pytest.approx(found.plain_sgd, rel=1e-6)
 
 
-def test_muons_direction_says_that_it_depends_on_the_whole_matrix(opened):
-    address = find_address(opened.config, "blocks.0.mlp.shrink.weight[1,2]")
-    rule = rule_of(opened, address)
+def test_muons_direction_says_that_it_depends_on_the_whole_matrix(replayed):
+    address = find_address(replayed.config, "blocks.0.mlp.shrink.weight[1,2]")
+    rule = explain_update(replayed, address)
     if rule.optimizer == "muon":
         assert "orthogonalised_direction" in rule.terms
         assert "whole matrix" in rule.note
@@ -79,14 +79,14 @@ def test_muons_direction_says_that_it_depends_on_the_whole_matrix(opened):
 
 
 def test_where_the_device_has_no_float64_a_nudge_is_computed_on_the_processor(run, monkeypatch):
-    opened = Replayer(RunReader(run)).open(7)
-    expected = Float64(opened).loss()
+    replayed = Replayer(RunReader(run)).replay(7)
+    expected = Float64(replayed).loss()
     with Gpu():
         there = SimpleNamespace(
-            config=opened.config,
-            parameters=opened.parameters,
-            witness=SimpleNamespace(values=opened.witness.values.to(NAME)),
-            micro_batches=[SimpleNamespace(micro=batch.micro.to(NAME)) for batch in opened.micro_batches],
+            config=replayed.config,
+            parameters=replayed.parameters,
+            values=replayed.values.to(NAME),
+            micro_batches=[SimpleNamespace(micro=batch.micro.to(NAME)) for batch in replayed.micro_batches],
         )
         with pytest.raises(TypeError, match="no float64"):
             Float64(there)
@@ -95,23 +95,23 @@ def test_where_the_device_has_no_float64_a_nudge_is_computed_on_the_processor(ru
 
 
 def test_a_nudge_changes_the_loss_as_the_gradient_promised(run):
-    opened = Replayer(RunReader(run)).open(7)
+    replayed = Replayer(RunReader(run)).replay(7)
     for name in ("blocks.1.mlp.expand.weight[5,3]", "blocks.0.attention.value.bias[4]", "final_norm.gain[2]"):
-        found = nudge(opened, find_address(opened.config, name), (1e-4, -1e-4))
+        found = check_gradient(replayed, find_address(replayed.config, name), (1e-4, -1e-4))
         slope = (found.losses[0] - found.losses[1]) / 2e-4
         assert slope == pytest.approx(found.gradient, rel=1e-5, abs=1e-10)
         assert found.run_gradient == pytest.approx(found.gradient, rel=1e-3, abs=1e-8)
-        assert found.loss == pytest.approx(opened.loss, rel=1e-6)
+        assert found.loss == pytest.approx(replayed.loss, rel=1e-6)
 
 
 def test_a_neurons_products_and_bias_add_up_to_its_output(run):
-    opened = Replayer(RunReader(run)).open(7)
+    replayed = Replayer(RunReader(run)).replay(7)
     for layer in ("blocks.0.mlp.expand", "blocks.1.attention.query", "blocks.1.mlp.shrink"):
-        neuron = open_neuron(opened, find_address(opened.config, f"{layer}[5]"), row=1, token=9)
+        neuron = open_neuron(replayed, find_address(replayed.config, f"{layer}[5]"), row=1, token=9)
         assert neuron.total == pytest.approx(neuron.output, rel=1e-4, abs=1e-5)
-        kept = opened.tensor(f"{layer}.weight").before[5]
+        kept = replayed.tensor(f"{layer}.weight").before[5]
         assert neuron.weights.tobytes() == kept.tobytes()
-        assert neuron.bias == opened.tensor(f"{layer}.bias").before[5]
+        assert neuron.bias == replayed.tensor(f"{layer}.bias").before[5]
 
 
 def test_the_history_has_keyframes_and_the_sample_exactly_and_the_film_nearly(run):
@@ -133,8 +133,8 @@ def test_the_history_has_keyframes_and_the_sample_exactly_and_the_film_nearly(ru
             truth = Replayer(reader)
             for step, value, is_exact in history:
                 if not is_exact:
-                    true = float(truth.open(step).tensor(name).before[address.index])
-                    spread = np.abs(truth.open(step).tensor(name).before - load_birth(run)[name]).max()
+                    true = float(truth.replay(step).tensor(name).before[address.index])
+                    spread = np.abs(truth.replay(step).tensor(name).before - load_initial(run)[name]).max()
                     assert abs(value - true) <= spread / 250
 
 
@@ -144,12 +144,12 @@ def test_inspect_prints_what_scripts_need(run, vitrine):
     assert (found["parameter"], found["kind"], found["step"], found["exact"]) == (name, "weight", 6, True)
     assert found["rule"]["optimizer"] == "adamw"
     assert {"first_moment", "second_moment", "decay", "step"} <= set(found["rule"]["terms"])
-    opened = Replayer(RunReader(run)).open(6)
-    tensor = opened.tensor("blocks.0.attention.query.weight")
+    replayed = Replayer(RunReader(run)).replay(6)
+    tensor = replayed.tensor("blocks.0.attention.query.weight")
     for field in ("before", "gradient", "update", "after"):
         assert np.float32(found[field]) == getattr(tensor, field)[3, 7]
         assert len(repr(found[field])) <= 15  # the shortest digits that give the float32 back
-    assert np.float32(found["birth"]) == load_birth(run)["blocks.0.attention.query.weight"][3, 7]
+    assert np.float32(found["birth"]) == load_initial(run)["blocks.0.attention.query.weight"][3, 7]
     assert found["history"][0] == [0, found["birth"], True]
     assert found["nudge"]["moves"][0]["size"] == 1e-3
     assert [6, found["before"], True] in found["history"]
@@ -177,7 +177,7 @@ def test_every_parameter_is_told_in_words(run):
         assert re.search(r"channel|unit", words), plan.name
     assert "tied" in connects(reader, find_address(reader.config, "embedding.weight[3,1]"))
     query = connects(reader, find_address(reader.config, "blocks.1.attention.query.weight[17,5]"))
-    assert query == "from channel 5 of the normalised stream to channel 1 of head 1's query in block 1"
+    assert query == "from channel 5 of the normalised residual stream to channel 1 of head 1's query in block 1"
 
 
 @pytest.mark.parametrize(
@@ -197,15 +197,15 @@ def test_an_address_that_leads_nowhere_is_refused_in_a_sentence(what, answer, ru
         inspect(RunReader(run), what)
 
 
-def some_addresses(opened, count: int) -> list[Address]:
+def some_addresses(replayed, count: int) -> list[Address]:
     """Parameters of all tensors, and more of the large ones."""
-    plans, draws = inventory(opened.config.model), np.random.default_rng(5)
+    plans, draws = inventory(replayed.config.model), np.random.default_rng(5)
     sizes = np.array([plan.parameters for plan in plans], float)
     chosen = [*plans, *(plans[i] for i in draws.choice(len(plans), count, p=sizes / sizes.sum()))]
     return [Address(plan, tuple(int(draws.integers(size)) for size in plan.shape)) for plan in chosen]
 
 
-def load_birth(run: Path) -> dict[str, np.ndarray]:
+def load_initial(run: Path) -> dict[str, np.ndarray]:
     return load_file(run / "keyframes/step-00000000/model.safetensors")
 
 
@@ -218,9 +218,9 @@ def train(folder: Path, prose: str, settings: list[str]) -> Path:
 
 
 def test_the_model_in_float64_is_the_same_model(run):
-    opened = Replayer(RunReader(run)).open(3)
-    exact = Float64(opened)
-    batch = opened.micro_batches[0]
+    replayed = Replayer(RunReader(run)).replay(3)
+    exact = Float64(replayed)
+    batch = replayed.micro_batches[0]
     with torch.no_grad():
         logits = exact.model(batch.micro.inputs, batch.micro.dropout_keys)
     assert logits.dtype == torch.float64

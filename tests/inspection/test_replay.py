@@ -1,4 +1,4 @@
-"""Any past step, re-entered: the bits that training had, and the proof of it. Seeded faults are caught."""
+"""Any past step, replayed: the bits that training had, and the proof of it. Seeded faults are caught."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ import vitrine as package
 from tests.conftest import TINY
 from vitrine.errors import RunError
 from vitrine.inspection.replay import Replayer
-from vitrine.inspection.step_report import Phases, lay_open
+from vitrine.inspection.step_report import StepReport, report_step
 from vitrine.runs.reader import RunReader
 from vitrine.text.tokenizer import byte_tokenizer, train_bpe
 from vitrine.training.device import ARITHMETIC
@@ -62,21 +62,21 @@ def copy(one, tmp_path) -> Path:
     return tmp_path / "r"
 
 
-def test_every_step_is_entered_again_on_the_bits_that_training_had(run):
+def test_every_step_is_replayed_on_the_bits_that_training_had(run):
     replayer = Replayer(RunReader(run))
     for number in (23, 0, 4, 5, 17, 18):
-        opened = replayer.open(number)
-        assert opened.exact, opened.comparisons.differs
-        assert (opened.loss, opened.gradient_norm) == (opened.recorded_loss, opened.recorded_gradient_norm)
-        assert opened.update_norm == opened.recorded_update_norm
-        kinds = opened.comparisons.kinds
+        replayed = replayer.replay(number)
+        assert replayed.exact, replayed.comparisons.differs
+        assert (replayed.loss, replayed.gradient_norm) == (replayed.recorded_loss, replayed.recorded_gradient_norm)
+        assert replayed.update_norm == replayed.recorded_update_norm
+        kinds = replayed.comparisons.kinds
         assert {"loss", "gradient norm", "learning rate", "keyframe", "optimizer state of the keyframe"} <= set(kinds)
         assert "norms, magnitudes and sampled parameters of every tensor" in kinds
 
 
 def test_after_a_step_is_before_the_next_one_to_the_bit(run):
     replayer = Replayer(RunReader(run))
-    this, following = replayer.open(11), replayer.open(12)
+    this, following = replayer.replay(11), replayer.replay(12)
     for name, tensor in this.tensors.items():
         assert tensor.after.tobytes() == following.tensor(name).before.tobytes()
         for kind, memory in tensor.memory_after.items():
@@ -84,32 +84,32 @@ def test_after_a_step_is_before_the_next_one_to_the_bit(run):
 
 
 def test_the_values_of_a_step_are_those_of_its_keyframe(run):
-    opened = Replayer(RunReader(run)).open(9)
+    replayed = Replayer(RunReader(run)).replay(9)
     kept = load_file(run / "keyframes/step-00000010/model.safetensors")
-    for name, tensor in opened.tensors.items():
+    for name, tensor in replayed.tensors.items():
         assert tensor.after.tobytes() == kept[name].tobytes()
 
 
 def test_the_loss_of_a_step_is_the_mean_over_its_tokens(run):
-    opened = Replayer(RunReader(run)).open(7)
-    assert len(opened.micro_batches) == 2
-    for batch in opened.micro_batches:
+    replayed = Replayer(RunReader(run)).replay(7)
+    assert len(replayed.micro_batches) == 2
+    for batch in replayed.micro_batches:
         assert batch.loss == pytest.approx(batch.losses.mean(), rel=1e-6)
         again = F.cross_entropy(torch.from_numpy(batch.logits).flatten(0, 1), torch.from_numpy(batch.targets).flatten())
         assert batch.loss == pytest.approx(float(again), rel=1e-6)
-    assert opened.loss == sum(batch.loss for batch in opened.micro_batches) / 2
+    assert replayed.loss == sum(batch.loss for batch in replayed.micro_batches) / 2
 
 
 def test_the_loss_of_the_next_batch_is_what_training_found(run):
     reader = RunReader(run)
-    opened = Replayer(reader).open(7)
-    assert opened.following == reader.step_record(8).loss
-    assert opened.again < opened.loss  # a step on this batch makes it likelier
+    replayed = Replayer(reader).replay(7)
+    assert replayed.following == reader.step_record(8).loss
+    assert replayed.again < replayed.loss  # a step on this batch makes it likelier
 
 
 def test_run_on_to_the_next_keyframe_it_has_the_same_digest(one):
     replayer = Replayer(RunReader(one))
-    replayer.open(11)
+    replayer.replay(11)
     replayer.prove()
     assert replayer.state.step == 15
     assert (replayer.comparisons.kinds["keyframe"].made, replayer.comparisons.exact) == (2, True)
@@ -117,23 +117,23 @@ def test_run_on_to_the_next_keyframe_it_has_the_same_digest(one):
 
 def test_a_step_that_was_never_made_is_refused(one):
     with pytest.raises(RunError, match=r"has made 24 steps: there is no step 24 to open\. Name one from 0 to 23\."):
-        Replayer(RunReader(one)).open(24)
+        Replayer(RunReader(one)).replay(24)
 
 
 def test_the_probing_pass_has_the_logits_of_training(run):
-    opened = Replayer(RunReader(run)).open(6)
-    probe = opened.probe(row=1)
+    replayed = Replayer(RunReader(run)).replay(6)
+    probe = replayed.probe(row=1)
     assert probe.difference == 0.0  # the same kernels, the same draws; a new torch may need a tolerance here
     assert np.allclose(probe.attention.sum(-1), 1, atol=1e-5)
     assert (np.triu(probe.attention, 1) == 0).all()
-    assert probe.attention_difference < (0.05 if opened.config.training.precision == "bfloat16" else 1e-5)
+    assert probe.attention_difference < (0.05 if replayed.config.training.precision == "bfloat16" else 1e-5)
 
 
 def test_the_last_lens_is_the_models_own_prediction(one):
-    opened = Replayer(RunReader(one)).open(20)
-    probe = opened.probe()
+    replayed = Replayer(RunReader(one)).replay(20)
+    probe = replayed.probe()
     for token in (0, 17):
-        last = opened.lens(probe, token)[-1]
+        last = replayed.lens(probe, token)[-1]
         assert np.abs(last - probe.logits[token]).max() < 0.04  # another shape: the last bit of a bfloat16 below 8
 
 
@@ -153,7 +153,7 @@ def test_replay_prints_what_scripts_need(one, vitrine):
 
 
 def test_the_tokens_of_a_row_are_its_text_one_by_one(one):
-    seen = lay_open(Replayer(RunReader(one)).open(3), row=1, token=4).forward()
+    seen = report_step(Replayer(RunReader(one)).replay(3), row=1, token=4).forward()
     assert (len(seen["tokens"]), "".join(seen["tokens"])) == (len(seen["attention"][0][0]), seen["batch"][0][1])
 
 
@@ -166,15 +166,15 @@ def test_the_tokens_of_a_row_are_its_text_one_by_one(one):
 )
 def test_a_character_of_several_tokens_stands_at_its_last(tokenizer, text, expected):
     batch = SimpleNamespace(inputs=np.array([tokenizer.encode(text).ids]))
-    tokens = Phases(SimpleNamespace(micro_batches=[batch]), None, tokenizer, row=0, token=0).tokens()
+    tokens = StepReport(SimpleNamespace(micro_batches=[batch]), None, tokenizer, row=0, token=0).tokens()
     assert "".join(tokens) == text
     assert tokens == expected
 
 
 def test_replay_saves_every_number_of_a_step(one, vitrine, tmp_path):
     assert vitrine("replay", one, "--step", 13, "--save", tmp_path / "step.safetensors").returncode == 0
-    saved, opened = load_file(tmp_path / "step.safetensors"), Replayer(RunReader(one)).open(13)
-    for name, tensor in opened.tensors.items():
+    saved, replayed = load_file(tmp_path / "step.safetensors"), Replayer(RunReader(one)).replay(13)
+    for name, tensor in replayed.tensors.items():
         for part in ("before", "gradient", "update", "after"):
             assert saved[f"{name}.{part}"].tobytes() == getattr(tensor, part).tobytes()
     done = vitrine("replay", one, "--step", 13, "--save", tmp_path / "nowhere/step.safetensors")
@@ -200,8 +200,8 @@ def test_it_works_while_the_training_goes_on_and_changes_no_bit_of_it(book, tmp_
     )
     reader = _wait_for_steps(tmp_path / "r", 12, training)
     asked = subprocess.Popen([sys.executable, "-c", _ASK, str(tmp_path / "r")], stdout=subprocess.PIPE, text=True)
-    opened = Replayer(reader).open(9)
-    assert opened.exact, opened.comparisons.differs
+    replayed = Replayer(reader).replay(9)
+    assert replayed.exact, replayed.comparisons.differs
     assert training.poll() is None  # it still trains
     assert json.loads(training.communicate(timeout=120)[0])["digest"] == alone
     assert int(asked.communicate(timeout=60)[0]) > 0  # live pictures were seen
@@ -236,17 +236,17 @@ def test_another_fingerprint_is_not_exact_and_says_what_differs(name, value, sai
         else:
             facts[name] = value
         history.execute("UPDATE facts SET value = ? WHERE name = 'fingerprint'", (json.dumps(facts),))
-    opened = Replayer(RunReader(copy)).open(3)
-    assert not opened.exact
-    assert opened.comparisons.differs == [said]
+    replayed = Replayer(RunReader(copy)).replay(3)
+    assert not replayed.exact
+    assert replayed.comparisons.differs == [said]
 
 
 def test_a_changed_row_of_history_is_found(copy):
     with sqlite3.connect(copy / "run.sqlite") as history:
         history.execute("UPDATE steps SET gradient_norm = gradient_norm * 1.0000001 WHERE step = 13")
-    opened = Replayer(RunReader(copy)).open(13)
-    assert not opened.exact
-    assert "gradient norm of step 13" in opened.comparisons.differs[0]
+    replayed = Replayer(RunReader(copy)).replay(13)
+    assert not replayed.exact
+    assert "gradient norm of step 13" in replayed.comparisons.differs[0]
 
 
 def test_one_changed_bit_in_a_row_of_statistics_is_found(copy):
@@ -254,17 +254,17 @@ def test_one_changed_bit_in_a_row_of_statistics_is_found(copy):
         row = bytearray(history.execute("SELECT numbers FROM statistics WHERE step = 12").fetchone()[0])
         row[40] ^= 1
         history.execute("UPDATE statistics SET numbers = ? WHERE step = 12", (bytes(row),))
-    assert not Replayer(RunReader(copy)).open(13).exact
-    assert Replayer(RunReader(copy)).open(17).exact  # it lies before the keyframe that this one comes from
+    assert not Replayer(RunReader(copy)).replay(13).exact
+    assert Replayer(RunReader(copy)).replay(17).exact  # it lies before the keyframe that this one comes from
 
 
 def test_a_flipped_bit_in_a_keyframe_is_named_and_the_one_before_is_used(copy):
     _flip(copy / "keyframes/step-00000010/model.safetensors")
     notes: list[str] = []
-    opened = Replayer(RunReader(copy), notes.append).open(12)
+    replayed = Replayer(RunReader(copy), notes.append).replay(12)
     assert "step-00000010/model.safetensors is not as it was written" in notes[0]
-    assert opened.exact  # made from step 5, on the bits that training had
-    assert opened.comparisons.kinds["loss"].first == 5
+    assert replayed.exact  # made from step 5, on the bits that training had
+    assert replayed.comparisons.kinds["loss"].first == 5
 
 
 @pytest.mark.parametrize("fault", ["transposed tensor", "off by one step", "one parameter moved"])
@@ -283,15 +283,15 @@ def test_a_keyframe_that_was_forged_with_its_checksums_is_found(fault, copy, vit
         else:
             tensors[name][3, 4] = np.nextafter(tensors[name][3, 4], np.float32(9))
         _forge(folder, tensors)
-    opened = Replayer(RunReader(copy)).open(12)
-    assert not opened.exact
-    assert opened.comparisons.differs
+    replayed = Replayer(RunReader(copy)).replay(12)
+    assert not replayed.exact
+    assert replayed.comparisons.differs
     done = vitrine("verify", copy)
     if fault != "off by one step":  # there the parameters are sound, but of another step
         assert (done.returncode, "FAILED  keyframe 10" in done.stdout) == (1, True)
-    opened = Replayer(RunReader(copy))
-    opened.open(9)
-    assert "keyframe" in opened.comparisons.differs[0]
+    replayed = Replayer(RunReader(copy))
+    replayed.replay(9)
+    assert "keyframe" in replayed.comparisons.differs[0]
 
 
 # Verify

@@ -84,7 +84,7 @@ def test_after_the_first_steps_statistics_are_taken_as_often_as_their_cost_allow
     plain = train(tmp_path, "plain", "recording.statistics_cost=0")
     assert (since(plain), rows(plain)) == (None, list(range(0, STEPS, EVERY)))
     assert digest(plain) == digest(run)
-    opened = Replayer(RunReader(run)).open(38)  # from the keyframe of step 35, over the row of step 36
+    opened = Replayer(RunReader(run)).replay(38)  # from the keyframe of step 35, over the row of step 36
     compared = opened.comparisons.kinds["norms, magnitudes and sampled parameters of every tensor"]
     assert opened.exact
     assert (compared.first, compared.last, compared.made) == (36, 36, 1)

@@ -7,7 +7,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.studio.conftest import Studio
-from vitrine.inspection.replay import OpenedStep, Replayer
+from vitrine.inspection.replay import Replayer
+from vitrine.inspection.replayed_step import ReplayedStep
 from vitrine.model.inventory import inventory, optimizer_memory
 from vitrine.runs.film import pick, picks_at
 from vitrine.runs.reader import RunReader
@@ -24,8 +25,8 @@ def reader(runs: Path) -> RunReader:
 
 
 @pytest.fixture(scope="module")
-def opened(reader: RunReader) -> OpenedStep:
-    return Replayer(reader).open(STEP)
+def opened(reader: RunReader) -> ReplayedStep:
+    return Replayer(reader).replay(STEP)
 
 
 def batch(studio: Studio, **query: object) -> np.ndarray:
@@ -37,7 +38,7 @@ def batch(studio: Studio, **query: object) -> np.ndarray:
 
 @pytest.mark.parametrize("mode", ["value", "gradient", "update", "birth", "learned", "memory:first_moment"])
 def test_all_tensors_in_one_answer_are_the_library_s_to_the_bit(
-    studio: Studio, reader: RunReader, opened: OpenedStep, mode: str
+    studio: Studio, reader: RunReader, opened: ReplayedStep, mode: str
 ):
     born = load_file(reader.path / "keyframes/step-00000000/model.safetensors")
     expected = b""
@@ -75,7 +76,7 @@ def test_one_cell_of_each_square_is_the_film_s_choice(studio: Studio, reader: Ru
     assert picks.headers["x-shape"] == ",".join(map(str, grids[EXPAND].shape))
 
 
-def test_the_cells_of_a_region_are_those_of_the_whole_and_each_lies_in_its_square(studio: Studio, opened: OpenedStep):
+def test_the_cells_of_a_region_are_those_of_the_whole_and_each_lies_in_its_square(studio: Studio, opened: ReplayedStep):
     place = {"tensor": EXPAND, "row": 16, "column": 8, "rows": 37, "columns": 9, "every": 4}
     whole = studio.cells("small", tensor=EXPAND, rows=96, columns=24, every=4, step=STEP, mode="gradient")
     region = studio.cells("small", **place, step=STEP, mode="gradient")

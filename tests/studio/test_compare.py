@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.studio.conftest import Studio
+from vitrine.cli.render import text
 from vitrine.errors import RunError
 from vitrine.inspection.compare_runs import compare
 from vitrine.runs.reader import RunReader
@@ -77,7 +78,7 @@ def test_the_command_prints_the_same_and_says_where_losses_do_not_compare(
     assert printed == asked
     assert asked["same_tokens"] is False
     text = command(runs / "small", other).stdout
-    assert "losses a token do not compare" in text
+    assert "losses per token do not compare" in text
     (row,) = [line for line in text.splitlines() if line.startswith("optimizer.name")]
     assert row.split() == ["optimizer.name", "adamw", "muon"]
     assert f"{readers[0].result()['bits_per_byte']:.4f}" in text
@@ -115,7 +116,7 @@ def test_a_run_that_has_recorded_nothing_yet_can_stand_beside_one_that_has(
     assert bare["seconds"] == 0
     assert set(bare["validation"]["seconds"]) <= {None}
     assert bare["train_loss"] is None
-    assert "bare" in found.to_text()
+    assert "bare" in text(found)
 
 
 def test_nine_runs_are_too_many(readers: list[RunReader]):

@@ -13,7 +13,7 @@ import torch
 
 from tests.studio.conftest import Studio, serve
 from vitrine.config import SamplingConfig
-from vitrine.generation.generate import filter_logits
+from vitrine.generation.sampling import filter_logits
 from vitrine.inspection.views import inspect
 from vitrine.runs.reader import RunReader
 

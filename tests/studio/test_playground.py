@@ -34,9 +34,9 @@ def test_logits_are_those_of_the_model_at_a_keyframe(studio: Studio, run: Run):
 def test_logits_of_a_step_between_are_those_of_its_parameters(studio: Studio, run: Run):
     found = studio.post("runs/small/next", prompt="The ", step=153).json()
     opened = run.step(153)
-    with opened.with_values(opened.witness.values), torch.no_grad():
+    with opened.model() as decoder, torch.no_grad():
         ids = run.tokenizer.encode("The ").ids
-        logits = opened.replayer.decoder(torch.tensor([ids]))[0, -1].float().tolist()
+        logits = decoder(torch.tensor([ids]))[0, -1].float().tolist()
     assert found["logits"] == logits
     assert found["logits"] != studio.post("runs/small/next", prompt="The ", step=160).json()["logits"]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from vitrine.config import SamplingConfig
-from vitrine.generation.generate import filter_logits
+from vitrine.generation.sampling import filter_logits
 
 FILE = Path(__file__).parents[2] / "web" / "tests" / "sampling-cases.json"
 SETTINGS: list[dict[str, float]] = [

@@ -20,8 +20,9 @@ from starlette.requests import ClientDisconnect
 from tests.studio.conftest import Studio, serve, until
 from vitrine.http.child_process import UnsendableError
 from vitrine.http.requests import while_there
-from vitrine.inspection.replay import OpenedStep, Replayer
-from vitrine.inspection.step_report import lay_open
+from vitrine.inspection.replay import Replayer
+from vitrine.inspection.replayed_step import ReplayedStep
+from vitrine.inspection.step_report import report_step
 from vitrine.inspection.views import inspect
 from vitrine.runs.reader import RunReader
 from vitrine.studio.responses import RefusalError
@@ -38,9 +39,9 @@ def reader(runs: Path) -> RunReader:
 
 
 @pytest.fixture(scope="module")
-def opened(reader: RunReader) -> OpenedStep:
+def opened(reader: RunReader) -> ReplayedStep:
     """The step as the library opens it, in this process."""
-    return Replayer(reader).open(STEP)
+    return Replayer(reader).replay(STEP)
 
 
 def whole(studio: Studio, name: str, **query: object) -> np.ndarray:
@@ -70,7 +71,7 @@ def test_a_tile_is_its_rectangle_and_is_cut_at_the_edge(studio: Studio, reader: 
 
 @pytest.mark.parametrize("mode", ["value", "gradient", "update", "birth", "learned", "memory:second_moment"])
 def test_every_cell_of_a_step_is_the_library_s_to_the_bit(
-    studio: Studio, reader: RunReader, opened: OpenedStep, mode: str
+    studio: Studio, reader: RunReader, opened: ReplayedStep, mode: str
 ):
     born = load_file(reader.path / "keyframes/step-00000000/model.safetensors")
     for name, tensor in opened.tensors.items():
@@ -118,8 +119,8 @@ def test_what_differs_from_the_record_is_never_called_exact(studio: Studio, runs
         shutil.rmtree(runs / "altered")
 
 
-def test_a_step_in_its_four_phases_is_what_replay_prints(studio: Studio, opened: OpenedStep):
-    found, expected = studio.json(f"runs/small/step/{STEP}", row=1, token=5), lay_open(opened, 1, 5).to_json()
+def test_a_step_in_its_four_phases_is_what_replay_prints(studio: Studio, opened: ReplayedStep):
+    found, expected = studio.json(f"runs/small/step/{STEP}", row=1, token=5), report_step(opened, 1, 5).to_json()
     for part in ("step", "exact", "loss", "backward", "update", "tensors"):
         assert found[part] == expected[part]
     assert found["exact"] is True
@@ -141,7 +142,7 @@ def test_a_biography_tells_the_same_whatever_was_replayed_before(studio: Studio,
     assert studio.json("runs/small/parameter", name=CELL, step=122) == inspect(reader, CELL, 122).to_json()
 
 
-def test_a_neuron_a_tensor_and_a_nudge_are_what_inspect_prints(studio: Studio, reader: RunReader, opened: OpenedStep):
+def test_a_neuron_a_tensor_and_a_nudge_are_what_inspect_prints(studio: Studio, reader: RunReader, opened: ReplayedStep):
     name = "blocks.1.mlp.expand[5]"
     assert studio.json("runs/small/neuron", name=name, step=STEP, row=2, token=4) == (
         inspect(reader, name, STEP, row=2, token=4).to_json()
@@ -217,7 +218,7 @@ def begin(studio: Studio, step: int) -> "tuple[threading.Thread, list[httpx.Resp
     return thread, answers, client
 
 
-def test_a_worker_that_is_killed_in_a_replay_is_told_of_and_started_again(studio: Studio, opened: OpenedStep):
+def test_a_worker_that_is_killed_in_a_replay_is_told_of_and_started_again(studio: Studio, opened: ReplayedStep):
     whole(studio, "final_norm.gain", step=1, mode="gradient")
     thread, answers, client = begin(studio, 119)
     for pid in studio.workers():

@@ -83,7 +83,7 @@ def test_a_run_made_again_under_the_same_name_is_another_and_nothing_of_the_old_
         assert studio.get("runs/small/tile", **GAIN, step=37, v=old).status_code == 409
         after = studio.cells("small", **GAIN, step=37, v=new)
         assert not np.array_equal(after, before)
-        expected = Replayer(RunReader(own / "small")).open(37).tensor("final_norm.gain").gradient
+        expected = Replayer(RunReader(own / "small")).replay(37).tensor("final_norm.gain").gradient
         assert after.tobytes() == expected.tobytes()
 
 
@@ -106,7 +106,7 @@ def test_two_pages_at_different_steps_each_get_their_own(studio: Studio, runs: P
         assert [int(answer.headers["x-step"]) for answer in answers] == steps[page]
         for step, answer in sorted(zip(steps[page], answers, strict=True)):
             assert answer.headers["x-exact"] == "true"
-            assert answer.content == replayer.open(step).tensor("final_norm.gain").gradient.tobytes()
+            assert answer.content == replayer.replay(step).tensor("final_norm.gain").gradient.tobytes()
 
 
 def test_the_newest_job_comes_first_but_none_waits_for_ever(monkeypatch: pytest.MonkeyPatch):

@@ -14,7 +14,8 @@ from tests.studio.conftest import Studio, serve
 from tests.studio.test_page import Browser, browser, chromium, pytestmark  # noqa: F401 - fixtures
 from vitrine.inspection.neuron import open_neuron
 from vitrine.inspection.parameter import find_address
-from vitrine.inspection.replay import OpenedStep, Replayer
+from vitrine.inspection.replay import Replayer
+from vitrine.inspection.replayed_step import ReplayedStep
 from vitrine.inspection.views import inspect
 from vitrine.model.inventory import inventory
 from vitrine.runs.reader import RunReader
@@ -32,9 +33,9 @@ def reader(runs: Path) -> RunReader:
 
 
 @pytest.fixture(scope="module")
-def opened(reader: RunReader) -> OpenedStep:
+def opened(reader: RunReader) -> ReplayedStep:
     """The step of the tour, as the library opens it."""
-    return Replayer(reader).open(STEP)
+    return Replayer(reader).replay(STEP)
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +198,7 @@ class Walk:
 def test_the_tour_is_walked_to_its_end_and_its_numbers_are_the_run_s(
     browser: Browser,  # noqa: F811
     reader: RunReader,
-    opened: OpenedStep,
+    opened: ReplayedStep,
     total: int,
 ):
     page = browser.open(step=STEP, cell=CELL)

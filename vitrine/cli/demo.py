@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from vitrine.cli.render import problems
 from vitrine.cli.summary import outcome
 from vitrine.errors import CorpusError
 from vitrine.inspection.health import examine
@@ -39,7 +40,7 @@ def show(result: Result) -> Iterator[str]:
         text = run.generate(prompt, 160, seed=1, temperature=temperature).text
         yield f"\n--- temperature {temperature} ---\n{text.strip()}\n"
     yield (
-        f"\n{outcome(result)}\n{examine(run).summary()}\n\nTry next:\n"
+        f"\n{outcome(result)}\n{problems(examine(run))}\n\nTry next:\n"
         f"  vitrine studio {result.run}                        the run in the browser\n"
         f"  vitrine inspect {result.run}                       every tensor's norms\n"
         f"  vitrine inspect {result.run} 'embedding.weight[3,7]'   one parameter's value, update and history\n"

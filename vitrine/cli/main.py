@@ -225,29 +225,29 @@ def evaluate(
 @app.command()
 def replay(
     run: RunFolder,
-    step: Annotated[int | None, typer.Option(help="the step to re-enter; default: the last one made")] = None,
+    step: Annotated[int | None, typer.Option(help="the step to replay; default: the last one made")] = None,
     row: Row = 0,
     token: Annotated[int, typer.Option(help="whose prediction is shown, by its place in the row; -1: the last")] = -1,
     save: Annotated[str, typer.Option(help="write every tensor of the step into this .safetensors file")] = "",
     prove: Annotated[bool, typer.Option("--prove", help="run on to the next keyframe, and compare it whole")] = False,
     as_json: Json = False,
 ) -> None:
-    """Re-enter a past step on the bits that training had, and lay it open: forward, loss, backward, update."""
+    """Replay a past step on the bits that training had: forward, loss, backward, update."""
     with errors_as_sentences():
         give_way(run)
         from vitrine.inspection.replay import Replayer
-        from vitrine.inspection.step_report import lay_open
+        from vitrine.inspection.step_report import report_step
         from vitrine.runs.reader import RunReader
 
         reader = RunReader(run)
         replayer = Replayer(reader, complain)
-        opened = replayer.open(max(0, reader.steps_made() - 1) if step is None else step)
-        phases = lay_open(opened, row, token)
+        replayed = replayer.replay(max(0, reader.steps_made() - 1) if step is None else step)
+        report = report_step(replayed, row, token)
         if save:
-            opened.save(Path(save))
+            replayed.save(Path(save))
         if prove:
             replayer.prove()
-        show(phases, as_json)
+        show(report, as_json)
 
 
 @app.command()
@@ -309,6 +309,7 @@ def verify(
         if not 1 <= count <= 10_000:
             raise ConfigError(f"--count must be from 1 to 10,000: got {count}. Try --count 3.")
         give_way(run)
+        from vitrine.cli.render import text
         from vitrine.inspection.verify import verify as check
         from vitrine.runs.reader import RunReader
 
@@ -316,10 +317,10 @@ def verify(
         for result in check(RunReader(run), count, seed, complain):
             checks.append(result)
             if not as_json:
-                print_text(result.to_text())
+                print_text(text(result))
         held = all(result.held for result in checks)
         if as_json:
-            print_json({"held": held, "checks": [dataclasses.asdict(result) for result in checks]})
+            print_json({"held": held, "checks": checks})
         if not held:
             raise typer.Exit(1)
 

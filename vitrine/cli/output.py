@@ -111,7 +111,7 @@ def show(result: Any, as_json: bool) -> None:
     else:
         from vitrine.cli.render import text
 
-        print_text(result.to_text() if hasattr(result, "to_text") else text(result))
+        print_text(text(result))
 
 
 def give_way(run: str) -> None:

@@ -1,17 +1,31 @@
 """The text form of every result: what a command prints without --json, and what a notebook may print."""
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vitrine.exchange.hf_export import Exported
     from vitrine.exchange.hf_import import Imported
+    from vitrine.inspection.compare_runs import Comparison
+    from vitrine.inspection.gradient_check import GradientCheck
+    from vitrine.inspection.health import Health
+    from vitrine.inspection.neuron import Neuron
+    from vitrine.inspection.parameter import ParameterReport
+    from vitrine.inspection.step_report import StepReport
+    from vitrine.inspection.verify import Check
+    from vitrine.inspection.views import Census, InitialParameters, Inspected, TensorView
+    from vitrine.runs.film import Floats
     from vitrine.studio.report.command import Written
     from vitrine.text.cache import Contents
     from vitrine.training.evaluation import Evaluation
     from vitrine.training.plan import TimedPlan
 
+BARS = " ▁▂▃▄▅▆▇█"
+CELL, WRITTEN, CONNECTIONS = 28, 120, 12  # shown: characters of a hyperparameter and of a text, inputs of a neuron
+LEVELS = {"ill": "error", "watch": "warning", "unknown": "unknown", "ok": "ok"}  # of verdicts, the worst first
+SPREAD = ("norm", "mean", "std dev", "smallest", "largest")
 WIDE = 100_000  # columns: neither a pipe nor a narrow terminal may cut a number
 
 
@@ -20,12 +34,15 @@ def text(result: Any) -> str:
     return FORMS[type(result).__name__](result)
 
 
-def table(rows: Iterable[Sequence[Any]], heads: Sequence[str] = (), left: int = 1, first: int = 0) -> list[str]:
+def table(
+    rows: Iterable[Sequence[Any]], heads: Sequence[str] = (), left: int = 1, first: int = 0, last_left: bool = False
+) -> list[str]:
     """Rows of cells as aligned lines.
 
     Args:
         heads: the columns' names; none: no line of names.
         left: so many columns are aligned to the left; the others, numbers, to the right.
+        last_left: the last column, too, is aligned to the left.
         first: the least width of the first column.
     """
     from rich.console import Console  # slow to import
@@ -34,15 +51,17 @@ def table(rows: Iterable[Sequence[Any]], heads: Sequence[str] = (), left: int = 
 
     rows = [[Text(str(cell)) for cell in row] for row in rows]
     form = Table(box=None, show_header=bool(heads), pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-    for place in range(len(heads) or max(map(len, rows), default=0)):
-        head, side = Text(heads[place]) if heads else "", "left" if place < left else "right"
+    columns = len(heads) or max(map(len, rows), default=0)
+    for place in range(columns):
+        to_left = place < left or (last_left and place == columns - 1)
+        head, side = Text(heads[place]) if heads else "", "left" if to_left else "right"
         form.add_column(head, justify=side, no_wrap=True, min_width=0 if place else first)  # type: ignore[arg-type]
     for row in rows:
         form.add_row(*row)
     console = Console(file=io.StringIO(), width=WIDE, color_system=None)
     with console.capture() as captured:
         console.print(form)
-    return [line.rstrip() for line in captured.get().splitlines()]
+    return [line.rstrip() for line in captured.get().splitlines()] if rows else []
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> list[str]:
@@ -172,6 +191,256 @@ def _cache(found: "Contents") -> str:
     return "\n".join(lines)
 
 
+def _inspected(found: "Inspected") -> str:
+    return text(found.view) + (f"\n\n{text(found.nudge)}" if found.nudge else "")
+
+
+def _census(found: "Census") -> str:
+    from vitrine.inspection.health import Health, history_verdicts
+
+    rows, counts = [], Counter[str]()
+    for t in found.tensors:
+        counts[t.kind] += t.parameters
+        row = [t.name, t.kind, shape(t.shape), f"{t.parameters:,}"]
+        if found.statistics:
+            norms = [found.statistics[t.name][f"{what}_norm"] for what in ("weight", "gradient", "update")]
+            row += [*(f"{norm:.4g}" for norm in norms), ratio(norms[2], norms[0])]
+        rows.append(row)
+    rows.append(["all", "", "", f"{counts.total():,}"])
+    heads = ("tensor", "kind", "shape", "parameters", "weights", "gradient", "update", "update/weight")
+    return "\n".join(
+        [
+            f"step {found.step} of {found.reader.path}, as it was recorded",
+            *table(rows, heads, left=3),
+            ", ".join(f"{count:,} in {kind}s" for kind, count in counts.items()),
+            *([] if found.statistics else ["Nothing was recorded of the tensors at this step."]),
+            problems(Health(str(found.reader.path), history_verdicts(found.reader))),
+        ]
+    )
+
+
+def _tensor(found: "TensorView") -> str:
+    facts, tensor = found.to_json(), found.replayed.tensor(found.plan.name)
+    rows = [
+        (part, f"{facts[part]['norm']:.5g}", *spread(facts[part])[1:], histogram(getattr(tensor, part)))
+        for part in ("before", "gradient", "update", "after")
+    ]
+    return "\n".join(
+        [
+            f"{found.plan.name}: {found.plan.parameters:,} parameters ({found.plan.kind}), {shape(found.plan.shape)}; "
+            f"step {found.replayed.step}",
+            *table(rows, ("", *SPREAD, "")),
+            f"{100 * found.against_gradient:.1f}% of them moved against their own gradient",
+            f"exact: {str(found.replayed.exact).lower()}",
+        ]
+    )
+
+
+def _initial(found: "InitialParameters") -> str:
+    facts = found.to_json()
+    rows = [
+        (t["name"], shape(t["shape"]), f"{t['parameters']:,}", *spread(t), histogram(found.tensors[t["name"]]))
+        for t in facts["tensors"]
+    ]
+    lines = [f"step 0 of {found.path}, which has made no step yet"]
+    if found.address and found.address.index:
+        lines.append(f"{found.address.text} = {found.value:.9g} ({found.address.tensor.kind}), one of:")
+    rows.append(("all", "", f"{facts['parameters']:,}"))
+    return "\n".join([*lines, *table(rows, ("tensor", "shape", "parameters", *SPREAD, ""), left=2)])
+
+
+def _parameter(found: "ParameterReport") -> str:
+    facts, rule = found.to_json(), found.rule
+    moved = found.gradient * found.update
+    way = "against" if moved < 0 else "along" if moved > 0 else "beside"
+    values = [
+        ("step 0", facts["birth"], "initial value"),
+        (f"step {found.step}", facts["before"], "before"),
+        ("gradient", facts["gradient"], "before clipping"),
+        ("update", facts["update"], f"{way} the gradient"),
+        ("after", facts["after"], ""),
+    ]
+    terms = [*rule.terms.items(), ("sum by the rule", rule.total)]
+    points, every = found.history, max(1, (len(found.history) - 1) / 7)
+    shown = [points[round(i * every)] for i in range(min(8, len(points)))]
+    return "\n".join(
+        [
+            f"{found.address.text}, {'an' if found.kind[0] in 'aeio' else 'a'} {found.kind}",
+            found.connects,
+            "",
+            *table([(name, str(value), note) for name, value, note in values], left=3),
+            "",
+            f"{rule.optimizer}: {rule.formula}",
+            *indented(table([(name, f"{value:.9g}") for name, value in terms])),
+            *([f"  {rule.note}"] if rule.note else []),
+            f"plain SGD with the same gradient and learning rate: {found.plain_sgd:.9g}",
+            "",
+            f"history   {len(points)} points; "
+            + ", ".join(f"{step}: {'' if exact else '≈ '}{value:.5g}" for step, value, exact in shown),
+            f"exact: {str(found.exact).lower()}",
+        ]
+    )
+
+
+def _gradient_check(found: "GradientCheck") -> str:
+    rows = [
+        (f"{size:+.4g}", f"{loss:.12g}", f"{loss - found.loss:+.6g}", f"{size * found.run_gradient:+.6g}")
+        for size, loss in zip(found.sizes, found.losses, strict=True)
+    ]
+    return "\n".join(
+        [
+            f"nudge {found.parameter}, by the loss of this batch in float64: {found.loss:.12g}",
+            f"gradient: {found.gradient:.9g} in float64, {found.run_gradient:.9g} in training's own number format",
+            *table(rows, ("moved by", "loss", "change measured", "gradient x move"), left=0),
+        ]
+    )
+
+
+def _neuron(found: "Neuron") -> str:
+    sizes = [abs(product) for product in found.products.tolist()]
+    order = sorted(range(len(sizes)), key=lambda i: -sizes[i])
+    largest = max(sizes[order[0]], 1e-30)
+    rows: list[tuple[str, ...]] = []
+    for i in order[:CONNECTIONS]:
+        bar = ("-" if found.products[i] < 0 else "+") * max(1, round(20 * sizes[i] / largest))
+        rows.append((f"[{i}]", f"{found.inputs[i]:.6g}", f"{found.weights[i]:.6g}", f"{found.products[i]:.6g}", bar))
+    if rest := order[CONNECTIONS:]:
+        rows.append((f"{len(rest)} more connections", "", "", f"{found.products[rest].sum():.6g}"))
+    rows += [
+        ("bias", "", "", f"{found.bias:.6g}"),
+        ("sum", "", "", f"{found.total:.6g}"),
+        ("the model itself", "", "", f"{found.output:.6g}", "(from a probing pass)"),
+    ]
+    return "\n".join(
+        [
+            f"{found.name} at token {found.token} of row {found.row}: {found.text!r}, step {found.step}",
+            *table(rows, ("", "input", "x weight", "= product", ""), last_left=True),
+        ]
+    )
+
+
+def _step(found: "StepReport") -> str:
+    replayed, probe, seen = found.replayed, found.probe, found.forward()
+    batch, norms = replayed.micro_batches[0], found.replayed.norms
+    windows, seq = sum(len(micro.inputs) for micro in replayed.micro_batches), batch.inputs.shape[1]
+    before = found.text(batch.inputs[found.row, max(0, found.token - 40) : found.token + 1])
+    blocks = []
+    for layer, norm in enumerate(probe.stream_norms):
+        word, share = seen["logit_lens"][layer][0]
+        dead = f"{100 * probe.dead[layer - 1]:.1f}%" if layer else ""
+        entropy = " ".join(f"{e:.2f}" for e in probe.entropy[layer - 1]) if layer else ""
+        blocks.append((str(layer - 1) if layer else "-", f"{norm:.4g}", dead, entropy, repr(word), percent(share)))
+    tensors = [
+        (
+            name,
+            f"{weight:.5g}",
+            f"{norms['gradient'][name]:.4g}",
+            f"{norms['update'][name]:.4g}",
+            ratio(norms["update"][name], weight),
+        )
+        for name, weight in norms["weight"].items()
+    ]
+    clipped = f"   clipped: x {replayed.clip_factor:.4g}" if replayed.clip_factor != 1 else ""
+    gradient, then = single(replayed.gradient_norm), replayed.recorded_gradient_norm
+    compared = [
+        f"  {kind.equal} of {kind.made}  {kind.what}, "
+        + (f"step {kind.first}" if kind.first == kind.last else f"steps {kind.first} to {kind.last}")
+        for kind in replayed.comparisons.kinds.values()
+    ]
+    heads = ("block", "residual stream's norm", "dead units", "attention entropy by head", "logit lens", "")
+    return "\n".join(
+        [
+            f"step {replayed.step} of {replayed.reader.path}",
+            "",
+            f"1 forward: {windows} windows of {seq} tokens. Row {found.row}, at token {found.token}: {before!r} ->",
+            *indented(
+                table(
+                    [(repr(word), percent(p), "▇" * round(40 * p)) for word, p in seen["probabilities"]], last_left=True
+                ),
+                4,
+            ),
+            *indented(table(blocks, heads)),
+            f"  (these from a probing pass: logits within {probe.difference:.1g} of training's, attention outputs within "
+            f"{probe.attention_difference:.1g})",
+            "",
+            f"2 loss: the next token was {seen['target']!r}; -ln({seen['target_probability']:.4g}) = "
+            f"{float(batch.losses[found.row, found.token]):.4f} for this token",
+            f"  mean of the step  {replayed.loss!r}   recorded "
+            + ("nothing" if replayed.recorded_loss is None else repr(replayed.recorded_loss)),
+            "",
+            f"3 backward: norm of the gradient  {gradient}   recorded {'nothing' if then is None else single(then)}{clipped}",
+            "",
+            f"4 update: norm {replayed.update_norm:.6g}, at learning rate {replayed.learning_rate:.4g}",
+            *indented(table(tensors, ("tensor", "weights", "gradient", "update", "update/weight"))),
+            "",
+            f"the same batch again: {replayed.loss:.4f} to {replayed.again:.4f}; the next batch: {replayed.following:.4f}",
+            "",
+            "compared, to the bit:",
+            *compared,
+            *(f"  differs: {difference}" for difference in replayed.comparisons.differs),
+            f"exact: {str(replayed.exact).lower()}",
+        ]
+    )
+
+
+def _check(found: "Check") -> str:
+    return f"{'ok' if found.held else 'FAILED':<8}{found.what}{f': {found.detail}' if found.detail else ''}"
+
+
+def _health(found: "Health") -> str:
+    return judged(found, tuple(LEVELS))
+
+
+def problems(found: "Health") -> str:
+    """Health without what is well, or could not be judged."""
+    return judged(found, ("ill", "watch"))
+
+
+def judged(found: "Health", levels: Sequence[str]) -> str:
+    """Verdicts of these levels, in their order, each with its cause below; at the end, the sum."""
+    rows: list[tuple[str, ...]] = []
+    for verdict in (verdict for level in levels for verdict in found.verdicts if verdict.level == level):
+        rows.append((LEVELS[verdict.level], verdict.name, verdict.sentence))
+        if verdict.cause:
+            look = "" if verdict.step is None else f" Look: vitrine replay {found.run} --step {verdict.step}"
+            rows.append(("", "", verdict.cause + look))
+    count = Counter(str(verdict.level) for verdict in found.verdicts)
+    state = "healthy" if found.healthy else "not healthy" if count["ill"] else "unknown"
+    said = f"{count['ill']} errors, {count['watch']} warnings" if count["ill"] or count["watch"] else "no problem found"
+    if count["unknown"]:
+        said += f"; {count['unknown']} could not be judged"
+    return "\n".join([*table(rows, left=3), f"{state}: {count.total() - count['unknown']} verdicts, {said}"])
+
+
+def _comparison(found: "Comparison") -> str:
+    runs = found.runs
+    rows: list[tuple[str, ...]] = [
+        ("parameters", *(f"{run.parameters:,}" for run in runs)),
+        ("steps made", *(f"{run.made:,} of {run.reader.config.training.steps:,}" for run in runs)),
+        ("tokens", *(f"{run.made * run.reader.config.tokens_per_step:,}" for run in runs)),
+        ("seconds of training", *(f"{run.seconds[-1]:.1f}" for run in runs)),
+        ("training loss, last step", *(loss(run.train_loss) for run in runs)),
+        ("validation loss, last", *(loss(run.val_loss) for run in runs)),
+        ("validation loss, best", *(f"{run.best[1]:.4f} at {run.best[0]:,}" if run.best else "-" for run in runs)),
+        ("bits per byte, at the end", *(loss(run.reader.result().get("bits_per_byte")) for run in runs)),
+    ]
+    differ = [(key, *(ending(value) for value in values)) for key, values in found.differs.items()]
+    lines = table([*rows, *differ], ("", *(run.name for run in runs)))
+    parts = [*lines[: 1 + len(rows)]]
+    if found.other_tokens:
+        parts.append("Their tokens differ: losses per token do not compare between them, bits per byte do.")
+    parts += [
+        "",
+        "hyperparameters that differ" if differ else "All hyperparameters are the same.",
+        *lines[1 + len(rows) :],
+    ]
+    for run in runs:
+        if written := run.reader.samples():
+            last = " ".join(written[-1].text.split())[:WRITTEN]
+            parts += ["", f"{run.name} writes at step {written[-1].step:,}:", f"  {last}"]
+    return "\n".join(parts)
+
+
 FORMS: dict[str, Callable[[Any], str]] = {  # by the type's name: importing the types would load torch for every command
     "TimedPlan": _plan,
     "Evaluation": _evaluation,
@@ -179,7 +448,66 @@ FORMS: dict[str, Callable[[Any], str]] = {  # by the type's name: importing the 
     "Imported": _imported,
     "Written": _report,
     "Contents": _cache,
+    "Inspected": _inspected,
+    "Census": _census,
+    "TensorView": _tensor,
+    "InitialParameters": _initial,
+    "ParameterReport": _parameter,
+    "GradientCheck": _gradient_check,
+    "Neuron": _neuron,
+    "StepReport": _step,
+    "Check": _check,
+    "Health": _health,
+    "Comparison": _comparison,
 }
+
+
+def indented(lines: Iterable[str], by: int = 2) -> list[str]:
+    """Lines further to the right."""
+    return [" " * by + line for line in lines]
+
+
+def spread(facts: Mapping[str, Any]) -> list[str]:
+    """How numbers are spread: the columns of SPREAD."""
+    return [f"{facts[name]:.4g}" for name in ("norm", "mean", "spread", "least", "most")]
+
+
+def histogram(numbers: "Floats") -> str:
+    """Numbers from smallest to largest, as a row of bars; empty where they are equal or not finite."""
+    import numpy as np
+
+    if not np.isfinite(numbers).all() or np.ptp(numbers) == 0:
+        return ""
+    counts, _ = np.histogram(numbers.astype(np.float64), bins=24)
+    return "".join(BARS[int(np.ceil(8 * count / counts.max()))] for count in counts)
+
+
+def single(value: float) -> float:
+    """A float32 with the fewest digits."""
+    from vitrine.inspection.parameter import shortest
+
+    return shortest(value)
+
+
+def ratio(update: float, weight: float) -> str:
+    """Of an update to its weights."""
+    return f"{update / weight:.2g}" if weight else "-"
+
+
+def percent(share: float) -> str:
+    """12.3%."""
+    return f"{100 * share:.1f}%"
+
+
+def loss(value: float | None) -> str:
+    """With four digits; - where none was measured."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def ending(value: Any) -> str:
+    """A value in a cell; of a long one the end, where names differ."""
+    said = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return said if len(said) <= CELL else "…" + said[1 - CELL :]
 
 
 def shape(lengths: Sequence[int]) -> str:

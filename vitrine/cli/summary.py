@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from vitrine.cli.render import problems
 from vitrine.inspection.health import examine
 from vitrine.run import Run
 from vitrine.training.loop import Result
@@ -18,7 +19,7 @@ def conclude(result: Result) -> Iterator[str]:
     best = run.best_step()
     if best is not None and best < result.steps:
         yield f"The validation loss was lowest at step {best}, before the end: --step best uses it.\n"
-    yield f"{examine(run).summary()}\nGenerate text: vitrine generate {result.run} --prompt TEXT\n"
+    yield f"{problems(examine(run))}\nGenerate text: vitrine generate {result.run} --prompt TEXT\n"
 
 
 def outcome(result: Result) -> str:

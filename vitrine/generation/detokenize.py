@@ -1,4 +1,4 @@
-"""From tokens to text, as they come: whole characters only, and never past a stop string."""
+"""From tokens to text, one by one: only whole characters, and never past a stop string."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ class Writer:
     """The text of one continuation.
 
     Args:
-        prompt_ids: some tokenizers write a token otherwise after another, so the last of these count.
+        prompt_ids: some tokenizers decode a token by those before it, so the last of these count.
         stop: strings that end the text, and are left out of it.
     """
 

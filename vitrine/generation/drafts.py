@@ -1,6 +1,6 @@
-"""What usually followed the last few tokens in a text: cheap drafts of what a model will write.
+"""N-gram drafts: the tokens that usually followed the last few ones in a text.
 
-A draft costs microseconds, and is never trusted: `decoding.Engine` computes all of its tokens in one pass, and goes on
+A draft costs microseconds and is always verified: `engine.Engine` computes all of its tokens in one pass, and continues
 from the first one that was not chosen. Good drafts save passes; bad ones change nothing.
 """
 

@@ -1,13 +1,11 @@
-"""Decoding: a token at a time, for many texts together, with the one key-value cache.
+"""Decoding: one token at a time, for a batch of texts, with one key-value cache.
 
-`Engine` computes what `model.Decoder` does, laid out for speed: weights in the number format of the products
-and in the processor's own order, query, key and value as one product. A text's numbers are the same bits
-whether it is decoded alone or among others: each product has one of a few numbers of rows, and
-`Engine.settle` looks whether they agree on this machine. Where they do, a text that is alone is drafted some tokens
-ahead: the model reads all of them in one pass, which takes hardly longer than one token.
+`Engine` computes what `Decoder` does, laid out for speed: weights in the number format of the products and in the
+processor's own order, query, key and value as one product. A text gets the same bits alone and in a batch: each product
+has one of a few numbers of rows, and `Engine.settle` tests whether they agree on this machine. Where they do, a single
+text is drafted some tokens ahead: the model reads all of them in one pass, which takes hardly longer than one token.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,15 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vitrine.generation import batch_invariance
+from vitrine.generation.cache import SPAN, Cache, Reach
 from vitrine.generation.drafts import Ngrams
 from vitrine.model.decoder import Attention, Block, Decoder, Embedding, LayerNorm, Linear, RMSNorm, rotate
 
-SAFE_ROWS = 4  # in a product, where nothing is known: MKL adds up fewer in another order
+SAFE_ROWS = 4  # in a product, before `settle`: MKL adds up fewer in another order
 PADDING = 16  # a prompt's tokens are filled up to a multiple: the processor prepares a product for each size anew
-SPAN = 64  # attention looks at a multiple of so many places
 DRAFTED = SAFE_ROWS - 1  # tokens that are read ahead of a text, at most
 
-Attend = Callable[[int, Tensor], Tensor]
+Attend = Callable[[int, Tensor], Tensor]  # attention of a layer: its index and heads to (rows, d_model)
 
 
 class Engine:
@@ -32,7 +31,7 @@ class Engine:
     Args:
         model: its parameters are copied.
         rows: texts at once, at most.
-        drafts: of what a text may go on with; used once the engine has settled.
+        drafts: of how a text may continue; used once the engine has settled.
     """
 
     @torch.inference_mode()
@@ -50,7 +49,7 @@ class Engine:
         self.windows: list[list[int]] = []  # of each row: the tokens that the model sees
         self.weights = _Weights(model)
         self.span = SPAN
-        self.cache = _Cache(model, self.sizes[-1])
+        self.cache = Cache(model, self.sizes[-1])
 
     @property
     def cache_bytes(self) -> int:
@@ -117,127 +116,91 @@ class Engine:
             return self._step_ahead(self.windows[0])
         positions = [len(window) - 1 for window in self.windows]
         if self.together:
-            return self._decode(0, tokens, positions)
-        one_by_one = [self._decode(row, tokens[row : row + 1], positions[row : row + 1]) for row in range(len(tokens))]
+            return self.decode(0, tokens, positions)
+        one_by_one = [self.decode(row, tokens[row : row + 1], positions[row : row + 1]) for row in range(len(tokens))]
         return torch.cat(one_by_one)
 
     def _step_ahead(self, window: list[int]) -> Tensor:
-        """A step of the only text, and the steps that would follow if its draft were chosen; (1, vocab_size)."""
+        """A step of the only text, and in the same pass the steps that follow if its draft is chosen; (1, vocab_size)."""
         assert self.drafts
         drafted = self.drafts.draft(window, min(DRAFTED, self.config.context - len(window)))
         first = len(window) - 1
-        logits = self._decode(0, [window[-1], *drafted], range(first, first + 1 + len(drafted)), ahead=True)
+        logits = self.decode(0, [window[-1], *drafted], range(first, first + 1 + len(drafted)), ahead=True)
         self._ahead = [(token, logits[row : row + 1]) for row, token in enumerate(drafted, 1)]
         return logits[:1]
 
     @torch.inference_mode()
     def settle(self) -> str:
-        """Find out how rows may share a product so that none depends on the others, on this machine.
+        """Find out how rows may share a product on this machine so that none depends on the others.
 
         Returns:
             In how many rows texts are decoded, for the log.
         """
-        cache, self.cache, sizes = self.cache, self.cache.sample(), self.sizes
+        cache, self.cache, sizes = self.cache, batch_invariance.trial_cache(self.cache), self.sizes
         for fewer in ([1, 2], [2], []):
             self.sizes = [*fewer, *sizes]
-            if self._rows_agree():
+            if batch_invariance.rows_agree(self):
                 break
         else:
             self.sizes, self.span = sizes[-1:], cache.capacity
-            if not self._rows_agree():
+            if not batch_invariance.rows_agree(self):
                 self.together, self.sizes = False, [1]
         self.cache = cache
-        self.drafting = self.drafts is not None and self.together and self._drafts_agree()
+        self.drafting = self.drafts is not None and self.together and batch_invariance.drafts_agree(self, DRAFTED)
         self._fit()
         return ", ".join(map(str, self.sizes))
 
-    def _rows_agree(self) -> bool:
-        """Whether rows give the same bits in each of the sizes, filled up or not, in another order, beside longer ones."""
-        if not all(product.rows_agree(self.sizes) for product in self.weights.products()):
-            return False
-        count, context = self.sizes[-1], self.config.context
-        generator = torch.Generator().manual_seed(1)
-        tokens = torch.randint(self.config.vocab_size, (count,), generator=generator).tolist()
-        positions = [context * row // count for row in range(count)]
-
-        def decode(rows: Sequence[int]) -> Tensor:
-            self.cache.lay(self._span(max(positions[row] for row in rows) + 1), 0)
-            for place, row in enumerate(rows):
-                self.cache.scramble(place, positions[row], seed=row)
-            return self._decode(0, [tokens[row] for row in rows], [positions[row] for row in rows])
-
-        whole, backwards = decode(range(count)), decode(range(count)[::-1])
-        fewer = {*self.sizes, *(size - 1 for size in self.sizes), 1} - {0}
-        return torch.equal(whole, backwards.flip(0)) and all(torch.equal(decode(range(n)), whole[:n]) for n in fewer)
-
-    def _drafts_agree(self) -> bool:
-        """Whether tokens that one pass reads have the bits that they have one by one."""
-        first = max(0, self.config.context // 2 - DRAFTED)
-        count, positions = 1 + min(DRAFTED, self.config.context - 1), range(first, self.config.context)
-        tokens = [number % self.config.vocab_size for number in range(count)]
-
-        def begin() -> None:
-            self.cache.lay(self._span(self.config.context), 0)
-            self.cache.scramble(0, first, seed=1)
-
-        begin()
-        singly = [self._decode(0, [token], [at]) for token, at in zip(tokens, positions, strict=False)]
-        begin()
-        return torch.equal(torch.cat(singly), self._decode(0, tokens, positions[:count], ahead=True))
-
-    def _span(self, length: int) -> int:
+    def round_up(self, length: int) -> int:
+        """To a span: the places that attention looks at for a text of this length."""
         return -(-length // self.span) * self.span
 
     def _fit(self) -> None:
         """Give the cache the room that the longest text needs."""
         ahead = DRAFTED if self.drafting else 0
-        span = self._span(max((len(window) for window in self.windows), default=1) + ahead)
+        span = self.round_up(max((len(window) for window in self.windows), default=1) + ahead)
         if not self.cache.span // 2 < span <= self.cache.span:
             self.cache.lay(min(span, self.cache.capacity), len(self.windows))
 
-    def _decode(self, first: int, tokens: Sequence[int], positions: Sequence[int], ahead: bool = False) -> Tensor:
-        """Logits after one token each of the rows from `first` on, or ahead: after some of that row alone.
+    def decode(self, first: int, tokens: Sequence[int], positions: Sequence[int], ahead: bool = False) -> Tensor:
+        """Logits after one token each of the rows from `first` on; ahead: after successive tokens of that row only.
 
         Returns:
             (len(tokens), vocab_size).
         """
-        count, head_dim = len(tokens), self.config.head_dim
-        n_heads, kv_heads = self.config.n_heads, self.config.n_kv_heads
+        count = len(tokens)
         size = next(size for size in self.sizes if size >= count)
-        numbers = torch.tensor([[*tokens, *[0] * (size - count)], [*positions, *[0] * (size - count)]])
-        ids, at = numbers.to(self.device)
-        of_one = ahead or count == 1
-        masks = [self.cache.mask([at]) for at in positions] if of_one else [self.cache.mask(positions)]
-        views = self.cache.views(first, 1 if of_one else count)
-        # One row's places, by plain numbers: they cost a third of an index.
-        own = self.cache.places(first, positions[0], count) if of_one else []
-        places = slice(0) if of_one else torch.arange(first, first + count, device=self.device)
+        padding = [0] * (size - count)
+        ids, at = torch.tensor([[*tokens, *padding], [*positions, *padding]]).to(self.device)
+        one_row = ahead or count == 1
+        reach = self.cache.row(first, positions) if one_row else self.cache.rows(first, positions, at[:count])
+        return self._logits(self.weights(ids, at, self._attention(reach, count, size)))[:count]
+
+    def _attention(self, reach: Reach, count: int, size: int) -> Attend:
+        """Attention of the first `count` of `size` tokens to the cache."""
+        n_heads, kv_heads, head_dim = self.config.n_heads, self.config.n_kv_heads, self.config.head_dim
         filled = torch.zeros(size, n_heads * head_dim, dtype=self.dtype, device=self.device)
-        # The queries that share a key are side by side. Each text has its own part, or each token of one text.
+        # The queries that share a key are side by side.
         given = filled[:count].view(count * kv_heads, -1, head_dim)
         queries, mixed = (given.new_empty(given.shape, dtype=self.cache.dtype) for _ in range(2))
         asked = queries.view(count, n_heads, head_dim)
         scores, shares = queries.new_empty(2, *given.shape[:2], self.cache.span)
-        parts = [*zip(masks, *(each.chunk(len(masks)) for each in (queries, scores, shares, mixed)), strict=True)]
+        by_mask = (each.chunk(len(reach.masks)) for each in (queries, scores, shares, mixed))
+        parts = [*zip(reach.masks, *by_mask, strict=True)]
 
         def attend(layer: int, heads: Tensor) -> Tensor:
             heads = heads[:count]
             asked.copy_(heads[:, :n_heads])
-            new = heads[:, n_heads:].view(count, 2, kv_heads, head_dim)
-            if of_one:
-                own[layer].copy_(new.permute(1, 2, 0, 3))
-            else:
-                self.cache.layers[layer][:, places, :, at[:count]] = new.to(self.cache.dtype)
-            keys, values = views[layer]
-            for mask, q, some, _, _ in parts:
-                torch.baddbmm(mask, q, keys, alpha=head_dim**-0.5, out=some)
+            reach.write(layer, heads[:, n_heads:].view(count, 2, kv_heads, head_dim))
+            keys, values = reach.views[layer]
+            for mask, query, score, _, _ in parts:
+                torch.baddbmm(mask, query, keys, alpha=head_dim**-0.5, out=score)
             torch.softmax(scores, -1, out=shares)
-            for _, _, _, some, out in parts:
-                torch.bmm(some, values, out=out)
+            for _, _, _, share, mix in parts:
+                torch.bmm(share, values, out=mix)
             given.copy_(mixed)
             return filled
 
-        return self._logits(self.weights(ids, at, attend))[:count]
+        return attend
 
     def _fill(self, row: int, ids: Sequence[int]) -> Tensor:
         """Read a text at once, into the cache of a row; (len(ids), d_model), after the final norm."""
@@ -262,86 +225,7 @@ class Engine:
         return self.weights.head(x.to(self.dtype)).float()
 
 
-class _Cache:
-    """Keys and values of the tokens so far, so that none is computed twice.
-
-    layers: of each, keys and values: (2, rows, n_kv_heads, span, head_dim). They are laid out for `span` places, and
-    anew when that changes: attention reads memory without gaps, three times as fast as with them.
-    """
-
-    def __init__(self, model: Decoder, rows: int) -> None:
-        config = model.config
-        self.capacity = -(-config.context // SPAN) * SPAN
-        self.shape = rows, config.n_kv_heads, config.head_dim
-        # Zeros, not whatever memory holds: a place that is masked still takes part, with the weight 0.
-        count = rows * config.n_kv_heads * self.capacity * config.head_dim
-        device = model.embedding.weight.device
-        # On a processor, attention of one token is faster in float32, though it reads twice as much.
-        on_cpu = device.type == "cpu" and model.compute_dtype == torch.bfloat16
-        self.dtype = torch.float32 if on_cpu else model.compute_dtype
-        self.memory = torch.zeros(config.n_layers, 2, count, dtype=self.dtype, device=device)
-        # Any row of a mask is a part of this.
-        self._strip = torch.zeros(2 * self.capacity, dtype=self.dtype, device=device)
-        self._strip[self.capacity :] = float("-inf")
-        self.layers: list[Tensor] = []
-        self._views: list[tuple[Tensor, Tensor]] = []
-        self.lay(SPAN, 0)
-
-    @property
-    def size_bytes(self) -> int:
-        """What it takes when every row is full."""
-        return self.memory.nbytes
-
-    def lay(self, span: int, used: int) -> None:
-        """Change the number of places; what the first `used` rows hold stays, as far as there is room."""
-        rows, kv_heads, head_dim = self.shape
-        old = self.layers if used else []
-        self.span, self._viewed = span, (0, 0)
-        parts = self.memory[..., : rows * kv_heads * span * head_dim]
-        self.layers = [pair.view(2, rows, kv_heads, span, head_dim) for pair in parts]
-        for source, target in zip(old, self.layers, strict=False):
-            for before, after in zip(source, target, strict=True):
-                kept = before[:used, :, :span].clone()
-                after[:used, :, : kept.shape[2]] = kept
-
-    def mask(self, positions: Sequence[int]) -> Tensor:
-        """(rows x n_kv_heads, 1, span), of one row (span,): 0 at the places that hold tokens, -inf after them."""
-        strips = [self._strip[self.capacity - 1 - at : self.capacity - 1 - at + self.span] for at in positions]
-        return torch.stack(strips).repeat_interleave(self.shape[1], 0)[:, None] if len(strips) > 1 else strips[0]
-
-    def views(self, first: int, count: int) -> list[tuple[Tensor, Tensor]]:
-        """Of each layer, for some rows: keys (rows x n_kv_heads, head_dim, span), values (.., span, head_dim)."""
-        if (first, count) != self._viewed:
-            rows = slice(first, first + count)
-            self._views = [(k[rows].flatten(0, 1).transpose(1, 2), v[rows].flatten(0, 1)) for k, v in self.layers]
-            self._viewed = first, count
-        return self._views
-
-    def places(self, row: int, position: int, count: int) -> list[Tensor]:
-        """Of each layer, where the keys and values of some tokens lie: (2, n_kv_heads, count, head_dim)."""
-        return [pair[:, row, :, position : position + count] for pair in self.layers]
-
-    def copy(self, source: int, target: int) -> None:
-        """One row onto another."""
-        for pair in self.layers:
-            pair[:, target] = pair[:, source]
-
-    def sample(self) -> "_Cache":
-        """A cache for trials: the same, but with one memory for all layers; each pass writes and reads it in order."""
-        trial = copy.copy(self)
-        trial.memory = torch.zeros_like(self.memory[:1]).expand_as(self.memory)
-        trial.lay(SPAN, 0)
-        return trial
-
-    def scramble(self, row: int, length: int, seed: int) -> None:
-        """Fill places of a row with random numbers."""
-        _, kv_heads, head_dim = self.shape
-        numbers = torch.randn(2, kv_heads, length, head_dim, generator=torch.Generator().manual_seed(seed))
-        for part, some in zip(self.layers[0], numbers, strict=True):
-            part[row, :, :length] = some.to(part)
-
-
-class _Product:
+class Product:
     """Weighted sums, their weights copied into the order that the processor reads fastest; GELU of them, if asked for."""
 
     def __init__(self, dtype: torch.dtype, *parts: Linear | Embedding, gelu: bool = False) -> None:
@@ -354,19 +238,6 @@ class _Product:
         self.packed = _can_be_packed(weight)
         # oneDNN's own order: half the time of a plain matrix, in few rows.
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self.packed else weight
-
-    def rows_agree(self, sizes: Sequence[int]) -> bool:
-        """Whether a row gives the same bits in each of these numbers of rows, whatever rounding would hide.
-
-        A bias takes away all of each sum but what the order of its additions left: bfloat16 shows eight bits of that.
-        """
-        row = torch.randn(1, self.width, generator=torch.Generator().manual_seed(1)).to(self.weight)
-        rest = copy.copy(self)
-        rest.gelu, rest.after = False, ("none", [], "")
-        rest.bias = None
-        rest.bias = -rest(row.expand(sizes[-1], -1).contiguous())[0]
-        whole = rest(row.expand(sizes[-1], -1).contiguous())
-        return all(torch.equal(rest(row.expand(size, -1).contiguous()), whole[:size]) for size in sizes)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(rows, in_features) to (rows, out_features)."""
@@ -382,12 +253,12 @@ class _Layer:
     """One block's products and norms."""
 
     attention_norm: Callable[[Tensor], Tensor]
-    query_key_value: _Product
+    query_key_value: Product
     head_norm: Callable[[Tensor], Tensor] | None
-    output: _Product
+    output: Product
     mlp_norm: Callable[[Tensor], Tensor]
-    expand: _Product  # in gated families: gate and expand
-    shrink: _Product
+    expand: Product  # in gated families: gate and expand
+    shrink: Product
 
 
 class _Weights:
@@ -404,23 +275,23 @@ class _Weights:
             self.layers.append(
                 _Layer(
                     _norm(block.attention_norm),
-                    _Product(dtype, attention.query, attention.key, attention.value),
+                    Product(dtype, attention.query, attention.key, attention.value),
                     _head_norm(attention) if attention.normalised else None,
-                    _Product(dtype, attention.output),
+                    Product(dtype, attention.output),
                     _norm(block.mlp_norm),
-                    _Product(dtype, mlp.gate, mlp.expand) if mlp.gated else _Product(dtype, mlp.expand, gelu=True),
-                    _Product(dtype, mlp.shrink),
+                    Product(dtype, mlp.gate, mlp.expand) if mlp.gated else Product(dtype, mlp.expand, gelu=True),
+                    Product(dtype, mlp.shrink),
                 )
             )
         self.final_norm = _norm(model.final_norm)
-        self.head = _Product(dtype, model.embedding if config.tie_embeddings else model.head)
+        self.head = Product(dtype, model.embedding if config.tie_embeddings else model.head)
         self.positions: Tensor | None = None
         if config.architecture == "gpt2":
             self.positions = model.positions.weight.detach().clone()
         else:
             self.cos, self.sin = model.rope_cos[:, None], model.rope_sin[:, None]  # (context, 1, head_dim)
 
-    def products(self) -> list[_Product]:
+    def products(self) -> list[Product]:
         """One of each shape."""
         layer = self.layers[0]
         return [layer.query_key_value, layer.output, layer.expand, layer.shrink, self.head]

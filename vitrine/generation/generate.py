@@ -1,39 +1,26 @@
-"""From logits to text: temperature, top-k, top-p and the like; and the loop that continues a prompt.
+"""The loop that continues a prompt, token by token."""
 
-These act on the output probabilities, after training. They change no parameter.
-"""
-
-import math
-import random
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from vitrine.config import SamplingConfig
 from vitrine.errors import PromptError, RunError
 from vitrine.generation.detokenize import Writer
 from vitrine.generation.drafts import Ngrams
 from vitrine.generation.engine import Engine
+from vitrine.generation.sampling import NOT_FINITE, Chooser, are_finite, choose
 from vitrine.model.decoder import Decoder
 from vitrine.text.tokenizer import encode, end_of_text_id
-
-GREEDY_BELOW = 1e-5  # a temperature so low is zero, as vLLM has it: dividing by it could overflow
-BELOW_ONE = 1 - 2**-52  # a uniform number times this, times a sum, is rounded to less than the sum
-NOT_FINITE = (
-    "The model's logits are not finite: its parameters are damaged, or the training diverged. "
-    "Try an earlier step, with --step."
-)
 
 
 @dataclass(frozen=True)
 class Generation:
     """What the model wrote.
 
-    text: the prompt and its continuation; token_ids: of the continuation alone.
+    text: the prompt and its continuation; token_ids: of the continuation only.
     ended: whether the model wrote the end-of-text token (which is left out of the text).
     """
 
@@ -41,129 +28,6 @@ class Generation:
     text: str
     token_ids: tuple[int, ...]
     ended: bool
-
-
-def filter_logits(logits: Tensor, sampling: SamplingConfig, seen: Tensor | None = None) -> Tensor:
-    """What decoding leaves of the logits: softmax of the result is the distribution that is drawn from.
-
-    The order and the treatment of ties are those of transformers: repetition penalty, temperature, top-k,
-    top-p, min-p. Temperature 0 leaves the likeliest token alone (the first of several).
-
-    Args:
-        logits: (batch, vocab_size).
-        seen: (batch, n) of int64: the tokens so far; needed for a repetition penalty.
-
-    Returns:
-        (batch, vocab_size) of float32; removed tokens are -inf.
-    """
-    scores = logits.float()
-    if sampling.repetition_penalty != 1 and seen is not None:
-        old = scores.gather(1, seen)
-        penalised = torch.where(old < 0, old * sampling.repetition_penalty, old / sampling.repetition_penalty)
-        scores = scores.scatter(1, seen, penalised)
-    if sampling.temperature < GREEDY_BELOW:
-        best = scores.argmax(-1, keepdim=True)
-        return torch.full_like(scores, float("-inf")).scatter(1, best, 0.0)
-    if sampling.temperature != 1:
-        scores = scores / sampling.temperature
-    if 0 < sampling.top_k < scores.shape[-1]:
-        weakest = scores.topk(sampling.top_k).values[:, -1:]
-        scores = scores.masked_fill(scores < weakest, float("-inf"))
-    if sampling.top_p < 1:
-        ascending, order = scores.sort(descending=False)
-        below = ascending.softmax(-1).cumsum(-1) <= 1 - sampling.top_p
-        below[:, -1] = False
-        scores = scores.masked_fill(below.scatter(1, order, below), float("-inf"))
-    if sampling.min_p > 0:
-        probabilities = scores.softmax(-1)
-        weak = probabilities < sampling.min_p * probabilities.amax(-1, keepdim=True)
-        scores = scores.masked_fill(weak, float("-inf"))
-    return scores
-
-
-class Chooser:
-    """How the tokens of one text are chosen: its decoding hyperparameters, its draws, and what it holds so far.
-
-    Args:
-        sampling: the decoding hyperparameters.
-        seed: of the draws; `index` tells texts of the same seed apart.
-        prompt_ids: a repetition penalty counts them too.
-        presence, frequency: subtracted from the logit of a token that was written: once, and for each time.
-        bias: added to the logits of these tokens.
-    """
-
-    def __init__(
-        self,
-        sampling: SamplingConfig,
-        seed: int,
-        index: int = 0,
-        prompt_ids: Sequence[int] = (),
-        presence: float = 0.0,
-        frequency: float = 0.0,
-        bias: Mapping[int, float] | None = None,
-    ) -> None:
-        self.sampling, self.kind = sampling, sampling.model_dump_json()
-        self.random = random.Random(f"{seed}/{index}")
-        self.ids = list(prompt_ids)
-        self.written: Counter[int] = Counter()
-        self.presence, self.frequency, self.bias = presence, frequency, dict(bias or {})
-
-    @property
-    def alone(self) -> bool:
-        """Whether the choice depends on what was written."""
-        return bool(self.presence or self.frequency or self.bias) or self.sampling.repetition_penalty != 1
-
-    def add(self, token: int) -> None:
-        """This token was chosen."""
-        self.ids.append(token)
-        self.written[token] += 1
-
-    def adjust(self, logits: Tensor) -> Tensor:
-        """(1, vocab_size): the logits, with bias and penalties."""
-        if not (self.presence or self.frequency or self.bias):
-            return logits
-        changes = defaultdict(float, self.bias)
-        for token, times in self.written.items():
-            changes[token] -= self.presence + times * self.frequency
-        places = torch.tensor([list(changes)])
-        return logits.scatter_add(1, places, torch.tensor([list(changes.values())], dtype=logits.dtype))
-
-
-def choose(logits: Tensor, choosers: Sequence[Chooser]) -> list[int]:
-    """The next token of each text. Each chooser is told.
-
-    Texts with the same hyperparameters go through the filters together; none depends on another.
-
-    Args:
-        logits: (texts, vocab_size).
-    """
-    logits = logits.float().cpu()
-    groups: dict[object, list[int]] = {}
-    for row, chooser in enumerate(choosers):
-        groups.setdefault(row if chooser.alone else chooser.kind, []).append(row)
-    tokens = [0] * len(choosers)
-    for rows in groups.values():
-        first = choosers[rows[0]]
-        some = logits if len(rows) == len(choosers) else logits[rows]
-        seen = None
-        if first.alone:
-            some, seen = first.adjust(some), torch.tensor([first.ids])
-        if first.sampling.temperature < GREEDY_BELOW and seen is None:
-            drawn = some.argmax(-1)
-        else:
-            scores = filter_logits(some, first.sampling, seen)
-            drawn = _draw(scores, [choosers[row].random.random() for row in rows])
-        for row, token in zip(rows, drawn.tolist(), strict=True):
-            tokens[row] = token
-            choosers[row].add(token)
-    return tokens
-
-
-def _draw(scores: Tensor, uniform: Sequence[float]) -> Tensor:
-    """A token of each row: where the running sum of its probabilities passes the uniform number."""
-    sums = scores.softmax(-1).cumsum(-1, dtype=torch.float64)
-    at = sums[:, -1:] * torch.tensor([[BELOW_ONE * number] for number in uniform], dtype=torch.float64)
-    return torch.searchsorted(sums, at, right=True)[:, 0]
 
 
 def generate(
@@ -178,14 +42,14 @@ def generate(
 ) -> Generation:
     """Continue a prompt, token by token.
 
-    A row of a padded vocabulary stands for no token, and is never drawn. The model sees at most `context` tokens.
-    When they are full, the older half is let go, and the rest is read again from position zero.
+    A row of a padded vocabulary stands for no token, and is never sampled. The model sees at most `context` tokens.
+    When they are full, the older half is dropped, and the rest is read again from position zero.
 
     Args:
         max_new_tokens: stops there, or at the end-of-text token.
-        seed: of the draws; the same seed, settings and machine give the same text.
+        seed: of the sampling; the same seed, settings and machine give the same text.
         on_text: is given the continuation piece by piece, whole characters only.
-        drafts: of the continuation: with good ones it is there sooner, with any it is the same.
+        drafts: of the continuation: good ones make it faster, none changes it.
     """
     ids = _prompt_ids(tokenizer, prompt, model.config.vocab_size)
     end_id, engine = end_of_text_id(tokenizer), Engine(model, drafts=drafts)
@@ -222,11 +86,6 @@ def next_logits(model: Decoder, tokenizer: Tokenizer, prompt: str) -> tuple[list
     if not all(are_finite(logits)):
         raise RunError(NOT_FINITE)
     return ids, logits[0].tolist()
-
-
-def are_finite(logits: Tensor) -> list[bool]:
-    """Of each row, whether all of it is: one number that is not makes their sum so."""
-    return [math.isfinite(total) for total in logits.sum(-1).tolist()]
 
 
 def _prompt_ids(tokenizer: Tokenizer, prompt: str, vocab_size: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Runs side by side: the hyperparameters that differ, their curves by step, tokens and time, and what they write.
+"""Runs side by side: the hyperparameters that differ, their curves by step, tokens and time, and their samples.
 
 Needs no torch. At step N a run has learned from N times the tokens of a step, for the seconds that its recorded steps
 before N took; evaluations and keyframes are not counted.
@@ -20,8 +20,6 @@ from vitrine.runs.records import SampleRecord
 
 LEAST, MOST = 2, 8  # runs in one comparison
 SAMPLES, CHARACTERS = 6, 2000  # of each run, and of each text
-WIDTH = 28  # characters of a column, at most
-TEXT = 120  # characters of the text that a run wrote at last
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ class Comparison:
 
     @property
     def other_tokens(self) -> bool:
-        """Whether a token is not the same in all of them, so that a loss a token is not, either."""
+        """Whether a token is not the same in all of them, so that a loss per token is not, either."""
         return bool(self.differs.keys() & {"data.tokenizer", "model.vocab_size"})
 
     def to_json(self) -> dict[str, Any]:
@@ -131,38 +129,6 @@ class Comparison:
         differs = [{"key": key, "values": values} for key, values in self.differs.items()]
         runs = [plain(run.to_json()) for run in self.runs]
         return {"runs": runs, "differs": differs, "same_tokens": not self.other_tokens}
-
-    def to_text(self) -> str:
-        """What `compare` prints: a column a run."""
-        rows = [
-            ("", [run.name for run in self.runs]),
-            ("parameters", [f"{run.parameters:,}" for run in self.runs]),
-            ("steps made", [f"{run.made:,} of {run.reader.config.training.steps:,}" for run in self.runs]),
-            ("tokens", [f"{run.made * run.reader.config.tokens_per_step:,}" for run in self.runs]),
-            ("seconds of training", [f"{run.seconds[-1]:.1f}" for run in self.runs]),
-            ("training loss, last step", [_loss_text(run.train_loss) for run in self.runs]),
-            ("validation loss, last", [_loss_text(run.val_loss) for run in self.runs]),
-            ("validation loss, best", [_best_text(run.best) for run in self.runs]),
-            ("bits a byte, at the end", [_loss_text(run.reader.result().get("bits_per_byte")) for run in self.runs]),
-        ]
-        differ = [(key, [_short(value) for value in values]) for key, values in self.differs.items()]
-        first = max(len(name) for name, _ in (*rows, *differ))
-        widths = [max(len(cells[place]) for _, cells in (*rows, *differ)) for place in range(len(self.runs))]
-
-        def line(name: str, cells: Sequence[str]) -> str:
-            padded = "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-            return f"{name:<{first}}  {padded}".rstrip()
-
-        lines = [line(*row) for row in rows]
-        if self.other_tokens:
-            lines.append("Their tokens differ: losses a token do not compare between them, bits a byte do.")
-        lines += ["", "hyperparameters that differ" if differ else "All hyperparameters are the same."]
-        lines += [line(*row) for row in differ]
-        for run in self.runs:
-            if written := run.reader.samples():
-                text = " ".join(written[-1].text.split())[:TEXT]
-                lines += ["", f"{run.name} writes at step {written[-1].step:,}:", f"  {text}"]
-        return "\n".join(lines)
 
 
 def compare(runs: Sequence[tuple[str, RunReader]], pixels: int = 400) -> Comparison:
@@ -186,17 +152,3 @@ def compare(runs: Sequence[tuple[str, RunReader]], pixels: int = 400) -> Compari
 
 def _flat(settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {f"{section}.{key}": value for section, keys in settings.items() for key, value in keys.items()}
-
-
-def _loss_text(loss: float | None) -> str:
-    return "-" if loss is None else f"{loss:.4f}"
-
-
-def _best_text(best: tuple[int, float] | None) -> str:
-    return f"{best[1]:.4f} at {best[0]:,}" if best else "-"
-
-
-def _short(value: Any) -> str:
-    """A value in a cell; of long ones the end, where names differ."""
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= WIDTH else "…" + text[1 - WIDTH :]

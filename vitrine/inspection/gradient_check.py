@@ -1,4 +1,4 @@
-"""Nudge a parameter, and measure what that does to the loss: the gradient's promise, tested."""
+"""Move a parameter, and measure the change of the loss: a check of the gradient."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitrine.inspection.parameter import Address
-from vitrine.inspection.replay import OpenedStep
+from vitrine.inspection.replayed_step import ReplayedStep
 from vitrine.model.decoder import Decoder
 from vitrine.model.loss import float64_device
 
 
 @dataclass(frozen=True)
-class Nudge:
+class GradientCheck:
     """The loss of a step's own batch with one parameter moved, everything in float64.
 
     loss: with nothing moved; gradient: of this loss, by autograd in float64; run_gradient: what training had.
@@ -42,30 +42,17 @@ class Nudge:
             ],
         }
 
-    def to_text(self) -> str:
-        """What `inspect --nudge` prints."""
-        lines = [
-            f"nudge {self.parameter}, by the loss of this batch in float64: {self.loss:.12g}",
-            f"gradient: {self.gradient:.9g} in float64, {self.run_gradient:.9g} in training's own number format",
-            f"{'moved by':>12}{'loss':>20}{'change measured':>20}{'gradient x move':>20}",
-        ]
-        lines += [
-            f"{size:>+12.4g}{loss:>20.12g}{loss - self.loss:>+20.6g}{size * self.run_gradient:>+20.6g}"
-            for size, loss in zip(self.sizes, self.losses, strict=True)
-        ]
-        return "\n".join(lines)
-
 
 class Float64:
-    """The model of an opened step in float64, with the parameters that the step starts from, and the step's batch."""
+    """The model of a replayed step in float64, with the parameters that the step starts from, and the step's batch."""
 
-    def __init__(self, opened: OpenedStep) -> None:
-        values = opened.witness.values
+    def __init__(self, replayed: ReplayedStep) -> None:
+        values = replayed.values
         device = float64_device(values.device)
-        self.model = Decoder(opened.config.model, torch.float64)
-        self.model.load_state_dict(opened.parameters.named(values))
+        self.model = Decoder(replayed.config.model, torch.float64)
+        self.model.load_state_dict(replayed.parameters.named(values))
         self.model.double().to(device)
-        self.batch = [batch.micro.to(device) for batch in opened.micro_batches]
+        self.batch = [batch.micro.to(device) for batch in replayed.micro_batches]
 
     def loss(self) -> Tensor:
         """The mean loss of the batch, with the dropout that the step had."""
@@ -80,9 +67,9 @@ class Float64:
         return dict(self.model.named_parameters())[name]
 
 
-def nudge(opened: OpenedStep, address: Address, sizes: Sequence[float]) -> Nudge:
+def check_gradient(replayed: ReplayedStep, address: Address, sizes: Sequence[float]) -> GradientCheck:
     """Move one parameter by each of these sizes in turn, and measure the loss of the step's batch."""
-    exact = Float64(opened)
+    exact = Float64(replayed)
     tensor, index = exact.parameter(address.tensor.name), address.index
     loss = exact.loss()
     gradient = float(torch.autograd.grad(loss, tensor)[0][index])
@@ -93,5 +80,7 @@ def nudge(opened: OpenedStep, address: Address, sizes: Sequence[float]) -> Nudge
             tensor[index] += size
             losses.append(float(exact.loss()))
             tensor[index] = before
-    run_gradient = float(opened.tensor(address.tensor.name).gradient[index])
-    return Nudge(address.text, opened.step, float(loss.detach()), gradient, run_gradient, tuple(sizes), tuple(losses))
+    run_gradient = float(replayed.tensor(address.tensor.name).gradient[index])
+    return GradientCheck(
+        address.text, replayed.step, float(loss.detach()), gradient, run_gradient, tuple(sizes), tuple(losses)
+    )

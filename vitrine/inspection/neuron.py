@@ -1,4 +1,4 @@
-"""Open one neuron: its inputs times its weights, adding up, plus the bias, to one output, for a real token."""
+"""One neuron at one token: its inputs times its weights, plus the bias, add up to its output."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vitrine.errors import RunError
 from vitrine.inspection.parameter import Address, shortest
 from vitrine.inspection.probes import inputs_of
-from vitrine.inspection.replay import OpenedStep
+from vitrine.inspection.replayed_step import ReplayedStep
 from vitrine.model.decoder import Linear
 from vitrine.recording.recorder import to_numpy
 from vitrine.runs.reader import TOKENIZER
@@ -64,48 +64,26 @@ class Neuron:
             "difference": self.output - self.total,
         }
 
-    def to_text(self) -> str:
-        """What `inspect` prints: the connections that count most, the rest together, the bias, the output."""
-        products = self.products
-        order = np.argsort(-np.abs(products))
-        largest = max(float(np.abs(products).max()), 1e-30)
-        lines = [
-            f"{self.name} at token {self.token} of row {self.row}: {self.text!r}, step {self.step}",
-            f"{'':>8}{'input':>14}{'x weight':>14}{'= product':>14}",
-        ]
-        for i in order[:SHOWN]:
-            bar = ("-" if products[i] < 0 else "+") * max(1, round(20 * abs(products[i]) / largest))
-            lines.append(f"{f'[{i}]':>8}{self.inputs[i]:>14.6g}{self.weights[i]:>14.6g}{products[i]:>14.6g}  {bar}")
-        rest = order[SHOWN:]
-        if len(rest):
-            lines.append(f"{f'{len(rest)} more connections':>36}{products[rest].sum():>14.6g}")
-        lines += [
-            f"{'bias':>36}{self.bias:>14.6g}",
-            f"{'adding up to':>36}{self.total:>14.6g}",
-            f"{'the model itself':>36}{self.output:>14.6g}  (from a probing pass)",
-        ]
-        return "\n".join(lines)
 
-
-def open_neuron(opened: OpenedStep, address: Address, row: int, token: int) -> Neuron:
+def open_neuron(replayed: ReplayedStep, address: Address, row: int, token: int) -> Neuron:
     """Run the step's first micro-batch once more, and look at one unit of one layer at one token.
 
     Raises RunError if the address is not a unit of a linear layer, or there is no such row or token.
     """
     layer = address.tensor.name.removesuffix(".weight")
-    decoder, batch = opened.replayer.decoder, opened.micro_batches[0]
-    module = decoder.get_submodule(layer)
+    batch = replayed.micro_batches[0]
+    module = replayed.decoder.get_submodule(layer)
     if not isinstance(module, Linear) or address.unit is None:
         raise RunError(f"{layer} is not a linear layer: it has no neurons to open. Try blocks.0.mlp.expand[0].")
     rows, seq = batch.inputs.shape
     for option, value, size in (("--row", row, rows), ("--token", token, seq)):
         if not 0 <= value < size:
             raise RunError(f"{option} must be 0 to {size - 1} in this batch: got {value}. Try {option} 0.")
-    with opened.with_values(opened.witness.values), torch.no_grad():
+    with replayed.model() as decoder, torch.no_grad():
         inputs, outputs = inputs_of(decoder, module, batch.micro.inputs, batch.micro.dropout_keys)
         weights = module.weight[address.unit].to(inputs.dtype)
         bias = 0.0 if module.bias is None else float(module.bias[address.unit].to(inputs.dtype))
         kept = weights.float().clone()  # the model goes back to later parameters
         seen = to_numpy(inputs[row, token].float()), to_numpy(kept), float(outputs[row, token, address.unit])
-    text = decode(load_tokenizer(opened.replayer.reader.path / TOKENIZER), [int(batch.inputs[row, token])])
-    return Neuron(f"{layer}[{address.unit}]", opened.step, row, token, text, seen[0], seen[1], bias, seen[2])
+    text = decode(load_tokenizer(replayed.reader.path / TOKENIZER), [int(batch.inputs[row, token])])
+    return Neuron(f"{layer}[{address.unit}]", replayed.step, row, token, text, seen[0], seen[1], bias, seen[2])

@@ -1,8 +1,8 @@
-"""What one parameter is, and how it came to its value: its connections, its update term by term, its history."""
+"""One parameter: what it connects, its update term by term, and its history."""
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,9 @@ from safetensors import safe_open
 
 from vitrine.config import Config
 from vitrine.errors import RunError, nearest
-from vitrine.inspection.replay import OpenedStep
-from vitrine.model.flat import is_hidden_matrix
+from vitrine.inspection.replayed_step import ReplayedStep
 from vitrine.model.inventory import TensorSpec, inventory
-from vitrine.optimizers.rules import Muon, learning_rate_scale, matrix_scale
+from vitrine.optimizers.rules import Rule
 from vitrine.runs.film import Film
 from vitrine.runs.reader import FILM, KEYFRAMES, TOKENIZER, RunReader
 from vitrine.runs.retention import keyframe_path, keyframe_steps
@@ -47,18 +46,7 @@ class Address:
 
 
 @dataclass(frozen=True)
-class Rule:
-    """An update as the optimizer's rule makes it up. terms: its numbers, by name; total: what they come to."""
-
-    optimizer: str
-    formula: str
-    terms: dict[str, float]
-    total: float
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Biography:
+class ParameterReport:
     """One parameter in one step. All values are float32, held as float64; exact: whether the replay proved them."""
 
     address: Address
@@ -71,7 +59,7 @@ class Biography:
     after: float
     rule: Rule
     plain_sgd: float
-    birth: float
+    initial: float
     history: list[Point]
     exact: bool
 
@@ -86,49 +74,12 @@ class Biography:
             "gradient": shortest(self.gradient),
             "update": shortest(self.update),
             "after": shortest(self.after),
-            "rule": {
-                "optimizer": self.rule.optimizer,
-                "formula": self.rule.formula,
-                "terms": self.rule.terms,
-                "total": self.rule.total,
-                "note": self.rule.note,
-            },
+            "rule": vars(self.rule),
             "plain_sgd": self.plain_sgd,
-            "birth": shortest(self.birth),
+            "birth": shortest(self.initial),
             "history": [[step, shortest(value) if exact else value, exact] for step, value, exact in self.history],
             "exact": self.exact,
         }
-
-    def to_text(self) -> str:
-        """What `inspect` prints."""
-        rule = self.rule
-        width = max(map(len, rule.terms))
-        moved = (
-            "against" if self.gradient * self.update < 0 else "along" if self.update * self.gradient > 0 else "beside"
-        )
-        lines = [
-            f"{self.address.text}, {'an' if self.kind[0] in 'aeio' else 'a'} {self.kind}",
-            self.connects,
-            "",
-            f"birth     {shortest(self.birth):>14}",
-            f"step {self.step:<5}{shortest(self.before):>14}   before",
-            f"gradient  {shortest(self.gradient):>14}   before clipping",
-            f"update    {shortest(self.update):>14}   {moved} the gradient",
-            f"after     {shortest(self.after):>14}",
-            "",
-            f"{rule.optimizer}: {rule.formula}",
-            *(f"  {name:<{width}}  {value:>16.9g}" for name, value in rule.terms.items()),
-            f"  {'the rule comes to':<{width}}  {rule.total:>16.9g}",
-        ]
-        if rule.note:
-            lines.append(f"  {rule.note}")
-        lines += [
-            f"plain SGD with the same gradient and learning rate: {self.plain_sgd:.9g}",
-            "",
-            f"history   {_line(self.history)}",
-            f"exact: {str(self.exact).lower()}",
-        ]
-        return "\n".join(lines)
 
 
 def find_address(config: Config, text: str) -> Address:
@@ -155,108 +106,47 @@ def find_address(config: Config, text: str) -> Address:
     return Address(tensors[name], numbers)
 
 
-def biography(opened: OpenedStep, address: Address) -> Biography:
-    """All about one parameter in an opened step."""
-    tensor, reader = opened.tensor(address.tensor.name), opened.replayer.reader
-    index = address.index
-    place = opened.parameters.by_name[address.tensor.name]
-    points = [(step, float(place.view(flat)[index]), True) for step, flat in opened.passed.items()]
-    points.append((opened.step + 1, float(tensor.after[index]), True))
-    history = history_of(reader, address, points if opened.exact else [])
-    scale = learning_rate_scale(opened.config.schedule, opened.step, opened.config.training.steps)
-    learning_rate = opened.config.optimizer.learning_rate * scale
-    return Biography(
+def report_parameter(replayed: ReplayedStep, address: Address) -> ParameterReport:
+    """All about one parameter in a replayed step."""
+    tensor, reader, index = replayed.tensor(address.tensor.name), replayed.reader, address.index
+    place = replayed.parameters.by_name[address.tensor.name]
+    points = [(step, float(place.view(flat)[index]), True) for step, flat in replayed.passed.items()]
+    points.append((replayed.step + 1, float(tensor.after[index]), True))
+    return ParameterReport(
         address=address,
         kind=address.tensor.kind,
         connects=connects(reader, address),
-        step=opened.step,
+        step=replayed.step,
         before=float(tensor.before[index]),
         gradient=float(tensor.gradient[index]),
         update=float(tensor.update[index]),
         after=float(tensor.after[index]),
-        rule=rule_of(opened, address),
-        plain_sgd=0.0 - learning_rate * opened.clip_factor * float(tensor.gradient[index]),
-        birth=birth_of(reader, address),
-        history=history,
-        exact=opened.exact,
+        rule=explain_update(replayed, address),
+        plain_sgd=0.0 - replayed.learning_rate * replayed.clip_factor * float(tensor.gradient[index]),
+        initial=initial_value(reader, address),
+        history=history_of(reader, address, points if replayed.exact else []),
+        exact=replayed.exact,
     )
 
 
-def rule_of(opened: OpenedStep, address: Address) -> Rule:
+def explain_update(replayed: ReplayedStep, address: Address) -> Rule:
     """The update of one parameter, put together from the numbers that the optimizer used, in float64."""
-    config, name, index = opened.config.optimizer, address.tensor.name, address.index
-    place, parameters = opened.parameters.by_name[name], opened.parameters
-    tensor = opened.tensor(name)
-    before, gradient = float(tensor.before[index]), float(place.view(opened.witness.clipped)[index])
-    scale = learning_rate_scale(opened.config.schedule, opened.step, opened.config.training.steps)
-    memory = {kind: float(values[index]) for kind, values in tensor.memory_after.items()}
-    hidden = is_hidden_matrix(name, address.tensor.shape)
-    muon = config.name == "muon"
-    lr = (config.adamw_learning_rate if muon and not hidden else config.learning_rate) * scale
-    terms = {"gradient": float(tensor.gradient[index]), "clip_factor": opened.clip_factor, "clipped_gradient": gradient}
-    note = ""
-    if config.name == "sgd":
-        formula, direction = "update = - learning_rate x clipped_gradient", gradient
-        if config.momentum:
-            formula, direction = "update = - learning_rate x momentum", memory["momentum"]
-            terms |= {"momentum_before": float(tensor.memory_before["momentum"][index]), **memory}
-        terms["learning_rate"] = lr
-        step = -lr * direction
-    elif muon and hidden:
-        optimizer = opened.replayer.state.optimizer
-        assert isinstance(optimizer, Muon)
-        stacks = optimizer.directions(
-            opened.witness.clipped[: parameters.hidden], opened.witness.memory_after["momentum"]
-        )
-        matrices = [matrix for stack in stacks for matrix in stack]
-        direction = float(matrices[parameters.places.index(place)][index])
-        factor = matrix_scale(*place.shape)
-        formula = "update = - learning_rate x matrix_scale x orthogonalised_direction"
-        terms |= {
-            "momentum_before": float(tensor.memory_before["momentum"][index]),
-            "momentum": memory["momentum"],
-            "orthogonalised_direction": direction,
-            "matrix_scale": factor,
-            "learning_rate": lr,
-        }
-        step = -lr * factor * direction
-        note = "the orthogonalised direction depends on the whole matrix, not on this cell alone"
-    else:
-        beta1, beta2 = config.betas
-        first, second = memory["first_moment"], memory["second_moment"]
-        correction1, correction2 = 1 - beta1 ** (opened.step + 1), 1 - beta2 ** (opened.step + 1)
-        terms |= {
-            "first_moment_before": float(tensor.memory_before["first_moment"][index]),
-            "second_moment_before": float(tensor.memory_before["second_moment"][index]),
-            "first_moment": first,
-            "second_moment": second,
-            "first_correction": correction1,
-            "second_correction": correction2,
-            "mean_gradient": first / correction1,
-            "typical_size": (second / correction2) ** 0.5,
-            "epsilon": config.epsilon,
-            "learning_rate": lr,
-        }
-        formula = "update = - learning_rate x mean_gradient / (typical_size + epsilon)"
-        step = -lr * terms["mean_gradient"] / (terms["typical_size"] + config.epsilon)
-        note = "muon leaves what is not a matrix inside a block to AdamW" if muon else ""
-    decayed = config.weight_decay and (hidden if muon else place.start < parameters.matrices)
-    terms["step"] = step + 0.0  # no minus before a zero
-    if decayed:
-        formula += " - learning_rate x weight_decay x before"
-        terms |= {"weight_decay": config.weight_decay, "decay": -lr * config.weight_decay * before}
-    return Rule(
-        "adamw" if muon and not hidden else config.name, formula, terms, terms["step"] + terms.get("decay", 0.0), note
+    place = replayed.parameters.by_name[address.tensor.name]
+    rule = replayed.optimizer.explain(replayed.step, place, address.index, replayed.trace)
+    gradient, clipped = (
+        float(place.view(flat)[address.index]) for flat in (replayed.trace.gradient, replayed.trace.clipped)
     )
+    clipping = {"gradient": gradient, "clip_factor": replayed.clip_factor, "clipped_gradient": clipped}
+    return replace(rule, terms=clipping | rule.terms)
 
 
-def birth_of(reader: RunReader, address: Address) -> float:
+def initial_value(reader: RunReader, address: Address) -> float:
     """The value at step 0."""
     try:
         return _value_in_keyframe(reader, 0, address)
     except RunError:  # it follows from the seed
-        born = load_initial(reader.path / KEYFRAMES, reader.config, reader.facts().get("birth", ""))
-        return float(born[address.tensor.name][address.index])
+        initial = load_initial(reader.path / KEYFRAMES, reader.config, reader.facts().get("birth", ""))
+        return float(initial[address.tensor.name][address.index])
 
 
 def history_of(reader: RunReader, address: Address, known: Sequence[Point] = ()) -> list[Point]:
@@ -268,7 +158,7 @@ def history_of(reader: RunReader, address: Address, known: Sequence[Point] = ())
     points: dict[int, tuple[float, bool]] = {}
     if (reader.path / FILM).is_dir():
         points |= _from_film(reader, address)
-    points[0] = birth_of(reader, address), True
+    points[0] = initial_value(reader, address), True
     for step in keyframe_steps(reader.path / KEYFRAMES):
         try:
             points[step] = _value_in_keyframe(reader, step, address), True
@@ -298,29 +188,29 @@ def connects(reader: RunReader, address: Address) -> str:
     if parts[0] == "positions":
         return f"channel {last} of the vector that stands for position {first}"
     if parts[0] == "head":
-        return f"from channel {last} of the stream to the logit of the token {token(first)}"
+        return f"from channel {last} of the residual stream to the logit of the token {token(first)}"
     if parts[0] == "final_norm":
-        return f"{_norm_word(parts[-1])} channel {last} of the stream, before the head"
+        return f"{_norm_word(parts[-1])} channel {last} of the residual stream, before the head"
     where = f"in block {parts[1]}"
     if parts[2] in ("attention_norm", "mlp_norm"):
-        return f"{_norm_word(parts[-1])} channel {last} of the stream, before the {parts[2][:-5]} {where}"
+        return f"{_norm_word(parts[-1])} channel {last} of the residual stream, before the {parts[2][:-5]} {where}"
     if parts[3].endswith("_norm"):
         return f"factor on channel {last} of each head's {parts[3][:-5]} {where}"
     outputs = {
         "query": _channel_of_head("query", first, model.head_dim),
         "key": _channel_of_head("key", first, model.head_dim),
         "value": _channel_of_head("value", first, model.head_dim),
-        "output": f"channel {first} of the stream",
+        "output": f"channel {first} of the residual stream",
         "expand": f"hidden unit {first} of the MLP",
         "gate": f"the gate of hidden unit {first} of the MLP",
-        "shrink": f"channel {first} of the stream",
+        "shrink": f"channel {first} of the residual stream",
     }
     if parts[-1] == "bias":
         return f"added to {outputs[parts[3]]} {where}"
     inputs = {
         "output": _channel_of_head("mixed values", last, model.head_dim),
         "shrink": f"hidden unit {last} of the MLP",
-    }.get(parts[3], f"channel {last} of the normalised stream")
+    }.get(parts[3], f"channel {last} of the normalised residual stream")
     return f"from {inputs} to {outputs[parts[3]]} {where}"
 
 
@@ -362,15 +252,8 @@ def _from_film(reader: RunReader, address: Address) -> dict[int, tuple[float, bo
     found = np.flatnonzero(grid.ravel() == address.place)
     if not len(found):
         return {}
-    birth = birth_of(reader, address)
+    initial = initial_value(reader, address)
     return {
-        int(step): (birth + float(film.frame(number).learned[before + int(found[0])]), False)
+        int(step): (initial + float(film.frame(number).learned[before + int(found[0])]), False)
         for number, step in enumerate(film.steps())
     }
-
-
-def _line(history: list[Point]) -> str:
-    """A few of the points, from first to last."""
-    chosen = [history[round(i * (len(history) - 1) / 7)] for i in range(8)] if len(history) > 8 else history
-    shown = [f"{step}: {'' if exact else '≈ '}{value:.5g}" for step, value, exact in chosen]
-    return f"{len(history)} points; " + ", ".join(shown)

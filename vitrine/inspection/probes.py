@@ -1,6 +1,6 @@
-"""A second look at a forward pass: activations, attention, the logit lens. Never part of training.
+"""A second forward pass with hooks: activations, attention, the logit lens. Never part of training.
 
-The decoder runs once more, eagerly and on the same draws, with hooks on its modules. Attention weights are worked
+The decoder runs once more, eagerly and with the same dropout, with hooks on its modules. Attention weights are worked
 out again, in float32 with an explicit softmax; `Probe.attention_difference` and `Probe.difference` say how far this
 pass is from what the model itself computed.
 """
@@ -25,9 +25,9 @@ Floats = NDArray[np.float32]
 class Probe:
     """What a probing pass saw, of a batch and of one of its rows.
 
-    stream_norms: (n_layers + 1,) mean length of a token's vector after the embedding and after each block.
+    stream_norms: (n_layers + 1,) mean norm of the residual stream after the embedding and after each block.
     dead: (n_layers,) share of MLP units whose gate (gpt2: whose input) was above zero for no token of the batch.
-    attention: (n_layers, n_heads, seq, seq) of the row; a line says how much a token looks at each earlier one.
+    attention: (n_layers, n_heads, seq, seq) of the row; a line says how much a token attends to each earlier one.
     entropy: (n_layers, n_heads) mean over the row of each head's uncertainty, as a share of the largest possible.
     scores: (n_layers, n_heads) largest magnitude of an attention score before softmax, over the batch.
     streams: (n_layers + 1, seq, d_model) of the row. logits: (seq, vocab_size) of the row.
@@ -47,17 +47,17 @@ class Probe:
 
 
 @torch.no_grad()
-def probe(decoder: Decoder, inputs: Tensor, draws: Tensor | None, row: int = 0) -> Probe:
+def probe(decoder: Decoder, inputs: Tensor, dropout_keys: Tensor | None, row: int = 0) -> Probe:
     """Run the decoder over (batch, seq) tokens, and look.
 
     Args:
-        draws: the keys of the rows' dropout, as training had them; None: without dropout.
-        row: which row's attention, streams and logits are kept.
+        dropout_keys: (batch,) of the rows, as training had them; None: without dropout.
+        row: which row's attention, residual streams and logits are kept.
     """
     streams: list[Tensor] = []
     parts: dict[str, Tensor] = {}
     with _hooks(decoder, streams, parts):
-        logits = decoder(inputs, draws)
+        logits = decoder(inputs, dropout_keys)
     weights, entropy, scores, difference = [], [], [], 0.0
     for layer, block in enumerate(decoder.blocks):
         assert isinstance(block, Block)
@@ -81,19 +81,21 @@ def probe(decoder: Decoder, inputs: Tensor, draws: Tensor | None, row: int = 0) 
 
 @torch.no_grad()
 def lens(decoder: Decoder, streams: Floats) -> Floats:
-    """The logit lens: streams (..., d_model) read as if they were the last. (..., vocab_size)."""
+    """The logit lens: residual streams (..., d_model) read as if they were the last. (..., vocab_size)."""
     x = decoder.final_norm(torch.from_numpy(streams).to(decoder.embedding.weight.device)).to(decoder.compute_dtype)
     head = decoder.embedding if decoder.config.tie_embeddings else decoder.head
     return _floats(torch.nn.functional.linear(x, head.weight.to(x.dtype)))
 
 
 @torch.no_grad()
-def inputs_of(decoder: Decoder, module: nn.Module, inputs: Tensor, draws: Tensor | None) -> tuple[Tensor, Tensor]:
+def inputs_of(
+    decoder: Decoder, module: nn.Module, inputs: Tensor, dropout_keys: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """What one linear layer is given, and what it answers, in a pass over (batch, seq) tokens."""
     seen: list[tuple[Tensor, Tensor]] = []
     handle = module.register_forward_hook(lambda _, given, answer: seen.append((given[0], answer)))
     try:
-        decoder(inputs, draws)
+        decoder(inputs, dropout_keys)
     finally:
         handle.remove()
     return seen[0]
@@ -101,7 +103,7 @@ def inputs_of(decoder: Decoder, module: nn.Module, inputs: Tensor, draws: Tensor
 
 @contextmanager
 def _hooks(decoder: Decoder, streams: list[Tensor], parts: dict[str, Tensor]) -> Iterator[None]:
-    """Collect the stream before the first block and after each, and by layer the parts of attention and MLP."""
+    """Collect the residual stream before the first block and after each, and by layer the parts of attention and MLP."""
 
     def keep(name: str) -> Callable[..., None]:
         return lambda module, given, answer: parts.__setitem__(name, answer)

@@ -1,4 +1,4 @@
-"""The same model, born once more: other random numbers, or the same ones further apart, and the loss of the first batch."""
+"""The same model, initialised once more: with another seed or other standard deviations; and the loss of the first batch."""
 
 import math
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ CELLS = 6  # of a tensor, that show which numbers were drawn
 
 
 @dataclass(frozen=True)
-class Birth:
-    """A newborn model, and how it does on the batch of the run's step 0.
+class Reinitialised:
+    """A model with other initial parameters, and its loss on the batch of the run's step 0.
 
-    spread: what the random values were multiplied by.
+    std_factor: what the standard deviations were multiplied by.
     loss: mean of that batch; not finite if the model overflows.
     cells: the first of a tensor, by name.
     """
 
     seed: int
-    spread: float
+    std_factor: float
     loss: float
     guessing_loss: float
     cells: dict[str, float]
@@ -40,21 +40,21 @@ class Birth:
         """What the studio answers with."""
         return {
             "seed": self.seed,
-            "spread": self.spread,
+            "spread": self.std_factor,
             "loss": self.loss,
             "guessing_loss": self.guessing_loss,
             "cells": {name: shortest(value) for name, value in self.cells.items()},
         }
 
 
-def bear(reader: RunReader, seed: int, spread: float = 1.0) -> Birth:
-    """Draw the first parameters of a run's model by a seed, `spread` times as far apart, and measure them.
+def reinitialise(reader: RunReader, seed: int, std_factor: float = 1.0) -> Reinitialised:
+    """Draw the initial parameters of a run's model by a seed, with other standard deviations, and measure the loss.
 
-    Gains, biases and projections that are born at one or at zero are not drawn, and stay so. With the run's own seed and
-    a spread of 1 the loss is that of its step 0, unless it went on from another run's parameters. On the CPU.
+    Gains, biases and projections that start at one or at zero stay as they are. With the run's own seed and a factor of 1
+    the loss is that of its step 0, unless it started from another run's parameters. On the CPU.
     """
-    if not 0 <= spread < math.inf:
-        raise RunError(f"spread must be a number from 0 up: got {spread}. Try 1, as the run has it.")
+    if not 0 <= std_factor < math.inf:
+        raise RunError(f"spread must be a number from 0 up: got {std_factor}. Try 1, as the run has it.")
     config = reader.config
     prepare_device(config.machine.model_copy(update={"device": "cpu"}))
     model = initialise(config.model, seed, getattr(torch, config.training.precision))
@@ -62,12 +62,12 @@ def bear(reader: RunReader, seed: int, spread: float = 1.0) -> Birth:
     drawn = [plan for plan in inventory(config.model) if plan.initialisation == "normal"]
     with torch.no_grad():
         for plan in drawn:
-            parameters[plan.name].mul_(spread)
+            parameters[plan.name].mul_(std_factor)
         loss = _first_loss(reader, model)
     shown = next((plan for plan in drawn if plan.name.startswith("blocks.")), drawn[0])
     row = parameters[shown.name][0, :CELLS].tolist()
     cells = {f"{shown.name}[0,{column}]": value for column, value in enumerate(row)}
-    return Birth(seed, spread, loss, math.log(config.model.vocab_size), cells)
+    return Reinitialised(seed, std_factor, loss, math.log(config.model.vocab_size), cells)
 
 
 def _first_loss(reader: RunReader, model: Decoder) -> float:

@@ -1,4 +1,4 @@
-"""`vitrine replay`: one step in its four phases, as JSON and as text."""
+"""`vitrine replay`: the report of one step (forward, loss, backward, update), as JSON and as text."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from vitrine.errors import RunError
 from vitrine.inspection.parameter import shortest
 from vitrine.inspection.probes import Probe
-from vitrine.inspection.replay import OpenedStep
+from vitrine.inspection.replayed_step import ReplayedStep
 from vitrine.runs.reader import TOKENIZER
 from vitrine.text.tokenizer import decode, load_tokenizer, spell
 
@@ -17,13 +17,13 @@ LIKELIEST = 5
 
 
 @dataclass(frozen=True)
-class Phases:
-    """A step laid open, seen from one token of one row of its first micro-batch.
+class StepReport:
+    """A step, seen from one token of one row of its first micro-batch.
 
     token: the place in the row whose prediction is shown.
     """
 
-    opened: OpenedStep
+    replayed: ReplayedStep
     probe: Probe
     tokenizer: Tokenizer
     row: int
@@ -31,57 +31,57 @@ class Phases:
 
     def to_json(self) -> dict[str, Any]:
         """What `replay --json` prints."""
-        opened, comparisons = self.opened, self.opened.comparisons
+        replayed, comparisons = self.replayed, self.replayed.comparisons
         return {
-            "step": opened.step,
-            "exact": opened.exact,
+            "step": replayed.step,
+            "exact": replayed.exact,
             "compared": [kind.to_json() for kind in comparisons.kinds.values()],
             "differs": comparisons.differs,
             "forward": self.forward(),
             "loss": {
-                "value": opened.loss,
-                "recorded": opened.recorded_loss,
-                "tokens": [shortest(loss) for loss in opened.micro_batches[0].losses[self.row]],
-                "same_batch_again": opened.again,
-                "next_batch": opened.following,
+                "value": replayed.loss,
+                "recorded": replayed.recorded_loss,
+                "tokens": [shortest(loss) for loss in replayed.micro_batches[0].losses[self.row]],
+                "same_batch_again": replayed.again,
+                "next_batch": replayed.following,
             },
             "backward": {
-                "gradient_norm": opened.gradient_norm,
-                "recorded": opened.recorded_gradient_norm,
-                "clip_factor": opened.clip_factor,
+                "gradient_norm": replayed.gradient_norm,
+                "recorded": replayed.recorded_gradient_norm,
+                "clip_factor": replayed.clip_factor,
             },
             "update": {
-                "norm": opened.update_norm,
-                "recorded": opened.recorded_update_norm,
-                "learning_rate": opened.learning_rate,
+                "norm": replayed.update_norm,
+                "recorded": replayed.recorded_update_norm,
+                "learning_rate": replayed.learning_rate,
             },
             "tensors": [
                 {"name": name}
                 | {
                     f"{kind}_norm": {
                         "value": shortest(norms[name]),
-                        "recorded": None if (then := opened.recorded_norms[kind][name]) is None else shortest(then),
+                        "recorded": None if (then := replayed.recorded_norms[kind][name]) is None else shortest(then),
                     }
-                    for kind, norms in opened.norms.items()
+                    for kind, norms in replayed.norms.items()
                 }
-                for name in opened.norms["weight"]
+                for name in replayed.norms["weight"]
             ],
         }
 
     def forward(self) -> dict[str, Any]:
         """The first phase: the batch, what went through the blocks, and what was predicted."""
-        opened, probe = self.opened, self.probe
-        batch = opened.micro_batches[0]
+        replayed, probe = self.replayed, self.probe
+        batch = replayed.micro_batches[0]
         likeliest, target = self.likeliest(probe.logits[self.token]), int(batch.targets[self.row, self.token])
         return {
-            "batch": [[self.text(row) for row in micro.inputs] for micro in opened.micro_batches],
+            "batch": [[self.text(row) for row in micro.inputs] for micro in replayed.micro_batches],
             "row": self.row,
             "tokens": self.tokens(),
             "token": self.token,
             "target": self.text([target]),
             "probabilities": likeliest,
             "target_probability": _probabilities(probe.logits[self.token])[target],
-            "logit_lens": [self.likeliest(logits) for logits in opened.lens(probe, self.token)],
+            "logit_lens": [self.likeliest(logits) for logits in replayed.lens(probe, self.token)],
             "stream_norms": [shortest(norm) for norm in probe.stream_norms],
             "dead_units": [shortest(share) for share in probe.dead],
             "attention": [[[shortest(w) for w in head[self.token]] for head in layer] for layer in probe.attention],
@@ -92,56 +92,6 @@ class Phases:
                 "attention": probe.attention_difference,
             },
         }
-
-    def to_text(self) -> str:
-        """What `replay` prints."""
-        opened, probe, comparisons = self.opened, self.probe, self.opened.comparisons
-        batch, seen = opened.micro_batches[0], self.forward()
-        rows, seq = sum(len(micro.inputs) for micro in opened.micro_batches), batch.inputs.shape[1]
-        before = self.text(batch.inputs[self.row, max(0, self.token - 40) : self.token + 1])
-        loss = float(batch.losses[self.row, self.token])
-        lines = [
-            f"step {opened.step} of {opened.replayer.reader.path}",
-            "",
-            f"1 forward: {rows} windows of {seq} tokens. Row {self.row}, at token {self.token}: {before!r} ->",
-            *(f"    {text!r:<14}{_percent(p)}  {'▇' * round(40 * p)}" for text, p in seen["probabilities"]),
-            "  block   stream's norm   dead units   attention's entropy by head          the lens says",
-        ]
-        for layer, norm in enumerate(probe.stream_norms):
-            text, p = seen["logit_lens"][layer][0]
-            name, dead, heads = str(layer - 1) if layer else "-", "", ""
-            if layer:
-                dead = f"{100 * probe.dead[layer - 1]:.1f}%"
-                heads = " ".join(f"{e:.2f}" for e in probe.entropy[layer - 1][:7])
-            lines.append(f"  {name:<8}{norm:>13.4g}{dead:>13}   {heads:<37}{text!r} {_percent(p)}")
-        lines += [
-            f"  (these from a probing pass: logits within {probe.difference:.1g} of training's, mixed values within "
-            f"{probe.attention_difference:.1g})",
-            "",
-            f"2 loss: really came {seen['target']!r}; -ln({seen['target_probability']:.4g}) = {loss:.4f} for this token",
-            f"  mean of the step  {opened.loss!r}   recorded {_recorded(opened.recorded_loss)}",
-            "",
-            f"3 backward: norm of the gradient  {shortest(opened.gradient_norm)}   recorded "
-            f"{_recorded(opened.recorded_gradient_norm, short=True)}"
-            + (f"   clipped: x {opened.clip_factor:.4g}" if opened.clip_factor != 1 else ""),
-            "",
-            f"4 update: norm {opened.update_norm:.6g}, at learning rate {opened.learning_rate:.4g}",
-        ]
-        lines += self._tensor_lines()
-        lines += [
-            "",
-            f"the same batch again: {opened.loss:.4f} to {opened.again:.4f}; the next batch: {opened.following:.4f}",
-            "",
-            "compared, to the bit:",
-            *(
-                f"  {kind.equal} of {kind.made}  {kind.what}, "
-                + (f"step {kind.first}" if kind.first == kind.last else f"steps {kind.first} to {kind.last}")
-                for kind in comparisons.kinds.values()
-            ),
-            *(f"  differs: {difference}" for difference in comparisons.differs),
-            f"exact: {str(opened.exact).lower()}",
-        ]
-        return "\n".join(lines)
 
     def likeliest(self, logits: np.ndarray[Any, np.dtype[np.float32]]) -> list[tuple[str, float]]:
         """The likeliest next tokens and their probabilities."""
@@ -154,7 +104,7 @@ class Phases:
 
         Joined, they are the text of the row: a token that only begins a character is empty.
         """
-        ids, texts, done = self.opened.micro_batches[0].inputs[self.row], list[str](), 0
+        ids, texts, done = self.replayed.micro_batches[0].inputs[self.row], list[str](), 0
         whole = self.text(ids)
         for end in range(1, len(ids) + 1):
             so_far = whole if end == len(ids) else self.text(ids[:end])
@@ -168,36 +118,16 @@ class Phases:
         """The text of token ids."""
         return decode(self.tokenizer, [int(i) for i in ids])
 
-    def _tensor_lines(self) -> list[str]:
-        norms = self.opened.norms
-        width = max(map(len, norms["weight"]))
-        head = f"  {'tensor':<{width}}{'weights':>12}{'gradient':>12}{'update':>12}{'update/weight':>15}"
-        lines = [head]
-        for name, weight in norms["weight"].items():
-            update, ratio = norms["update"][name], "-"
-            if weight:
-                ratio = f"{update / weight:.2g}"
-            lines.append(f"  {name:<{width}}{weight:>12.5g}{norms['gradient'][name]:>12.4g}{update:>12.4g}{ratio:>15}")
-        return lines
 
-
-def lay_open(opened: OpenedStep, row: int = 0, token: int = -1) -> Phases:
+def report_step(replayed: ReplayedStep, row: int = 0, token: int = -1) -> StepReport:
     """Look at a step from one token; token -1 is the last of the row. Raises RunError if there is none."""
-    seq = opened.micro_batches[0].inputs.shape[1]
+    seq = replayed.micro_batches[0].inputs.shape[1]
     if not -seq <= token < seq:
         raise RunError(f"--token must be 0 to {seq - 1} in this batch: got {token}. Try --token {seq - 1}.")
-    tokenizer = load_tokenizer(opened.replayer.reader.path / TOKENIZER)
-    return Phases(opened, opened.probe(row), tokenizer, row, token % seq)
+    tokenizer = load_tokenizer(replayed.reader.path / TOKENIZER)
+    return StepReport(replayed, replayed.probe(row), tokenizer, row, token % seq)
 
 
 def _probabilities(logits: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float64]]:
     exp = np.exp(logits.astype(np.float64) - float(logits.max()))
     return np.asarray(exp / exp.sum())
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:5.1f}%"
-
-
-def _recorded(value: float | None, short: bool = False) -> str:
-    return "nothing" if value is None else str(shortest(value)) if short else repr(value)

@@ -1,4 +1,4 @@
-"""`vitrine verify`: is a run what it says it is? Every check can fail, and is made on the run's own numbers."""
+"""`vitrine verify`: checks of a run's files, replayed steps and gradients. Every check can fail."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -9,7 +9,8 @@ import torch
 
 from vitrine.errors import RunError
 from vitrine.inspection.gradient_check import Float64
-from vitrine.inspection.replay import OpenedStep, Replayer
+from vitrine.inspection.replay import Replayer
+from vitrine.inspection.replayed_step import ReplayedStep
 from vitrine.model.flat import digest
 from vitrine.model.inventory import inventory
 from vitrine.randomness import keyed_generator
@@ -34,10 +35,6 @@ class Check:
     held: bool
     detail: str = ""
 
-    def to_text(self) -> str:
-        """One line."""
-        return f"{'ok' if self.held else 'FAILED':<8}{self.what}{f': {self.detail}' if self.detail else ''}"
-
 
 def verify(reader: RunReader, count: int, seed: int, note: Callable[[str], None]) -> Iterator[Check]:
     """Check a run.
@@ -57,20 +54,20 @@ def verify(reader: RunReader, count: int, seed: int, note: Callable[[str], None]
     if not made:
         yield Check("steps", True, "none is recorded, so none can be replayed")
         return
-    draws = keyed_generator(seed, "verify")
-    steps = sorted(int(step) for step in draws.choice(made, min(count, made), replace=False))
-    replayer, opened = Replayer(reader, note), None
+    generator = keyed_generator(seed, "verify")
+    steps = sorted(int(step) for step in generator.choice(made, min(count, made), replace=False))
+    replayer, replayed = Replayer(reader, note), None
     for step in steps:
         try:
-            opened = replayer.open(step)
+            replayed = replayer.replay(step)
         except RunError as error:
             yield Check(f"step {step} replayed", False, str(error))
             continue
-        kinds, differs = opened.comparisons.kinds.values(), opened.comparisons.differs
+        kinds, differs = replayed.comparisons.kinds.values(), replayed.comparisons.differs
         made_text = f"{sum(kind.made for kind in kinds)} comparisons equal to the bit"
-        yield Check(f"step {step} replayed", opened.exact, "; ".join(differs) or made_text)
-    if opened:
-        yield from check_gradients(opened, count, draws)
+        yield Check(f"step {step} replayed", replayed.exact, "; ".join(differs) or made_text)
+    if replayed:
+        yield from check_gradients(replayed, count, generator)
 
 
 def check_keyframes(reader: RunReader) -> Iterator[Check]:
@@ -138,11 +135,11 @@ def check_files(reader: RunReader) -> Iterator[Check]:
     yield Check("film", not damaged, detail)
 
 
-def check_gradients(opened: OpenedStep, count: int, draws: np.random.Generator) -> Iterator[Check]:
+def check_gradients(replayed: ReplayedStep, count: int, generator: np.random.Generator) -> Iterator[Check]:
     """Autograd in float64 against central differences, and the run's own gradient against that."""
-    exact, plans = Float64(opened), inventory(opened.config.model)
+    exact, plans = Float64(replayed), inventory(replayed.config.model)
     chances = np.array([plan.parameters for plan in plans], np.float64)
-    chosen = [plans[i] for i in draws.choice(len(plans), count, p=chances / chances.sum())]
+    chosen = [plans[i] for i in generator.choice(len(plans), count, p=chances / chances.sum())]
     names = list(dict.fromkeys(plan.name for plan in chosen))
     gradients = dict(
         zip(names, torch.autograd.grad(exact.loss(), [exact.parameter(name) for name in names]), strict=True)
@@ -150,7 +147,7 @@ def check_gradients(opened: OpenedStep, count: int, draws: np.random.Generator) 
     worst, where = 0.0, ""
     with torch.no_grad():
         for plan in chosen:
-            flat, place = exact.parameter(plan.name).view(-1), int(draws.integers(plan.parameters))
+            flat, place = exact.parameter(plan.name).view(-1), int(generator.integers(plan.parameters))
             before, losses = flat[place].clone(), []
             for size in (STEP_SIZE, -STEP_SIZE):
                 flat[place] = before + size
@@ -166,14 +163,14 @@ def check_gradients(opened: OpenedStep, count: int, draws: np.random.Generator) 
         worst <= FINITE_DIFFERENCE,
         f"off by {worst:.1e} of the largest at most ({where}); {FINITE_DIFFERENCE:.0e} allowed",
     )
-    allowed, worst, where = PRECISION[opened.config.training.precision], 0.0, ""
+    allowed, worst, where = PRECISION[replayed.config.training.precision], 0.0, ""
     for name, gradient in gradients.items():
-        theirs = torch.from_numpy(opened.tensor(name).gradient).double()
+        theirs = torch.from_numpy(replayed.tensor(name).gradient).double()
         error = float((theirs - gradient.cpu()).norm() / gradient.norm().clamp_min(1e-12))
         if error >= worst:
             worst, where = error, name
     yield Check(
-        f"gradients of step {opened.step} in {opened.config.training.precision} against float64",
+        f"gradients of step {replayed.step} in {replayed.config.training.precision} against float64",
         worst <= allowed,
         f"off by {worst:.1e} of their norm at most ({where}); {allowed:g} allowed",
     )

@@ -7,17 +7,15 @@ from typing import Any
 import numpy as np
 
 from vitrine.errors import RunError
-from vitrine.inspection.gradient_check import Nudge, nudge
-from vitrine.inspection.health import Health, history_verdicts
+from vitrine.inspection.gradient_check import GradientCheck, check_gradient
 from vitrine.inspection.neuron import Neuron, open_neuron
-from vitrine.inspection.parameter import Address, Biography, biography, find_address
-from vitrine.inspection.replay import OpenedStep, Replayer
+from vitrine.inspection.parameter import Address, ParameterReport, find_address, report_parameter
+from vitrine.inspection.replay import Replayer
+from vitrine.inspection.replayed_step import ReplayedStep
 from vitrine.model.inventory import TensorSpec, inventory
 from vitrine.runs.layout import STATISTICS
 from vitrine.runs.reader import KEYFRAMES, RunReader
 from vitrine.training.checkpoint import load_initial
-
-BARS = " ▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True)
@@ -41,84 +39,38 @@ class Census:
             ],
         }
 
-    def to_text(self) -> str:
-        """What `inspect` prints."""
-        width = max(len(t.name) for t in self.tensors)
-        lines = [
-            f"step {self.step} of {self.reader.path}, as it was recorded",
-            f"{'tensor':<{width}}  {'kind':<10}{'shape':<14}{'parameters':>12}"
-            f"{'weights':>11}{'gradient':>11}{'update':>11}{'update/weight':>15}",
-        ]
-        for t in self.tensors:
-            shape = " x ".join(map(str, t.shape))
-            line = f"{t.name:<{width}}  {t.kind:<10}{shape:<14}{t.parameters:>12,}"
-            if self.statistics:
-                s = self.statistics[t.name]
-                ratio = s["update_norm"] / s["weight_norm"] if s["weight_norm"] else float("nan")
-                line += f"{s['weight_norm']:>11.4g}{s['gradient_norm']:>11.4g}{s['update_norm']:>11.4g}{ratio:>15.2g}"
-            lines.append(line)
-        lines.append(f"{'all':<{width}}  {'':<24}{sum(t.parameters for t in self.tensors):>12,}")
-        kinds = dict.fromkeys(t.kind for t in self.tensors)
-        counts = {kind: sum(t.parameters for t in self.tensors if t.kind == kind) for kind in kinds}
-        lines.append(", ".join(f"{count:,} in {kind}s" for kind, count in counts.items()))
-        if not self.statistics:
-            lines.append("Nothing was recorded of the tensors at this step.")
-        lines.append(Health(str(self.reader.path), history_verdicts(self.reader)).summary())
-        return "\n".join(lines)
-
 
 @dataclass(frozen=True)
 class TensorView:
-    """One tensor in an opened step."""
+    """One tensor in a replayed step."""
 
-    opened: OpenedStep
+    replayed: ReplayedStep
     plan: TensorSpec
 
     def to_json(self) -> dict[str, Any]:
         """What `inspect --json` prints."""
-        tensor = self.opened.tensor(self.plan.name)
+        tensor = self.replayed.tensor(self.plan.name)
         parts = {"before": tensor.before, "gradient": tensor.gradient, "update": tensor.update, "after": tensor.after}
         return {
             "tensor": self.plan.name,
             "kind": self.plan.kind,
             "shape": list(self.plan.shape),
             "parameters": self.plan.parameters,
-            "step": self.opened.step,
+            "step": self.replayed.step,
             **{name: _summary(numbers) for name, numbers in parts.items()},
             "against_gradient": self.against_gradient,
-            "exact": self.opened.exact,
+            "exact": self.replayed.exact,
         }
 
     @property
     def against_gradient(self) -> float:
         """The share of parameters that moved against their own gradient in this step."""
-        tensor = self.opened.tensor(self.plan.name)
+        tensor = self.replayed.tensor(self.plan.name)
         return float((tensor.gradient * tensor.update < 0).mean())
-
-    def to_text(self) -> str:
-        """What `inspect` prints."""
-        facts, tensor = self.to_json(), self.opened.tensor(self.plan.name)
-        shape = " x ".join(map(str, self.plan.shape))
-        lines = [
-            f"{self.plan.name}: {self.plan.parameters:,} parameters ({self.plan.kind}), {shape}; "
-            f"step {self.opened.step}",
-            f"{'':<10}{'norm':>12}{'mean':>12}{'spread':>12}{'smallest':>12}{'largest':>12}",
-        ]
-        for name in ("before", "gradient", "update", "after"):
-            s, numbers = facts[name], getattr(tensor, name)
-            lines.append(
-                f"{name:<10}{s['norm']:>12.5g}{s['mean']:>12.4g}{s['spread']:>12.4g}{s['least']:>12.4g}"
-                f"{s['most']:>12.4g}  {_histogram_line(numbers)}"
-            )
-        lines += [
-            f"{100 * self.against_gradient:.1f}% of them moved against their own gradient",
-            f"exact: {str(self.opened.exact).lower()}",
-        ]
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
-class Birth:
+class InitialParameters:
     """Parameters of a run that has made no step yet: the numbers of its tensors, and one of them if it is asked for."""
 
     path: str
@@ -140,36 +92,17 @@ class Birth:
         assert self.address
         return float(self.tensors[self.address.tensor.name][self.address.index])
 
-    def to_text(self) -> str:
-        """What `inspect` prints."""
-        width = max(len(name) for name in self.tensors)
-        heads = ("norm", "mean", "spread", "smallest", "largest")
-        lines = [f"step 0 of {self.path}, which has made no step yet"]
-        if self.address and self.address.index:
-            lines.append(f"{self.address.text} = {self.value:.9g} ({self.address.tensor.kind}), one of:")
-        lines.append(f"{'tensor':<{width}}  {'shape':<14}{'parameters':>12}" + "".join(f"{h:>12}" for h in heads))
-        for name, numbers in self.tensors.items():
-            shape = " x ".join(map(str, numbers.shape))
-            cells = "".join(f"{number:>12.4g}" for number in _summary(numbers).values())
-            lines.append(f"{name:<{width}}  {shape:<14}{numbers.size:>12,}{cells}  {_histogram_line(numbers)}".rstrip())
-        lines.append(f"{'all':<{width}}  {'':<14}{sum(t.size for t in self.tensors.values()):>12,}")
-        return "\n".join(lines)
-
 
 @dataclass(frozen=True)
 class Inspected:
     """What was asked for, and what came with it."""
 
-    view: Census | Birth | TensorView | Biography | Neuron
-    nudge: Nudge | None = None
+    view: Census | InitialParameters | TensorView | ParameterReport | Neuron
+    nudge: GradientCheck | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What `inspect --json` prints."""
         return self.view.to_json() | ({"nudge": self.nudge.to_json()} if self.nudge else {})
-
-    def to_text(self) -> str:
-        """What `inspect` prints."""
-        return self.view.to_text() + (f"\n\n{self.nudge.to_text()}" if self.nudge else "")
 
 
 def inspect(
@@ -191,7 +124,7 @@ def inspect(
     """
     last = reader.steps_made() - 1
     if last < 0:
-        return Inspected(_take_birth(reader, what, step or 0, nudges))
+        return Inspected(_initial_parameters(reader, what, step or 0, nudges))
     number = last if step is None else step
     reader.check_step(number)
     if not what:
@@ -199,13 +132,13 @@ def inspect(
     address = find_address(reader.config, what)
     if nudges and not address.index:
         raise RunError(f"--nudge moves one parameter: name one, such as {address.tensor.name}[0]. Got {what!r}.")
-    opened = Replayer(reader, note).open(number)
+    replayed = Replayer(reader, note).replay(number)
     if address.unit is not None:
-        return Inspected(open_neuron(opened, address, row, token))
+        return Inspected(open_neuron(replayed, address, row, token))
     if not address.index:
-        return Inspected(TensorView(opened, address.tensor))
-    found = biography(opened, address)
-    return Inspected(found, nudge(opened, address, nudges) if nudges else None)
+        return Inspected(TensorView(replayed, address.tensor))
+    found = report_parameter(replayed, address)
+    return Inspected(found, check_gradient(replayed, address, nudges) if nudges else None)
 
 
 def take_census(reader: RunReader, step: int) -> Census:
@@ -222,17 +155,17 @@ def take_census(reader: RunReader, step: int) -> Census:
     return Census(reader, at, inventory(reader.config.model), statistics)
 
 
-def _take_birth(reader: RunReader, what: str, step: int, nudges: Sequence[float]) -> Birth:
-    """What can be seen of a run before its first step: the values of its parameters."""
+def _initial_parameters(reader: RunReader, what: str, step: int, nudges: Sequence[float]) -> InitialParameters:
+    """What there is of a run before its first step: the values of its parameters."""
     address = find_address(reader.config, what) if what else None
     if step or nudges or (address and address.unit is not None):
         raise RunError(
-            f"{reader.path} has made no step yet: there is its step 0 alone, without gradients or activations. "
-            "Inspect its tensors, or one parameter of them, as they are."
+            f"{reader.path} has made no step yet: there are only its initial parameters, without gradients or activations. "
+            "Inspect its tensors, or one parameter of them."
         )
     kept = load_initial(reader.path / KEYFRAMES, reader.config, reader.facts().get("birth", ""))
     plans = [address.tensor] if address else inventory(reader.config.model)
-    return Birth(str(reader.path), {plan.name: kept[plan.name].numpy() for plan in plans}, address)
+    return InitialParameters(str(reader.path), {plan.name: kept[plan.name].numpy() for plan in plans}, address)
 
 
 def _summary(numbers: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, float]:
@@ -244,11 +177,3 @@ def _summary(numbers: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, float]
         "least": float(wide.min()),
         "most": float(wide.max()),
     }
-
-
-def _histogram_line(numbers: np.ndarray[Any, np.dtype[np.float32]]) -> str:
-    """How the numbers are spread, from smallest to largest, as a row of bars."""
-    if not np.isfinite(numbers).all() or np.ptp(numbers) == 0:
-        return ""
-    counts, _ = np.histogram(numbers.astype(np.float64), bins=24)
-    return "".join(BARS[int(np.ceil(8 * count / counts.max()))] for count in counts)

@@ -1,18 +1,52 @@
 """The update: clip the gradient, look up the learning rate, step by the rule.
 
-The rules are written out on flat buffers, so that every term of every parameter's update can be shown.
+The rules work on flat buffers, and `explain` shows every term of a single parameter's update.
 """
 
 import math
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from vitrine.config import OptimizerConfig, ScheduleConfig
 from vitrine.errors import DivergedError
-from vitrine.model.flat import FlatParameters
+from vitrine.model.flat import FlatParameters, Place
+from vitrine.optimizers.schedule import learning_rate_scale
 
 IN_CACHE = 2**18  # numbers that AdamW updates together: its ten passes over them stay in the processor's cache
+
+
+class Trace(Protocol):
+    """Flat buffers of a step: what it started from, the gradient after clipping, and the state around the update."""
+
+    values: Tensor
+    clipped: Tensor
+    memory_before: dict[str, Tensor]
+    memory_after: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One parameter in a step. gradient: after clipping; memory: NAME_before and NAME of each memory of the state."""
+
+    place: Place
+    index: tuple[int, ...]
+    gradient: float
+    memory: dict[str, float]
+    trace: Trace
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The update of one parameter as the rule makes it up. terms: its numbers, by name; total: what they come to."""
+
+    optimizer: str
+    formula: str
+    terms: dict[str, float]
+    total: float
+    note: str = ""
 
 
 class Optimizer:
@@ -27,10 +61,15 @@ class Optimizer:
     ) -> None:
         self.parameters, self.config = parameters, config
         self.schedule, self.steps = schedule, steps
-        self.state: dict[str, Tensor] = {}
-        self.state_start: dict[str, int] = {}
+        rooms = self.memories()
+        self.state = {name: torch.zeros_like(parameters.values[start:stop]) for name, (start, stop) in rooms.items()}
+        self.state_start = {name: start for name, (start, _) in rooms.items()}
         self.gradient_norm = math.nan
         self.learning_rate = math.nan
+
+    def memories(self) -> dict[str, tuple[int, int]]:
+        """What the rule remembers: for each memory, which part of the flat buffer it is for (start, stop)."""
+        raise NotImplementedError
 
     def update(self, step: int) -> None:
         """Move every parameter once, against its gradient. Raises DivergedError before it moves any."""
@@ -46,6 +85,31 @@ class Optimizer:
         """Apply the update rule; `scale` is the schedule's factor on the learning rates."""
         raise NotImplementedError
 
+    def terms(self, step: int, scale: float, cell: Cell) -> Rule:
+        """The same for one parameter, in float64, without weight decay; its terms end with the learning rate."""
+        raise NotImplementedError
+
+    def decays(self, place: Place) -> bool:
+        """Whether weight decay is for this tensor."""
+        return place.start < self.parameters.matrices
+
+    def explain(self, step: int, place: Place, index: tuple[int, ...], trace: Trace) -> Rule:
+        """The update that a step made of one parameter, term by term, in float64."""
+        before, after = (
+            {name: float(flat[f"{place.name}.{name}"][index]) for name in state if f"{place.name}.{name}" in flat}
+            for state in (trace.memory_before, trace.memory_after)
+            for flat in [self.named_state(state)]
+        )
+        memory = {f"{name}_before": number for name, number in before.items()} | after
+        cell = Cell(place, index, float(place.view(trace.clipped)[index]), memory, trace)
+        rule = self.terms(step, learning_rate_scale(self.schedule, step, self.steps), cell)
+        terms, formula = rule.terms | {"step": rule.total + 0.0}, rule.formula  # no minus before a zero
+        if self.config.weight_decay and self.decays(place):
+            decay = -terms["learning_rate"] * self.config.weight_decay * float(place.view(trace.values)[index])
+            formula += " - learning_rate x weight_decay x before"
+            terms |= {"weight_decay": self.config.weight_decay, "decay": decay}
+        return Rule(rule.optimizer, formula, terms, terms["step"] + terms.get("decay", 0.0), rule.note)
+
     def named_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Views of (a copy of) the state, named `parameter.memory`, as a keyframe stores them."""
         named = {}
@@ -56,11 +120,6 @@ class Optimizer:
                     numbers = flat[place.start - start : place.stop - start]
                     named[f"{place.name}.{memory}"] = numbers.view(place.shape)
         return named
-
-    def _remember(self, memory: str, start: int, stop: int) -> None:
-        """Make room for one memory of the parameters from `start` to `stop` in the flat buffer."""
-        self.state[memory] = torch.zeros_like(self.parameters.values[start:stop])
-        self.state_start[memory] = start
 
     def _finite_norm(self, step: int) -> float:
         norm = float(torch.linalg.vector_norm(self.parameters.gradients))
@@ -83,12 +142,9 @@ class Optimizer:
 class SGD(Optimizer):
     """Step against the gradient: w -= lr * (g + decay * w); with momentum, against a running sum of it."""
 
-    def __init__(
-        self, parameters: FlatParameters, config: OptimizerConfig, schedule: ScheduleConfig, steps: int
-    ) -> None:
-        super().__init__(parameters, config, schedule, steps)
-        if config.momentum:
-            self._remember("momentum", 0, len(parameters.values))
+    def memories(self) -> dict[str, tuple[int, int]]:
+        """A running sum of gradients, with momentum."""
+        return {"momentum": (0, len(self.parameters.values))} if self.config.momentum else {}
 
     def rule(self, step: int, scale: float) -> None:
         """One step of SGD."""
@@ -103,6 +159,12 @@ class SGD(Optimizer):
         change[matrices].add_(values[matrices], alpha=lr * decay)
         values.sub_(change)
 
+    def terms(self, step: int, scale: float, cell: Cell) -> Rule:
+        """One step of SGD, of one parameter."""
+        lr, name = self.config.learning_rate * scale, "momentum" if self.config.momentum else "clipped_gradient"
+        change = -lr * cell.memory.get("momentum", cell.gradient)
+        return Rule("sgd", f"update = - learning_rate x {name}", cell.memory | {"learning_rate": lr}, change)
+
 
 class AdamW(Optimizer):
     """Step against the mean gradient, divided by its typical size; matrices also decay towards zero.
@@ -110,12 +172,9 @@ class AdamW(Optimizer):
     Source: Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2.
     """
 
-    def __init__(
-        self, parameters: FlatParameters, config: OptimizerConfig, schedule: ScheduleConfig, steps: int
-    ) -> None:
-        super().__init__(parameters, config, schedule, steps)
-        for moment in ("first_moment", "second_moment"):
-            self._remember(moment, 0, len(parameters.values))
+    def memories(self) -> dict[str, tuple[int, int]]:
+        """Running means of gradients and of their squares."""
+        return dict.fromkeys(("first_moment", "second_moment"), (0, len(self.parameters.values)))
 
     def rule(self, step: int, scale: float) -> None:
         """One step of AdamW."""
@@ -129,6 +188,10 @@ class AdamW(Optimizer):
                 change[matrices].add_(values[part][matrices], alpha=lr * decay)
             values[part].sub_(change)
 
+    def terms(self, step: int, scale: float, cell: Cell) -> Rule:
+        """One step of AdamW, of one parameter."""
+        return adam_terms(cell.memory, step, self.config.learning_rate * scale, self.config)
+
 
 class Muon(Optimizer):
     """Hidden matrices step along an orthogonalised momentum; everything else by AdamW.
@@ -136,14 +199,12 @@ class Muon(Optimizer):
     Source: K. Jordan 2024, https://kellerjordan.github.io/posts/muon.
     """
 
-    def __init__(
-        self, parameters: FlatParameters, config: OptimizerConfig, schedule: ScheduleConfig, steps: int
-    ) -> None:
-        super().__init__(parameters, config, schedule, steps)
-        self._remember("momentum", 0, parameters.hidden)
-        for moment in ("first_moment", "second_moment"):
-            self._remember(moment, parameters.hidden, len(parameters.values))
-        self.dtype = torch.float32  # of the orthogonalisation; bfloat16 where training is
+    dtype = torch.float32  # of the orthogonalisation; bfloat16 where training is
+
+    def memories(self) -> dict[str, tuple[int, int]]:
+        """Momentum of the hidden matrices, AdamW's moments of the rest."""
+        hidden, size = self.parameters.hidden, len(self.parameters.values)
+        return {"momentum": (0, hidden)} | dict.fromkeys(("first_moment", "second_moment"), (hidden, size))
 
     def rule(self, step: int, scale: float) -> None:
         """One step of Muon, and of AdamW for the rest."""
@@ -161,6 +222,28 @@ class Muon(Optimizer):
         lr = config.adamw_learning_rate * scale
         change = adam_change(parameters.gradients[hidden:], first, second, step, lr, config)
         parameters.values[hidden:].sub_(change)
+
+    def terms(self, step: int, scale: float, cell: Cell) -> Rule:
+        """One step of Muon, or of AdamW, of one parameter."""
+        if not self.decays(cell.place):
+            rule = adam_terms(cell.memory, step, self.config.adamw_learning_rate * scale, self.config)
+            return replace(rule, note="muon leaves what is not a matrix inside a block to AdamW")
+        lr, factor = self.config.learning_rate * scale, matrix_scale(*cell.place.shape)
+        gradients, momentum = cell.trace.clipped[: self.parameters.hidden], cell.trace.memory_after["momentum"]
+        matrices = [matrix for stack in self.directions(gradients, momentum) for matrix in stack]
+        direction = float(matrices[self.parameters.places.index(cell.place)][cell.index])
+        terms = {"orthogonalised_direction": direction, "matrix_scale": factor, "learning_rate": lr}
+        return Rule(
+            "muon",
+            "update = - learning_rate x matrix_scale x orthogonalised_direction",
+            cell.memory | terms,
+            -lr * factor * direction,
+            "the orthogonalised direction depends on the whole matrix, not on this cell alone",
+        )
+
+    def decays(self, place: Place) -> bool:
+        """Hidden matrices only."""
+        return place.start < self.parameters.hidden
 
     def directions(self, gradients: Tensor, momentum: Tensor) -> list[Tensor]:
         """The stacks of hidden matrices, orthogonalised: along the momentum as it will be with one more such gradient.
@@ -193,13 +276,26 @@ def adam_change(
     """lr * m / (sqrt(v) + epsilon), with the moments m and v corrected for their start at zero.
 
     The moments, `first` and `second`, take the new gradients in. What is returned is still to be subtracted: so
-    that a parameter is rounded once, whatever the update is made of.
+    that a parameter is rounded once, also with weight decay.
     """
     beta1, beta2 = config.betas
     first.mul_(beta1).add_(gradients, alpha=1 - beta1)
     second.mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
     root = second.sqrt().mul_((1 - beta2 ** (step + 1)) ** -0.5).add_(config.epsilon)
     return torch.div(first, root, out=root).mul_(lr / (1 - beta1 ** (step + 1)))
+
+
+def adam_terms(memory: dict[str, float], step: int, lr: float, config: OptimizerConfig) -> Rule:
+    """The same for one parameter, from its moments as they are after the step."""
+    first, second = (1 - beta ** (step + 1) for beta in config.betas)
+    mean, size = memory["first_moment"] / first, (memory["second_moment"] / second) ** 0.5
+    terms = {"first_correction": first, "second_correction": second, "mean_gradient": mean, "typical_size": size}
+    return Rule(
+        "adamw",
+        "update = - learning_rate x mean_gradient / (typical_size + epsilon)",
+        memory | terms | {"epsilon": config.epsilon, "learning_rate": lr},
+        -lr * mean / (size + config.epsilon),
+    )
 
 
 def matrix_scale(rows: int, columns: int) -> float:
@@ -230,19 +326,3 @@ def orthogonalise(stack: Tensor, dtype: torch.dtype, iterations: int = 5) -> Ten
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, polynomial, x, beta=a)
     return x.transpose(1, 2) if tall else x
-
-
-def learning_rate_scale(schedule: ScheduleConfig, step: int, steps: int) -> float:
-    """The schedule's factor on the learning rate at a step: a pure function, 0 <= factor <= 1."""
-    if step < schedule.warmup_steps:
-        return (step + 1) / (schedule.warmup_steps + 1)
-    progress = (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
-    final = schedule.final_fraction
-    if schedule.name == "constant":
-        return 1.0
-    if schedule.name == "linear":
-        return 1 - (1 - final) * progress
-    if schedule.name == "cosine":
-        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
-    left = (steps - step) / max(1.0, steps * schedule.decay_fraction)
-    return 1.0 if left >= 1 else final + (1 - final) * left

@@ -17,7 +17,7 @@ from torch import Tensor
 from vitrine.config import SamplingConfig
 from vitrine.errors import VitrineError
 from vitrine.generation.engine import Engine
-from vitrine.generation.generate import NOT_FINITE, Chooser, are_finite, choose
+from vitrine.generation.sampling import NOT_FINITE, Chooser, are_finite, choose
 from vitrine.run import Run
 from vitrine.serving.messages import LENGTH, STOP, Event, Failed, Heard, Job, Reading, Ready, Token, Top
 from vitrine.training.checkpoint import find_step

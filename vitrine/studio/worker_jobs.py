@@ -1,4 +1,4 @@
-"""What the worker processes do, with torch: enter steps again, look into them, let the model write, make plans."""
+"""What the worker processes do, with torch: replay steps, look into them, let the model write, make plans."""
 
 import copy
 import math
@@ -13,13 +13,14 @@ import numpy as np
 from vitrine.config import SamplingConfig, Settings
 from vitrine.errors import RunError
 from vitrine.generation.generate import generate, next_logits
-from vitrine.inspection.gradient_check import nudge
+from vitrine.inspection.gradient_check import check_gradient
 from vitrine.inspection.health import examine
 from vitrine.inspection.neuron import open_neuron
-from vitrine.inspection.parameter import biography, find_address
-from vitrine.inspection.reinit import bear
-from vitrine.inspection.replay import OpenedStep, Replayer
-from vitrine.inspection.step_report import lay_open
+from vitrine.inspection.parameter import find_address, report_parameter
+from vitrine.inspection.reinit import reinitialise
+from vitrine.inspection.replay import Replayer
+from vitrine.inspection.replayed_step import ReplayedStep
+from vitrine.inspection.step_report import report_step
 from vitrine.inspection.views import TensorView
 from vitrine.model.decoder import Decoder
 from vitrine.model.flat import digest
@@ -51,7 +52,7 @@ class WorkerJobs:
     def __init__(self, queue: JobQueue) -> None:
         self.queue = queue
         self.replayers: OrderedDict[Key, Replayer] = OrderedDict()
-        self.steps: OrderedDict[tuple[Key, int], OpenedStep] = OrderedDict()
+        self.steps: OrderedDict[tuple[Key, int], ReplayedStep] = OrderedDict()
         self.models: OrderedDict[Key, Run] = OrderedDict()
 
     def forget(self) -> None:
@@ -100,14 +101,14 @@ class WorkerJobs:
 
     def phases(self, run: str, identity: str, step: int, row: int, token: int) -> dict[str, Any]:
         """The four phases of a step."""
-        return lay_open(self._open(run, identity, step), row, token).to_json()
+        return report_step(self._open(run, identity, step), row, token).to_json()
 
     def parameter(self, run: str, identity: str, step: int, name: str) -> dict[str, Any]:
         """The biography of one parameter."""
         address = find_address(RunReader(run).config, name)
         if not address.index:
             raise RunError(f"A parameter is named with its place, such as {address.tensor.name}[0]: got {name!r}.")
-        return biography(self._open(run, identity, step), address).to_json()
+        return report_parameter(self._open(run, identity, step), address).to_json()
 
     def neuron(self, run: str, identity: str, step: int, name: str, row: int, token: int) -> dict[str, Any]:
         """One neuron, opened."""
@@ -133,7 +134,7 @@ class WorkerJobs:
         address = find_address(RunReader(run).config, name)
         if not address.index:
             raise RunError(f"One parameter is nudged, such as {address.tensor.name}[0]: got {name!r}.")
-        found = nudge(self._open(run, identity, step), address, sizes)
+        found = check_gradient(self._open(run, identity, step), address, sizes)
         for size, loss in zip(found.sizes, found.losses, strict=True):
             if not math.isfinite(loss):
                 raise RunError(f"Moved by {size:g}, {name} makes a loss that is not finite. Move it by less.")
@@ -144,8 +145,8 @@ class WorkerJobs:
         return examine(RunReader(run)).to_json()
 
     def births(self, run: str, identity: str, seed: int, spread: float) -> dict[str, Any]:
-        """The run's model, born by another seed, or further apart."""
-        return bear(RunReader(run), seed, spread).to_json()
+        """The run's model, initialised by another seed, or with other standard deviations."""
+        return reinitialise(RunReader(run), seed, spread).to_json()
 
     def next(self, run: str, identity: str, step: int, prompt: str) -> dict[str, Any]:
         """The logits of whatever may follow a prompt."""
@@ -179,15 +180,15 @@ class WorkerJobs:
 
     @contextmanager
     def _model(self, run: str, identity: str, step: int) -> Iterator[tuple[Decoder, Run]]:
-        """The model with the parameters that a step starts from: of a keyframe, or by entering the step again."""
+        """The model with the parameters that a step starts from: of a keyframe, or by a replay up to it."""
         key = run, identity
         opened = self.models.get(key) or Run(run)
         _keep(self.models, key, opened, RUNS)
         if step in keyframe_steps(Path(run) / KEYFRAMES):
             yield opened.model(step), opened
         elif warm := self.steps.get((key, step)):
-            with warm.with_values(warm.witness.values):
-                yield warm.replayer.decoder, opened
+            with warm.model() as decoder:
+                yield decoder, opened
         else:
             yield self._enter(run, identity, step).decoder, opened
 
@@ -195,22 +196,19 @@ class WorkerJobs:
         """A replayer that stands where a step starts."""
         replayer = self._replayer((run, identity))
         replayer.watch = self._watcher(step)
-        replayer.enter(step)
+        replayer.go_to(step)
         return replayer
 
-    def _open(self, run: str, identity: str, step: int) -> OpenedStep:
+    def _open(self, run: str, identity: str, step: int) -> ReplayedStep:
         """A step laid open; one of the last few is there at once."""
         key = run, identity
         opened = self.steps.get((key, step))
         if opened is None:
             replayer = self._replayer(key)
             replayer.watch = self._watcher(step)
-            opened = replayer.open(step)
+            opened = replayer.replay(step)
             opened.comparisons = copy.deepcopy(opened.comparisons)  # the replayer goes on with its own
-        flat = opened.witness.values
-        size = flat.numel() * flat.element_size() * (4 + 2 * len(opened.witness.memory_before) + len(opened.passed))
-        size += sum(batch.logits.nbytes for batch in opened.micro_batches)
-        _keep(self.steps, (key, step), opened, max(1, min(STEPS, STEP_BYTES // size)))
+        _keep(self.steps, (key, step), opened, max(1, min(STEPS, STEP_BYTES // opened.size_bytes)))
         return opened
 
     def _replayer(self, key: Key) -> Replayer:

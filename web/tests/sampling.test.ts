@@ -8,11 +8,11 @@ interface Case {
   sampling: { temperature: number; top_k: number; top_p: number; min_p: number; repetition_penalty: number };
   probabilities: number[];
 }
-// Written by tests/studio/test_sampling_cases.py from vitrine.generation.generate.filter_logits, which it holds this file to.
+// Written by tests/studio/test_sampling_cases.py from vitrine.generation.sampling.filter_logits, which it holds this file to.
 const cases: Case[] = written;
 
 test.each(cases.map((item, i) => [i, item] as const))(
-  'case %i leaves what generation/generate.py leaves',
+  'case %i leaves what generation/sampling.py leaves',
   (_, item) => {
     const { kept, cut } = filterLogits(item.logits, item.sampling, item.seen);
     // Which of several equal logits falls at top-p's edge is left open by torch's sort: equals are compared together.
