@@ -38,10 +38,10 @@ format: dev  ## put the code into shape
 	@if $(HAS_NPM); then $(MAKE) --no-print-directory web/node_modules/.package-lock.json && cd web && npm run --silent format; fi
 
 test: dev  ## the tests, in minutes
-	$(BIN)/python -m pytest -n 2 -m 'not full'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not full'
 
 test-full: dev  ## all tests, the long ones too
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 bench-quick: dev  ## whether anything became slow: ratios, in under three minutes
 	$(BIN)/python -m benchmarks.quick

@@ -1,5 +1,6 @@
 """One step: four phases, and who may look between them."""
 
+import inspect
 from typing import Any
 
 import pytest
@@ -44,6 +45,68 @@ def micro_batches(count: int = 1, rows: int = 8, seed: int = 1, draws: bool = Fa
         MicroBatch(part[:, :-1], part[:, 1:], key if draws else None, 1 / count, last=number == count - 1)
         for number, (part, key) in enumerate(parts)
     ]
+
+
+class Log(Observer):
+    """Writes down when it looks."""
+
+    def __init__(self, seen: list[str]) -> None:
+        self.seen = seen
+
+    def micro_batch(self, micro: MicroBatch, logits: Tensor, loss: Tensor) -> None:
+        self.seen.append("look at the micro-batch")
+
+    def gradients(self, state: State) -> None:
+        self.seen.append("look at the gradients")
+
+    def update(self, state: State) -> None:
+        self.seen.append("look at the update")
+
+
+def test_the_four_phases_follow_each_other_and_who_looks_looks_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, state = prepare(tiny())
+    seen = list[str]()
+
+    def forward(*inputs: Any) -> Tensor:
+        seen.append("forward")
+        return model(*inputs)
+
+    def measure(logits: Tensor, targets: Tensor) -> Tensor:
+        seen.append("loss")
+        loss = next_token_loss(logits, targets)
+        loss.register_hook(lambda gradient: seen.append("backward"))
+        return loss
+
+    update = state.optimizer.update
+    monkeypatch.setattr("vitrine.step.next_token_loss", measure)
+    monkeypatch.setattr(state.optimizer, "update", lambda number: seen.append("update") or update(number))
+    state.model = forward
+    step(state, micro_batches(2), Log(seen))
+    each = ["forward", "loss", "backward", "look at the micro-batch"]
+    assert seen == [*each, *each, "look at the gradients", "update", "look at the update"]
+
+
+def test_a_step_stands_on_one_screen() -> None:
+    assert len(inspect.getsourcelines(step)[0]) < 25
+
+
+def test_the_model_does_not_know_that_it_is_watched() -> None:
+    watched, alone = prepare(tiny()), prepare(tiny())
+    before = {name: set(vars(module)) for name, module in watched[0].named_modules()}
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+    class Looks(Log):
+        def micro_batch(self, micro: MicroBatch, logits: Tensor, loss: Tensor) -> None:
+            super().micro_batch(micro, logits, loss)
+            for name, module in watched[0].named_modules():
+                assert not any(getattr(module, kind) for kind in hooks)
+                assert set(vars(module)) == before[name]
+
+    seen = list[str]()
+    step(watched[1], micro_batches(2), Looks(seen))
+    step(alone[1], micro_batches(2))
+    assert len(seen) == 4
+    assert torch.equal(watched[1].parameters.values, alone[1].parameters.values)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen3"])

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import vitrine as package
-from tests.conftest import TINY
+from tests.conftest import TINY, vitrine_in
+from tests.warm import Vitrine
 from vitrine.runs.reader import RunReader
 
 full = pytest.mark.full
@@ -114,14 +115,14 @@ def test_what_a_model_writes_cannot_act_on_a_terminal_and_goes_raw_into_a_pipe(t
     (tmp_path / "text.txt").write_text(text * 300, newline="")
     size = {"model.n_layers": 1, "model.d_model": 8, "model.n_heads": 1, "model.context": 8, "data.tokenizer": "char"}
     package.train(tmp_path / "text.txt", run=tmp_path / "r", steps=1, settings=size | {"recording.enabled": False})
-    command = [sys.executable, "-m", "vitrine", "generate", str(tmp_path / "r"), "--prompt", text]
+    command = ["generate", tmp_path / "r", "--prompt", text]
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(command, stdout=theirs)
+    process = Vitrine(command, stdout=theirs)
     os.close(theirs)
     shown = read_all(ours).replace("\r\n", "\n").removesuffix("\n")
     os.close(ours)
     assert process.wait(60) == 0
-    raw = subprocess.run(command, check=True, capture_output=True).stdout.decode().removesuffix("\n")
+    raw = vitrine_in(tmp_path, *command, check=True).stdout.removesuffix("\n")
     assert raw.startswith(text)
     pictures = dict(zip(text, ["␛", "␇", "␡", "\\x9b", "␍"], strict=True))
     assert shown == "".join(pictures[character] for character in raw)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -129,6 +130,23 @@ def test_a_child_says_what_it_has_and_that_it_died() -> None:
         child.close()
 
     asyncio.run(scenario())
+
+
+def wait(connection: Connection, file: str) -> None:
+    while not Path(file).exists():
+        time.sleep(0.01)
+    connection.send(len(connection.recv()))
+
+
+def test_a_child_that_does_not_read_makes_nobody_wait(tmp_path: Path) -> None:
+    child = Child(wait, str(tmp_path / "read"), name="wait")
+    sending = threading.Thread(target=child.send, args=(bytes(10_000_000),), daemon=True)  # far more than a pipe holds
+    sending.start()
+    sending.join(20)
+    assert not sending.is_alive()
+    (tmp_path / "read").touch()
+    assert child.connection.recv() == 10_000_000
+    child.close()
 
 
 def test_a_child_leaves_at_once_when_it_is_closed_though_a_thread_reads_its_pipe() -> None:

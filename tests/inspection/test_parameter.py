@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +11,7 @@ import torch
 from safetensors.numpy import load_file
 
 from tests.apple import NAME, Gpu
-from tests.conftest import TINY
+from tests.conftest import TINY, vitrine_in
 from vitrine.errors import RunError
 from vitrine.inspection.gradient_check import Float64, check_gradient
 from vitrine.inspection.neuron import open_neuron
@@ -213,7 +211,7 @@ def train(folder: Path, prose: str, settings: list[str]) -> Path:
     (folder / "book.txt").write_text(prose)
     given = [part for setting in settings for part in ("--set", setting)]
     command = ["train", "book.txt", *TINY, *given, "--steps", str(STEPS), "--run", "r"]
-    subprocess.run([sys.executable, "-m", "vitrine", *command], cwd=folder, check=True, capture_output=True)
+    vitrine_in(folder, *command, check=True)
     return folder / "r"
 
 

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from safetensors.numpy import load_file, save_file
 
 import vitrine as package
-from tests.conftest import TINY
+from tests.conftest import TINY, vitrine_in
+from tests.warm import Vitrine
 from vitrine.errors import RunError
 from vitrine.inspection.replay import Replayer
 from vitrine.inspection.step_report import StepReport, report_step
@@ -195,9 +196,7 @@ def test_from_python_a_step_is_numpy_arrays(one):
 def test_it_works_while_the_training_goes_on_and_changes_no_bit_of_it(book, tmp_path, vitrine):
     command = ["train", str(book), *TINY, *HARD, "--steps", "150", "--json"]
     alone = json.loads(vitrine(*command, "--run", "alone").stdout)["digest"]
-    training = subprocess.Popen(
-        [sys.executable, "-m", "vitrine", *command, "--run", "r"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    )
+    training = Vitrine([*command, "--run", "r"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     reader = _wait_for_steps(tmp_path / "r", 12, training)
     asked = subprocess.Popen([sys.executable, "-c", _ASK, str(tmp_path / "r")], stdout=subprocess.PIPE, text=True)
     replayed = Replayer(reader).replay(9)
@@ -318,7 +317,7 @@ def test_verify_fails_on_a_flipped_bit(copy, vitrine):
 def _train(folder: Path, prose: str, settings: list[str]) -> Path:
     (folder / "book.txt").write_text(prose)
     command = ["train", "book.txt", *TINY, *HARD, *settings, "--steps", str(STEPS), "--run", "r"]
-    subprocess.run([sys.executable, "-m", "vitrine", *command], cwd=folder, check=True, capture_output=True)
+    vitrine_in(folder, *command, check=True)
     return folder / "r"
 
 

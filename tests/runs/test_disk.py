@@ -2,12 +2,11 @@
 
 import json
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import vitrine_in
 from vitrine.config import Config, validate
 from vitrine.model.inventory import inventory
 from vitrine.presets import PRESETS, Facts, resolve
@@ -108,9 +107,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, prose: str) -> Path:
     settings += ["recording.statistics_every=1", "recording.film_frames=10", "recording.histograms=8"]
     settings += ["recording.text_samples=1", "recording.keyframe_every=20", "machine.threads=1", "data.tokenizer=char"]
     words = [word for setting in settings for word in ("--set", setting)]
-    command = [sys.executable, "-m", "vitrine", "train", "book.txt", *words, "--steps", "80", "--run", "r", "--json"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
+    done = vitrine_in(folder, "train", "book.txt", *words, "--steps", 80, "--run", "r", "--json", check=True)
     assert json.loads(done.stdout)["steps"] == 80
     return folder / "r"
 

@@ -5,7 +5,6 @@ import json
 import sqlite3
 import struct
 import subprocess
-import sys
 import time
 import zlib
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from tests.warm import Vitrine
 
 STEPS = 1_100  # a block of 1,024 in columns, the rest in rows
 KEYFRAME_EVERY = 150
@@ -43,9 +44,9 @@ def run(tmp_path_factory: pytest.TempPathFactory, prose: str) -> Path:
     folder = tmp_path_factory.mktemp("format")
     (folder / "book.txt").write_text(prose)
     settings = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
-    command = [sys.executable, "-m", "vitrine", "train", "book.txt", *settings, "--steps", str(STEPS), "--run", "r"]
+    command = ["train", "book.txt", *settings, "--steps", STEPS, "--run", "r"]
     wanted = folder / "r/live/wanted"
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as trainer:
+    with Vitrine(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as trainer:
         while trainer.poll() is None:
             if (folder / "r/config.toml").is_file():
                 wanted.parent.mkdir(exist_ok=True)

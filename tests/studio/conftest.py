@@ -1,19 +1,30 @@
+import asyncio
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import jsonschema_rs
 import numpy as np
 import pytest
 
+from tests.conftest import made_once, vitrine_in
+from tests.warm import Vitrine
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+BROWSER = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 SMALL = [
     *("--preset", "demo", "--steps", "160"),
     *(f"--set={pair}" for pair in (
@@ -95,56 +106,62 @@ def strict(schema: object) -> object:
     return [strict(value) for value in schema] if isinstance(schema, list) else schema
 
 
-@pytest.fixture(scope="session")
-def book_file(tmp_path_factory: pytest.TempPathFactory, prose: str) -> Path:
-    file = tmp_path_factory.mktemp("text") / "book.txt"
-    file.write_text(prose, encoding="utf-8")
-    return file
+def trained(factory: pytest.TempPathFactory, name: str, book_file: Path, *arguments: object) -> Path:
+    """The run of that name, which all workers share."""
+
+    def make(folder: Path) -> None:
+        vitrine_in(folder, "train", book_file, "--run", "run", *arguments, check=True)
+
+    return made_once(factory, f"studio-{name}", make) / "run"
 
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory, own_cache: Path, book_file: Path) -> Path:
     """A folder with one run that was trained to its end: 160 steps, keyframes at 0, 30, 60 ... 150 and 160."""
     folder = tmp_path_factory.mktemp("studio") / "runs"
-    subprocess.run(
-        [sys.executable, "-m", "vitrine", "train", str(book_file), "--run", str(folder / "small"), *SMALL],
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
+    shutil.copytree(trained(tmp_path_factory, "small", book_file, *SMALL), folder / "small")
     return folder
 
 
 @pytest.fixture(scope="session")
-def other(runs: Path, book_file: Path) -> Path:
+def other(tmp_path_factory: pytest.TempPathFactory, runs: Path, book_file: Path) -> Path:
     """A second run in the same folder: another optimizer, a learned vocabulary, 40 steps."""
-    path = runs / "other"
     changed = ["--steps", "40", "--set=optimizer.name=muon", "--set=data.tokenizer=bpe:300"]
-    subprocess.run(
-        [sys.executable, "-m", "vitrine", "train", str(book_file), "--run", str(path), *SMALL, *changed],
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
-    return path
+    made = trained(tmp_path_factory, "other", book_file, *SMALL, *changed)
+    return Path(shutil.copytree(made, runs / "other"))
 
 
 @pytest.fixture(scope="session")
 def studio(runs: Path) -> Iterator[Studio]:
-    """A server over that folder."""
-    with serve(runs) as served:
+    """A server over that folder, in a process that never had torch."""
+    with serve(runs, start=plainly) as served:
         yield served
+
+
+def plainly(arguments: list[object], **how: object) -> "subprocess.Popen[str]":
+    """`vitrine ARGUMENTS` as a user starts it."""
+    return subprocess.Popen([sys.executable, "-m", "vitrine", *map(str, arguments)], **how)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator["Browser"]:
+    """The system's browser; one for all tests of a worker, which have windows of their own."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=QUIET)
+        yield browser
+        browser.close()
+    asyncio.set_event_loop(None)
 
 
 class serve:  # noqa: N801 - used as a function
     """`vitrine studio`, as a process, until it is left."""
 
-    def __init__(self, *runs: Path, port: int = 0) -> None:
-        command = [sys.executable, "-m", "vitrine", "studio", *map(str, runs), "--no-browser", "--port", str(port)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
+    def __init__(self, *runs: Path, port: int = 0, start: Callable[..., "subprocess.Popen[str]"] = Vitrine) -> None:
+        process = start(["studio", *runs, "--no-browser", "--port", port], stdout=subprocess.PIPE, text=True)
         address = process.stdout.readline().strip()
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{20,}", address)
-        client = httpx.Client(base_url=address.split("/?")[0], timeout=60, verify=False)
+        client = httpx.Client(base_url=address.split("/?")[0], timeout=300, verify=False)
         self.studio = Studio(process, address, runs[0], client)
 
     def __enter__(self) -> Studio:
@@ -159,7 +176,7 @@ class serve:  # noqa: N801 - used as a function
         self.studio.process.stdout.close()
 
 
-def until(true, timeout_s: float = 30.0):
+def until(true, timeout_s: float = 90.0):
     """Wait until something is so."""
     began_s = time.monotonic()
     while not (found := true()):

@@ -6,7 +6,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +13,15 @@ from pathlib import Path
 import pytest
 
 from tests.studio.conftest import Studio, remove, serve, until
-from tests.studio.test_page import Browser, chromium, pytestmark, sync_api  # noqa: F401 - one is a fixture
+from tests.studio.test_page import Browser, pytestmark, sync_api  # noqa: F401 - it skips
+from tests.warm import Vitrine
 
 STEP = 77
 FAILED = "Failed to load resource"  # the browser's own line about a request that failed
 
 
 @contextmanager
-def window(chromium: "sync_api.Browser", studio: Studio) -> Iterator[Browser]:  # noqa: F811
+def window(chromium: "sync_api.Browser", studio: Studio) -> Iterator[Browser]:
     """A page of a browser of its own, let in; its console has nothing but failed requests."""
     context = chromium.new_context(viewport={"width": 1280, "height": 720})
     seen = Browser(context.new_page(), studio)
@@ -39,7 +39,7 @@ def own(runs: Path, tmp_path: Path) -> Path:
 
 
 def test_a_worker_that_is_killed_is_named_and_the_step_can_be_asked_for_again(
-    chromium: "sync_api.Browser",  # noqa: F811
+    chromium: "sync_api.Browser",
     own: Path,
 ):
     with serve(own) as studio, window(chromium, studio) as seen:
@@ -58,7 +58,7 @@ def test_a_worker_that_is_killed_is_named_and_the_step_can_be_asked_for_again(
         seen.exact()
 
 
-def test_a_studio_that_is_started_anew_lets_the_page_go_on(chromium: "sync_api.Browser", own: Path):  # noqa: F811
+def test_a_studio_that_is_started_anew_lets_the_page_go_on(chromium: "sync_api.Browser", own: Path):
     port = free_port()
     with started(own, port) as first, window(chromium, first) as seen:
         page = seen.open(step=150)
@@ -68,10 +68,10 @@ def test_a_studio_that_is_started_anew_lets_the_page_go_on(chromium: "sync_api.B
         assert f"vitrine studio --port {port}" in told.inner_text()
         first.process.wait()
         with started(own, port) as second:
-            page.wait_for_selector("[data-broken=locked]", timeout=15_000)
+            page.wait_for_selector("[data-broken=locked]", timeout=120_000)
             other = page.context.new_page()
             other.goto(second.address)  # as its sentence says
-            page.wait_for_selector("[data-broken]", state="detached", timeout=15_000)
+            page.wait_for_selector("[data-broken]", state="detached", timeout=120_000)
             page.locator("[role=slider]").focus()
             page.keyboard.press("ArrowLeft")
             seen.exact()
@@ -79,7 +79,7 @@ def test_a_studio_that_is_started_anew_lets_the_page_go_on(chromium: "sync_api.B
 
 
 def test_a_run_that_is_deleted_is_gone_until_another_of_its_name_is_made(
-    chromium: "sync_api.Browser",  # noqa: F811
+    chromium: "sync_api.Browser",
     own: Path,
 ):
     shutil.copytree(own / "small", own.parent / "kept")
@@ -88,7 +88,7 @@ def test_a_run_that_is_deleted_is_gone_until_another_of_its_name_is_made(
         page = seen.open(step=150)
         page.wait_for_function("() => window.vitrine?.shown()?.exact")
         remove(own / "small")
-        page.wait_for_selector("[data-broken=gone]", timeout=15_000)
+        page.wait_for_selector("[data-broken=gone]", timeout=120_000)
         told = page.locator("[data-broken]")
         assert "The run small is gone" in told.inner_text()
         assert told.get_by_role("button", name="second").is_visible()
@@ -96,15 +96,15 @@ def test_a_run_that_is_deleted_is_gone_until_another_of_its_name_is_made(
             history.execute("UPDATE events SET time_s = time_s + 100 WHERE kind = 'born'")
             history.execute("DELETE FROM steps WHERE step >= 100")
         (own.parent / "kept").rename(own / "small")
-        page.wait_for_function("() => document.querySelector('[role=slider]')?.ariaValueMax === '100'", timeout=15_000)
+        page.wait_for_function("() => document.querySelector('[role=slider]')?.ariaValueMax === '100'", timeout=120_000)
         page.wait_for_selector("[data-broken]", state="detached")
         remove(own / "small")
-        told.get_by_role("button", name="second").click(timeout=15_000)
+        told.get_by_role("button", name="second").click(timeout=120_000)
         page.wait_for_selector("[data-broken]", state="detached")
         page.wait_for_function("() => location.hash.includes('run=second')")
 
 
-def test_two_tabs_stand_at_two_steps(chromium: "sync_api.Browser", studio: Studio):  # noqa: F811
+def test_two_tabs_stand_at_two_steps(chromium: "sync_api.Browser", studio: Studio):
     with window(chromium, studio) as one, window(chromium, studio) as two:
         one.open(step=71)
         two.open(step=133)
@@ -115,7 +115,7 @@ def test_two_tabs_stand_at_two_steps(chromium: "sync_api.Browser", studio: Studi
 
 
 def test_an_answer_that_comes_late_for_a_step_that_was_left_is_dropped(
-    chromium: "sync_api.Browser",  # noqa: F811
+    chromium: "sync_api.Browser",
     studio: Studio,
 ):
     with window(chromium, studio) as seen:
@@ -135,14 +135,14 @@ def test_an_answer_that_comes_late_for_a_step_that_was_left_is_dropped(
 
 
 def test_a_comparison_that_fails_is_said_plainly_with_what_differs(
-    chromium: "sync_api.Browser",  # noqa: F811
+    chromium: "sync_api.Browser",
     own: Path,
 ):
     with sqlite3.connect(own / "small" / "run.sqlite") as history:
         history.execute("UPDATE steps SET loss = loss + 0.001 WHERE step = ?", (STEP,))
     with serve(own) as studio, window(chromium, studio) as seen:
         page = seen.open(step=STEP)
-        chip = page.wait_for_selector("[data-state=differs]", timeout=60_000)
+        chip = page.wait_for_selector("[data-state=differs]", timeout=120_000)
         assert "not identical" in chip.inner_text()
         chip.click()
         told = page.get_by_role("dialog", name="What was compared").inner_text()
@@ -160,8 +160,7 @@ def free_port() -> int:
 @contextmanager
 def started(runs: Path, port: int) -> Iterator[Studio]:
     """A studio on this port; it may be killed meanwhile."""
-    command = [sys.executable, "-m", "vitrine", "studio", str(runs), "--no-browser", "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = Vitrine(["studio", runs, "--no-browser", "--port", port], stdout=subprocess.PIPE, text=True)
     address = process.stdout.readline().strip()
     try:
         yield Studio(process, address, runs, None)

@@ -10,7 +10,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import termios
 import time
 from collections.abc import Iterator
@@ -21,14 +20,11 @@ import httpx
 import pytest
 
 from tests.studio.conftest import SMALL, until
+from tests.warm import Vitrine
 from vitrine.runs.reader import RunReader
 
 ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)/\?token=[\w-]+")
 LONG = [*SMALL, "--steps", "20000"]
-# A session leader without a terminal takes the one that it is given, and then becomes the command.
-TAKES_THE_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-)
 
 
 @dataclass
@@ -40,7 +36,7 @@ class Command:
     said: str = ""
     clients: list[httpx.Client] = field(default_factory=list)
 
-    def reads(self, words: str, timeout_s: float = 60.0) -> str:
+    def reads(self, words: str, timeout_s: float = 120.0) -> str:
         """Wait until it has said this; all that it said so far."""
         began_s = time.monotonic()
         while words not in self.said:
@@ -70,10 +66,9 @@ class Command:
 def in_terminal(*arguments: object, cwd: Path, **environment: str) -> Iterator[Command]:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, b"\x28\x00\xc8\x00" + bytes(4))  # 40 rows, 200 columns
-    line = [sys.executable, "-c", TAKES_THE_TERMINAL, sys.executable, "-m", "vitrine", *map(str, arguments)]
     env = {name: value for name, value in os.environ.items() if name not in ("CI", "DISPLAY", "WAYLAND_DISPLAY")}
-    process = subprocess.Popen(
-        line, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, cwd=cwd, env=env | environment
+    process = Vitrine(
+        arguments, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, cwd=cwd, env=env | environment
     )
     os.close(theirs)
     command = Command(process, ours)
@@ -158,9 +153,9 @@ def test_the_demo_in_a_terminal_opens_its_page(tmp_path: Path):
 
 
 def test_json_stays_one_object_on_standard_output(tmp_path: Path, book_file: Path):
-    line = [sys.executable, "-m", "vitrine", "train", str(book_file), "--run", "r", *SMALL, "--studio", "--no-browser"]
+    line = ["train", book_file, "--run", "r", *SMALL, "--studio", "--no-browser", "--json"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([*line, "--json"], cwd=tmp_path, text=True, **pipes) as command:
+    with Vitrine(line, cwd=tmp_path, text=True, **pipes) as command:
         while "Ctrl-C ends it" not in (said := command.stderr.readline()):
             assert said
         command.send_signal(signal.SIGINT)

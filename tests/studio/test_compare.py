@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-import sys
+from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
 
@@ -15,15 +15,12 @@ from vitrine.errors import RunError
 from vitrine.inspection.compare_runs import compare
 from vitrine.runs.reader import RunReader
 
+Vitrine = Callable[..., "subprocess.CompletedProcess[str]"]
+
 
 @pytest.fixture(scope="module")
 def readers(runs: Path, other: Path) -> list[RunReader]:
     return [RunReader(runs / "small"), RunReader(other)]
-
-
-def command(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    line = [sys.executable, "-m", "vitrine", "compare", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_what_differs_is_what_was_chosen_differently(studio: Studio, readers: list[RunReader]):
@@ -69,15 +66,15 @@ def test_a_short_curve_keeps_the_extremes(studio: Studio, other: Path, readers: 
 
 
 def test_the_command_prints_the_same_and_says_where_losses_do_not_compare(
-    studio: Studio, runs: Path, other: Path, readers: list[RunReader]
+    vitrine: Vitrine, studio: Studio, runs: Path, other: Path, readers: list[RunReader]
 ):
-    printed = json.loads(command(runs / "small", other, "--json").stdout)
+    printed = json.loads(vitrine("compare", runs / "small", other, "--json").stdout)
     asked = studio.json("compare", run=["small", "other"])
     for run in (*printed["runs"], *asked["runs"]):
         run.pop("name")
     assert printed == asked
     assert asked["same_tokens"] is False
-    text = command(runs / "small", other).stdout
+    text = vitrine("compare", runs / "small", other).stdout
     assert "losses per token do not compare" in text
     (row,) = [line for line in text.splitlines() if line.startswith("optimizer.name")]
     assert row.split() == ["optimizer.name", "adamw", "muon"]
@@ -96,20 +93,19 @@ def test_what_cannot_be_compared_is_refused(studio: Studio, names: list[str], st
     assert (answer.status_code, words in answer.json()["error"]) == (status, True), answer.text
 
 
-def test_the_command_refuses_in_one_sentence_and_leaves_with_2(runs: Path):
-    refused = command(runs / "small", runs / "none")
+def test_the_command_refuses_in_one_sentence_and_leaves_with_2(vitrine: Vitrine, runs: Path):
+    refused = vitrine("compare", runs / "small", runs / "none")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "none" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
 def test_a_run_that_has_recorded_nothing_yet_can_stand_beside_one_that_has(
-    tmp_path: Path, book_file: Path, readers: list[RunReader]
+    vitrine: Vitrine, tmp_path: Path, book_file: Path, readers: list[RunReader]
 ):
     settings = ["--preset", "demo", "--steps", "2", "--set=model.n_layers=1", "--set=model.d_model=16"]
     settings += ["--set=model.n_heads=1", "--set=model.context=16", "--set=recording.enabled=false"]
-    line = [sys.executable, "-m", "vitrine", "train", str(book_file), "--run", str(tmp_path / "bare"), *settings]
-    subprocess.run(line, check=True, capture_output=True, timeout=60)
+    vitrine("train", book_file, "--run", "bare", *settings, check=True)
     found = compare([("small", readers[0]), ("bare", RunReader(tmp_path / "bare"))])
     bare = found.to_json()["runs"][1]
     assert bare["loss"]["steps"] == []

@@ -3,8 +3,8 @@
 import fcntl
 import json
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -28,7 +28,7 @@ SETTINGS = {
 
 
 def test_a_run_that_was_paused_and_stopped_from_the_page_has_the_bits_of_one_that_was_not(
-    tmp_path: Path, book_file: Path
+    vitrine: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path, book_file: Path
 ):
     text = book_file.read_text(encoding="utf-8")
     with serve(tmp_path / "runs") as studio:
@@ -57,8 +57,7 @@ def test_a_run_that_was_paused_and_stopped_from_the_page_has_the_bits_of_one_tha
         refused = studio.post(wish, action="pause")
         assert refused.status_code == 409
         assert "not being trained" in refused.json()["error"]
-    command = [sys.executable, "-m", "vitrine", "resume", str(tmp_path / "runs/touched"), "--json"]
-    result = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    result = json.loads(vitrine("resume", "runs/touched", "--json").stdout)
     untouched = RunReader(tmp_path / "runs/untouched")
     assert result["digest"] == untouched.result()["digest"]
     assert [s.loss for s in RunReader(tmp_path / "runs/touched").steps()] == [s.loss for s in untouched.steps()]

@@ -1,9 +1,7 @@
 """The page, in the system's own browser: what it shows is what the run has."""
 
-import asyncio
 import base64
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,15 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.studio.conftest import Studio, serve
+from tests.studio.conftest import BROWSER, Studio, serve
 from vitrine.config import SamplingConfig
 from vitrine.generation.sampling import filter_logits
 from vitrine.inspection.views import inspect
 from vitrine.runs.reader import RunReader
 
-BROWSER = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
 PAGE = Path(__file__).parents[2] / "vitrine" / "studio" / "page" / "index.html"
 MISSING = (
     "no Chromium on this machine: the page was NOT tested"
@@ -31,7 +26,6 @@ MISSING = (
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 sync_api = pytest.importorskip("playwright.sync_api")
 
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 OPENING_SEEN = "try { localStorage.setItem('vitrine.opening', 'seen') } catch {}"  # about:blank has no storage
 STEP = 77  # neither a keyframe nor a frame of the film
 CELL = "blocks.0.mlp.expand.weight[41,7]"
@@ -42,6 +36,7 @@ class Browser:
 
     def __init__(self, page: "sync_api.Page", studio: Studio) -> None:
         self.page, self.studio, self.said = page, studio, list[str]()
+        page.set_default_timeout(120_000)  # beside other programs, a worker may take a minute to start
         page.on("console", lambda message: self.said.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: self.said.append(str(error)))
 
@@ -52,20 +47,11 @@ class Browser:
 
     def identical(self) -> None:
         """Wait until the step is re-run, and every cell shown is the step's own."""
-        self.page.wait_for_selector("[data-state=identical]", timeout=60_000)
+        self.page.wait_for_selector("[data-state=identical]")
 
     def exact(self) -> None:
         self.identical()
         self.page.wait_for_function("() => { const s = window.vitrine.shown(); return s.exact && s.step === s.wanted }")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator["sync_api.Browser"]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=QUIET)
-        yield browser
-        browser.close()
-    asyncio.set_event_loop(None)
 
 
 @pytest.fixture
@@ -232,11 +218,11 @@ def test_a_run_started_from_the_page_is_watched_to_its_end(
         page.get_by_label("Your text", exact=True).fill(prose[:20_000])
         page.get_by_label("name", exact=True).fill("pasted")
         page.get_by_label("steps", exact=True).fill("25")
-        page.wait_for_selector("text=numbers to learn", timeout=60_000)
+        page.wait_for_selector("text=numbers to learn", timeout=120_000)
         page.get_by_role("button", name="start training").click()
-        page.wait_for_function("() => window.vitrine?.shown().wanted === 25", timeout=60_000)
-        page.wait_for_selector("[data-state=end]", timeout=30_000)
-        page.wait_for_function("() => window.vitrine.shown().exact", timeout=30_000)
+        page.wait_for_function("() => window.vitrine?.shown().wanted === 25", timeout=120_000)
+        page.wait_for_selector("[data-state=end]", timeout=120_000)
+        page.wait_for_function("() => window.vitrine.shown().exact", timeout=120_000)
         assert "run=pasted" in page.url
         context.close()
         assert seen.said == []

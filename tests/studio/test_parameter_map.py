@@ -3,8 +3,7 @@
 # ruff: noqa: F811 - fixtures
 import json
 import re
-import subprocess
-import sys
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlparse
@@ -13,8 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.studio.conftest import Studio, serve
-from tests.studio.test_page import STEP, Browser, browser, chromium, pixels_of, pytestmark  # noqa: F401 - fixtures
+from tests.studio.conftest import Studio, serve, trained
+from tests.studio.test_page import STEP, Browser, browser, pixels_of, pytestmark  # noqa: F401 - fixtures
 from vitrine.run import Run
 from vitrine.runs.film import picks_at
 
@@ -40,8 +39,7 @@ Truth = dict[str, np.ndarray]
 def wide(tmp_path_factory: pytest.TempPathFactory, own_cache: Path, book_file: Path) -> Iterator[Studio]:
     """A server over a model of 359,000 parameters, that made eight steps."""
     folder = tmp_path_factory.mktemp("wide") / "runs"
-    command = [sys.executable, "-m", "vitrine", "train", str(book_file), "--run", str(folder / "small"), *WIDE]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    shutil.copytree(trained(tmp_path_factory, "wide", book_file, *WIDE), folder / "small")
     with serve(folder) as studio:
         yield studio
 
@@ -74,7 +72,7 @@ def truth_of(folder: Path, step: int, mode: str) -> Truth:
 
 
 def still(page: "sync_api.Page") -> None:
-    page.wait_for_function("() => window.vitrine?.still() && vitrine.shown()?.exact", timeout=30_000)
+    page.wait_for_function("() => window.vitrine?.still() && vitrine.shown()?.exact", timeout=120_000)
 
 
 def check_law(
@@ -261,7 +259,7 @@ def test_the_law_catches_a_mean_instead_of_a_pick(
 def test_the_page_refuses_numbers_of_another_step_or_shape(browser: Browser, studio: Studio, header: dict, told: str):
     lie(browser.page, studio, lambda numbers, asked: numbers, **header)
     page = browser.open(step=STEP)
-    page.wait_for_selector(f"text={told}", timeout=60_000)
+    page.wait_for_selector(f"text={told}", timeout=120_000)
     shown = page.evaluate("() => vitrine.shown()")
     assert not shown["exact"]
     assert shown["source"] == "film"
@@ -285,7 +283,7 @@ def test_the_page_calls_nothing_identical_on_the_servers_word_alone(browser: Bro
     page = browser.page
     page.route(re.compile(rf"/step/{STEP}\?"), answer)
     browser.open(step=STEP)
-    page.wait_for_selector("[data-state=differs]", timeout=30_000)
+    page.wait_for_selector("[data-state=differs]", timeout=120_000)
     page.wait_for_selector("text=not exact")
     assert page.locator("[data-state=identical]").count() == 0
     assert not page.evaluate("() => vitrine.shown().exact")

@@ -1,6 +1,5 @@
 """A report: one file that says what the run says, asks no network, and lets nothing out of its text."""
 
-import asyncio
 import gzip
 import html
 import json
@@ -9,7 +8,6 @@ import shutil
 import sqlite3
 import struct
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +18,10 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 
+from tests.conftest import vitrine_in
 from tests.studio.conftest import SMALL, Studio, until
-from tests.studio.test_page import BROWSER, MISSING, OPENING_SEEN, QUIET, pixels_of
+from tests.studio.test_page import MISSING, OPENING_SEEN, pixels_of
+from tests.warm import Vitrine
 from vitrine.cli.render import text
 from vitrine.errors import RunError
 from vitrine.inspection.views import inspect
@@ -62,21 +62,13 @@ class Opened:
 def file(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of the small run, as the command writes it."""
     out = tmp_path_factory.mktemp("report") / "small.html"
-    command = [sys.executable, "-m", "vitrine", "report", str(runs / "small"), "--out", str(out)]
-    command += ["--cell", CELL, "--steps", "birth,120,150"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    chosen = ["--cell", CELL, "--steps", "birth,120,150"]
+    with ThreadPoolExecutor() as threads:  # since the browser's has a loop already
+        work = threads.submit(vitrine_in, out.parent, "report", runs / "small", "--out", out, *chosen, check=True)
+        done = work.result()
     assert "look before you pass it on" in done.stdout
     assert "in full: 0, 120, 150" in done.stdout
     return out
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator["sync_api.Browser"]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=QUIET)
-        yield browser
-        browser.close()
-    asyncio.set_event_loop(None)
 
 
 Open = Callable[..., Opened]
@@ -209,7 +201,7 @@ def test_every_view_of_a_report_opens(file: Path, open_report: Open, runs: Path)
 def test_the_time_lapse_runs_from_birth_to_the_end_and_can_be_saved(file: Path, open_report: Open, tmp_path: Path):
     page = open_report(file).go()
     page.wait_for_selector("canvas[data-film=playing]")
-    with page.expect_download(timeout=30_000) as saved:
+    with page.expect_download(timeout=120_000) as saved:
         page.get_by_role("button", name="save the film").click()
         page.wait_for_function(
             "() => { const s = +document.querySelector('[data-film]').dataset.step; return s > 20 && s < 140 }"
@@ -338,10 +330,8 @@ def test_a_run_in_training_with_a_hostile_name_is_reported_as_it_stands(
     book_file: Path, tmp_path: Path, open_report: Open
 ):
     run = tmp_path / HOSTILE
-    command = [sys.executable, "-m", "vitrine", "train", str(book_file), "--run", str(run), *SMALL, "--steps", "100000"]
-    training = subprocess.Popen(
-        [*command, "--set=machine.threads=1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    command = ["train", book_file, "--run", run, *SMALL, "--steps", 100000, "--set=machine.threads=1"]
+    training = Vitrine(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         until(lambda: (run / "run.sqlite").is_file() and RunReader(run).steps_made() > 20, 60)
         ask(run, "pause")
@@ -385,7 +375,7 @@ def test_the_button_writes_a_report_of_where_the_page_stands(
     page: "sync_api.Page", studio: Studio, tmp_path: Path, open_report: Open, reader: RunReader
 ):
     page.goto(f"{studio.url}/#" + urlencode({"run": "small", "step": 77, "cell": CELL, "prompt": "When "}))
-    page.wait_for_selector("[data-state=identical]", timeout=60_000)
+    page.wait_for_selector("[data-state=identical]", timeout=120_000)
     page.get_by_role("button", name="Share").click()
     menu = page.get_by_role("dialog", name="Share")
     assert "It contains text of yours" in menu.inner_text()

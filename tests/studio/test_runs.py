@@ -4,7 +4,6 @@ import json
 import math
 import shutil
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.studio.conftest import SMALL, Studio, serve, until
+from tests.warm import Vitrine
 from vitrine.model.inventory import inventory
 from vitrine.runs.film import Film
 from vitrine.runs.reader import RunReader
@@ -218,8 +218,8 @@ def test_a_long_run_comes_thinned_with_its_extremes():
 
 def test_the_stream_follows_a_run_that_grows_and_the_live_picture_with_it(runs: Path, tmp_path: Path, book_file: Path):
     (tmp_path / "grows").mkdir()
-    command = [sys.executable, "-m", "vitrine", "train", str(book_file), "--run", str(tmp_path / "grows/new"), *SMALL]
-    with serve(tmp_path / "grows") as studio, subprocess.Popen(command, stderr=subprocess.DEVNULL) as training:
+    command = ["train", book_file, "--run", tmp_path / "grows/new", *SMALL]
+    with serve(tmp_path / "grows") as studio, Vitrine(command, stderr=subprocess.DEVNULL) as training:
         until(lambda: studio.json("runs")["runs"])
         seen, steps, live = [], {}, set()
         with studio.client.stream("GET", "/api/runs/new/stream") as answer:

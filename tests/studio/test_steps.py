@@ -200,7 +200,7 @@ def test_health_is_what_the_command_prints(studio: Studio, reader: RunReader):
 def begin(studio: Studio, step: int) -> "tuple[threading.Thread, list[httpx.Response], httpx.Client]":
     """Ask for a step whose replay takes a while, and wait until it is under way."""
     answers: list[httpx.Response] = []
-    client = httpx.Client(base_url=studio.url, cookies=studio.client.cookies, timeout=60, verify=False)
+    client = httpx.Client(base_url=studio.url, cookies=studio.client.cookies, timeout=300, verify=False)
 
     def ask():
         with contextlib.suppress(httpx.HTTPError):

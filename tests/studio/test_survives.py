@@ -3,7 +3,6 @@
 import fcntl
 import json
 import shutil
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -12,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.conftest import vitrine_in
 from tests.studio.conftest import SCHEMA, SMALL, Studio, remove, serve
 from vitrine.inspection.replay import Replayer
 from vitrine.runs.reader import RunReader
@@ -39,9 +39,9 @@ def test_a_page_of_an_older_studio_is_told_to_open_the_new_address(own: Path):
         assert page.get("/api/runs").status_code == 200
 
 
-def test_every_route_says_that_a_run_is_gone(own: Path):
+def test_every_route_says_that_a_run_is_gone(studio: Studio, runs: Path):
     query = {"name": "loss", "step": 1, "mode": "value", "tensor": "final_norm.gain", "every": 2}
-    query |= {"statistic": "loss", "run": ["small", "small"]}
+    query |= {"statistic": "loss", "run": ["gone", "gone"]}
     bodies = {
         "next": {"prompt": "a", "step": 1},
         "generate": {"prompt": "a", "step": 1},
@@ -49,42 +49,42 @@ def test_every_route_says_that_a_run_is_gone(own: Path):
     }
     bodies["births"] = {"seed": 2, "spread": 1.0}
     bodies["nudge"] = {"parameter": "final_norm.gain[0]", "step": 1, "sizes": [0.1]}
-    with serve(own) as studio:
-        assert studio.cells("small", **GAIN, step=3).size
-        remove(own / "small")
-        asked = 0
-        for path, methods in SCHEMA["paths"].items():
-            if "{run}" not in path and not path.endswith("/compare"):
-                continue
-            place = path.format(run="small", number=0, n=1).removeprefix("/api/")
-            for method in methods:
-                body = bodies.get(place.rpartition("/")[2], {})
-                answer = studio.get(place, **query) if method == "get" else studio.post(place, **body)
-                assert answer.status_code == 404, (place, answer.text)
-                assert "no run 'small'" in answer.json()["error"]
-                asked += 1
-        assert asked > 20
-        assert studio.json("runs") == {"runs": [], "unreadable": []}
+    shutil.copytree(runs / "small", runs / "gone")
+    assert studio.cells("gone", **GAIN, step=3).size
+    remove(runs / "gone")
+    asked = 0
+    for path, methods in SCHEMA["paths"].items():
+        if "{run}" not in path and not path.endswith("/compare"):
+            continue
+        place = path.format(run="gone", number=0, n=1).removeprefix("/api/")
+        for method in methods:
+            body = bodies.get(place.rpartition("/")[2], {})
+            answer = studio.get(place, **query) if method == "get" else studio.post(place, **body)
+            assert answer.status_code == 404, (place, answer.text)
+            assert "no run 'gone'" in answer.json()["error"]
+            asked += 1
+    assert asked > 20
+    listed = studio.json("runs")
+    assert "gone" not in [run["name"] for run in (*listed["runs"], *listed["unreadable"])]
 
 
 def test_a_run_made_again_under_the_same_name_is_another_and_nothing_of_the_old_one_is_shown(
-    own: Path, book_file: Path
+    studio: Studio, runs: Path, book_file: Path
 ):
-    with serve(own) as studio:
-        old = studio.json("runs/small")["identity"]
-        before = studio.cells("small", **GAIN, step=37, v=old)
-        remove(own / "small")
-        command = [sys.executable, "-m", "vitrine", "train", str(book_file), "--run", str(own / "small"), *SMALL]
-        subprocess.run(
-            [*command, "--steps", "50", "--set=training.seed=2"], check=True, capture_output=True, timeout=120
-        )
-        new = studio.json("runs/small")["identity"]
-        assert new != old
-        assert studio.get("runs/small/tile", **GAIN, step=37, v=old).status_code == 409
-        after = studio.cells("small", **GAIN, step=37, v=new)
-        assert not np.array_equal(after, before)
-        expected = Replayer(RunReader(own / "small")).replay(37).tensor("final_norm.gain").gradient
-        assert after.tobytes() == expected.tobytes()
+    shutil.copytree(runs / "small", runs / "again")
+    old = studio.json("runs/again")["identity"]
+    before = studio.cells("again", **GAIN, step=37, v=old)
+    remove(runs / "again")
+    changed = ["--steps", 50, "--set=training.seed=2"]
+    vitrine_in(runs, "train", book_file, "--run", "again", *SMALL, *changed, check=True)
+    new = studio.json("runs/again")["identity"]
+    assert new != old
+    assert studio.get("runs/again/tile", **GAIN, step=37, v=old).status_code == 409
+    after = studio.cells("again", **GAIN, step=37, v=new)
+    assert not np.array_equal(after, before)
+    expected = Replayer(RunReader(runs / "again")).replay(37).tensor("final_norm.gain").gradient
+    assert after.tobytes() == expected.tobytes()
+    remove(runs / "again")
 
 
 def test_two_pages_at_different_steps_each_get_their_own(studio: Studio, runs: Path):
@@ -92,7 +92,7 @@ def test_two_pages_at_different_steps_each_get_their_own(studio: Studio, runs: P
     found: dict[str, list[httpx.Response]] = {page: [] for page in steps}
 
     def look(page: str) -> None:
-        with httpx.Client(base_url=studio.url, cookies=studio.client.cookies, timeout=60, verify=False) as client:
+        with httpx.Client(base_url=studio.url, cookies=studio.client.cookies, timeout=300, verify=False) as client:
             for step in steps[page]:
                 found[page].append(client.get("/api/runs/small/tile", params=GAIN | {"step": step}))
 

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.studio.conftest import Studio, serve
-from tests.studio.test_page import Browser, browser, chromium, pytestmark  # noqa: F401 - fixtures
+from tests.studio.test_page import Browser, browser, pytestmark  # noqa: F401 - fixtures
 from vitrine.inspection.neuron import open_neuron
 from vitrine.inspection.parameter import find_address
 from vitrine.inspection.replay import Replayer
@@ -46,7 +46,7 @@ def total(reader: RunReader) -> int:
 @pytest.fixture(params=["no-preference"])
 def visitor(
     request: pytest.FixtureRequest,
-    chromium: "sync_api.Browser",  # noqa: F811
+    chromium: "sync_api.Browser",
     studio: Studio,
 ) -> Iterator[Browser]:
     """Who has never been here."""
@@ -82,7 +82,7 @@ def test_the_opening_goes_from_one_number_to_all_of_them_and_any_key_ends_it(
     ).groups()
     born = load_file(reader.path / "keyframes/step-00000000/model.safetensors")[name]
     assert np.float32(value) == born[int(row), int(column)]
-    page.wait_for_selector("[data-act=all]", timeout=30_000)
+    page.wait_for_selector("[data-act=all]", timeout=120_000)
     assert page.get_attribute("[data-counter]", "data-counter") == str(total)
     page.keyboard.press("a")
     page.wait_for_selector("[data-act]", state="detached")
@@ -124,7 +124,7 @@ def test_a_link_that_says_where_to_stand_is_not_covered(visitor: Browser, studio
 
 
 def test_a_run_without_a_film_has_no_opening(
-    chromium: "sync_api.Browser",  # noqa: F811
+    chromium: "sync_api.Browser",
     runs: Path,
     tmp_path: Path,
 ):

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.studio.conftest import Studio, serve
-from tests.studio.test_page import Browser, chromium, pytestmark, sync_api  # noqa: F401 - one is a fixture
+from tests.studio.test_page import Browser, pytestmark, sync_api  # noqa: F401 - it skips
 from vitrine.runs.reader import RunReader
 
 STEP = 77
 
 
 @pytest.fixture
-def seen(chromium: "sync_api.Browser", studio: Studio, other: Path) -> Iterator[Browser]:  # noqa: F811
+def seen(chromium: "sync_api.Browser", studio: Studio, other: Path) -> Iterator[Browser]:
     """A page that has two runs to look at."""
     context = chromium.new_context(viewport={"width": 1280, "height": 720}, reduced_motion="reduce")
     browser = Browser(context.new_page(), studio)
@@ -64,7 +64,7 @@ def test_a_run_is_added_to_a_comparison_and_left_out_again(seen: Browser):
 
 def test_health_draws_the_curves_that_a_verdict_was_judged_by(seen: Browser, studio: Studio):
     page = seen.open(view="health", step=100)
-    page.wait_for_selector("[data-verdict]", timeout=60_000)
+    page.wait_for_selector("[data-verdict]", timeout=120_000)
     verdicts = studio.json("runs/small/health")["verdicts"]
     drawn = 0
     for verdict in verdicts:
@@ -125,7 +125,7 @@ def test_events_stand_on_the_time_line_with_their_words(seen: Browser):
 
 def test_the_backward_pass_shows_the_gradient_of_each_tensor(seen: Browser, studio: Studio):
     page = seen.open(step=STEP, view="step", phase=3)
-    page.wait_for_selector("[data-part]", timeout=60_000)
+    page.wait_for_selector("[data-part]", timeout=120_000)
     phases = studio.json(f"runs/small/step/{STEP}")
     norms = {row["name"]: row for row in phases["tensors"]}
     shown = page.get_attribute('[data-part="block 1 expand"]', "data-size")
@@ -145,10 +145,10 @@ def test_writing_is_proven_to_change_no_parameter(seen: Browser, runs: Path):
     page.wait_for_selector("[data-bars=ready]")
     page.get_by_label("length").fill("8")
     page.get_by_role("button", name="birth, half-way, now").click()
-    proof = page.wait_for_selector("[data-proof=true]", timeout=60_000)
+    proof = page.wait_for_selector("[data-proof=true]", timeout=120_000)
     total = sum(tensor["parameters"] for tensor in seen.studio.json("runs/small")["tensors"])
     assert f"0 of {total:,} parameters changed" in proof.inner_text()
-    page.get_by_role("button", name="stop", exact=True).wait_for(state="hidden", timeout=60_000)
+    page.get_by_role("button", name="stop", exact=True).wait_for(state="hidden", timeout=120_000)
     proof.click()
     told = page.inner_text(".digests")
     for step in (0, 160):
@@ -157,7 +157,7 @@ def test_writing_is_proven_to_change_no_parameter(seen: Browser, runs: Path):
 
 
 def test_a_run_goes_on_from_a_keyframe_with_another_learning_rate(
-    chromium: "sync_api.Browser",  # noqa: F811
+    chromium: "sync_api.Browser",
     runs: Path,
     tmp_path: Path,
 ):
@@ -172,13 +172,13 @@ def test_a_run_goes_on_from_a_keyframe_with_another_learning_rate(
         page.get_by_label("steps", exact=True).fill("12")
         page.get_by_placeholder("search").fill("learning_rate")
         page.locator('[id="set-optimizer.learning_rate"]').fill("0.5x")
-        page.wait_for_selector('[data-refused="optimizer.learning_rate"]', timeout=60_000)
+        page.wait_for_selector('[data-refused="optimizer.learning_rate"]', timeout=120_000)
         assert "0.5x" in page.inner_text('[data-refused="optimizer.learning_rate"]')
         page.locator('[id="set-optimizer.learning_rate"]').fill("0.0007")
-        page.wait_for_selector("[data-plan]", timeout=60_000)
+        page.wait_for_selector("[data-plan]", timeout=120_000)
         page.get_by_role("button", name="train on from step 120").click()
-        page.wait_for_function("() => window.vitrine?.shown()?.wanted === 12", timeout=60_000)
-        page.wait_for_selector("[data-state=end]", timeout=30_000)
+        page.wait_for_function("() => window.vitrine?.shown()?.wanted === 12", timeout=120_000)
+        page.wait_for_selector("[data-state=end]", timeout=120_000)
         context.close()
         made = RunReader(tmp_path / "runs" / "small-from-120")
         assert made.config.optimizer.learning_rate == 0.0007

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
+import queue
 import signal
 import socket
 import threading
@@ -46,15 +47,15 @@ class Child:
         self.process = context.Process(target=_begin, args=(target, theirs, *arguments), daemon=True, name=name)
         self.process.start()
         theirs.close()
+        self._unsent: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
+        threading.Thread(target=self._write, daemon=True).start()
 
     def send(self, message: Any) -> None:
-        """Raises UnsendableError. That the child has died is told to whoever reads, not here."""
+        """Raises UnsendableError. Does not wait until the child reads. That it has died is told to whoever reads."""
         try:
-            raw = ForkingPickler.dumps(message)
+            self._unsent.put(ForkingPickler.dumps(message))
         except Exception as error:  # whatever a class raises, and RecursionError
             raise UnsendableError(f"{type(error).__name__}: {error}") from None
-        with contextlib.suppress(OSError):
-            self.connection.send_bytes(raw)
 
     def listen(self, deliver: Callable[[Any], None]) -> None:
         """From now on, give every message to the event loop that runs; None when the child is gone."""
@@ -84,14 +85,24 @@ class Child:
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self.connection.fileno())) as pipe:
             pipe.shutdown(socket.SHUT_RDWR)  # a thread that reads would keep it open
         if self.exit_status() is None:
-            self.kill()
-        self.connection.close()
+            self.process.kill()
+        self._let_go()
 
     def kill(self) -> None:
         """End the process at once."""
         self.process.kill()
+        self._let_go()
+
+    def _let_go(self) -> None:
         self.process.join()
+        self._unsent.put(None)
         self.connection.close()
+
+    def _write(self) -> None:
+        """In a thread of its own: a child that computes may leave the pipe full for long."""
+        while (message := self._unsent.get()) is not None:
+            with contextlib.suppress(OSError):
+                self.connection.send_bytes(message)
 
 
 class Sandbox:

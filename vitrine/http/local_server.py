@@ -12,6 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from vitrine.errors import ConfigError
 
 HEAD_BYTES = 64 * 2**10  # of a request's first line and its headers
+UNREAD_BYTES = 256 * 2**10  # of an answer that the system keeps for its client: megabytes would hide that nobody reads
 STALLED_S = 30.0  # that a client may read nothing while there is something to read
 END_S = 1.0  # that answers have to end when the server does
 
@@ -21,6 +22,7 @@ def listen(host: str, ports: Sequence[int]) -> socket.socket:
     for port in ports:
         listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)  # accepted sockets inherit it
         try:
             listener.bind((host, port))
             listener.listen(1024)
