@@ -304,17 +304,18 @@ def test_a_stream_that_nobody_begins_to_read_is_ended() -> None:
 def test_a_tokenizer_that_tries_for_ever_holds_nobody_up(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(served_model, "ENCODE_S", 0.5)
     tokenizer = Tokenizer.from_str(model.tokenizer.to_str())
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"(?:a|a|aa)+$"), "isolated")
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    odd = dataclasses.replace(model, sandbox=Sandbox(served_model._functions, str(tmp_path / "tokenizer.json")))
+    odd = dataclasses.replace(model, sandbox=Sandbox(served_model._functions, str(tmp_path / "tokenizer.json"), None))
 
     async def scenario() -> None:
-        for text, reason in (
-            (("a" * 16 + "!") * 30, r"The tokenizer took longer than 0\.50"),
-            ("a" * 40 + "!", "The tokenizer .*retry-limit|The tokenizer took longer"),
+        # Each «a» starts a search of up to half a million ways: seconds in all, on any machine.
+        for text, limit_s, reason in (
+            (("a" * 15 + "!") * 38, 0.1, r"The tokenizer took longer than 0\.1"),
+            ("a" * 40 + "!", 30.0, "The tokenizer .*retry-limit"),
         ):
+            monkeypatch.setattr(served_model, "ENCODE_S", limit_s)
             with pytest.raises(ApiError, match=reason):
                 await odd.encode(text, "prompt")
         assert await odd.encode("b", "prompt") == [98]
