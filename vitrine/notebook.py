@@ -10,13 +10,14 @@ from html import escape
 
 import numpy as np
 
+from vitrine._constants import CONSTANTS
 from vitrine.model.inventory import inventory
 from vitrine.runs.downsample import Steps, Values, downsample
 from vitrine.runs.reader import RunReader, is_training
 
 WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM, TOP = 640, 220, 44, 18, 26, 20
 PIXELS = 300  # points of the training loss curve
-PLUM = "#c0538f"  # for the validation loss; readable on white and on black
+PLUM = CONSTANTS["colours"]["on_any_ground"]["plum"]  # for the validation loss
 STYLE = """
 .vitrine-run { font: 14px/1.45 system-ui, sans-serif; max-width: 640px }
 .vitrine-run svg { width: 100%; height: auto; display: block }

@@ -1,10 +1,19 @@
+/// <reference types="vitest/config" />
 import { svelte } from '@sveltejs/vite-plugin-svelte';
-import { defineConfig } from 'vite';
+import { defineConfig, type Plugin } from 'vite';
+import { customProperties } from './src/lib/constants.ts';
+
+// In the built style, not set by the script, so that the first paint already has the colours.
+const colours: Plugin = {
+  name: 'colours',
+  enforce: 'pre',
+  transform: (code, id) => (id.endsWith('/src/page.css') ? customProperties() + code : null),
+};
 
 // The page is package data of the Python package, and is served under whatever address the studio has.
 export default defineConfig({
   base: './',
-  plugins: [svelte()],
+  plugins: [colours, svelte()],
   build: {
     outDir: '../vitrine/studio/page',
     emptyOutDir: true,
@@ -12,4 +21,5 @@ export default defineConfig({
     assetsInlineLimit: 0, // the page's policy allows no inline script
     modulePreload: { polyfill: false },
   },
+  test: { css: true }, // a test reads page.css
 });

@@ -154,6 +154,53 @@ def test_zoomed_in_every_cell_is_shown_with_its_number(
         assert abs(shade - np.clip(truth[row, column] / scale["full"], -1, 1) * 127) <= 1.001
 
 
+def test_wheel_drag_and_two_fingers_move_the_map(wide_browser: Browser):
+    page = wide_browser.page
+    touch = page.context.new_cdp_session(page)
+    touch.send("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 2})
+    page.goto("about:blank")
+    wide_browser.open(step=4)
+    still(page)
+    cell = ["blocks.1.mlp.expand.weight", 300, 50]
+
+    def seen() -> tuple[float, float, float]:
+        """The middle of the cell, and how large the map is."""
+        where, zoom = page.evaluate("c => [vitrine.where(...c), vitrine.camera.view.zoom]", cell)
+        return where["x"] + where["width"] / 2, where["y"] + where["height"] / 2, zoom
+
+    def fingers(kind: str, *places: float) -> None:  # all at the height of the cell
+        points = [{"x": x, "y": y, "id": i} for i, x in enumerate(places)]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    x, y, zoom = seen()
+    assert zoom == 1
+    u, v = int(x), int(y)
+    page.mouse.move(u, v)
+    page.mouse.wheel(0, -800)
+    page.wait_for_function("() => vitrine.camera.view.zoom > 3")
+    zoom = 2 ** (800 * 0.0026)
+    near = (u + zoom * (x - u), v + zoom * (y - v), zoom)  # the point under the wheel stays
+    assert seen() == pytest.approx(near, abs=0.05)
+
+    chosen = page.get_attribute("canvas[role=application]", "aria-label")
+    page.mouse.down()
+    page.mouse.move(u + 20, v - 5, steps=4)
+    page.mouse.up()
+    assert seen() == pytest.approx((near[0] + 20, near[1] - 5, zoom), abs=0.05)
+    assert page.get_attribute("canvas[role=application]", "aria-label") == chosen  # a drag chooses no cell
+
+    x, y, zoom = seen()
+    fingers("touchStart", x - 20, x + 20)
+    for apart in (30, 40):
+        fingers("touchMove", x - apart, x + apart)
+    fingers("touchEnd")
+    assert seen() == pytest.approx((x, y, 2 * zoom), abs=0.1)
+
+    page.mouse.move(u, v)
+    page.mouse.wheel(0, 5000)
+    page.wait_for_function("() => vitrine.camera.view.zoom === 1")
+
+
 def test_a_mean_is_shown_under_its_own_name_alone(
     wide_browser: Browser,
     chromium: "sync_api.Browser",

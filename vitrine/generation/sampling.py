@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from vitrine._constants import CONSTANTS
 from vitrine.config import SamplingConfig
 
-GREEDY_BELOW = 1e-5  # a temperature so low is zero, as vLLM has it: dividing by it could overflow
+# A temperature so low is zero, as vLLM has it: dividing by it could overflow.
+GREEDY_BELOW = CONSTANTS["limits"]["greedy_below"]
 BELOW_ONE = 1 - 2**-52  # a uniform number times this, times a sum, is rounded to less than the sum
 NOT_FINITE = (
     "The model's logits are not finite: its parameters are damaged, or the training diverged. "

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vitrine._constants import CONSTANTS
 from vitrine._json import plain
 from vitrine.errors import RunError
 from vitrine.model.inventory import inventory
@@ -18,7 +19,7 @@ from vitrine.runs.downsample import downsample
 from vitrine.runs.reader import RunReader, is_training
 from vitrine.runs.records import SampleRecord
 
-LEAST, MOST = 2, 8  # runs in one comparison
+LEAST, MOST = 2, CONSTANTS["limits"]["compared_runs"]  # runs in one comparison
 SAMPLES, CHARACTERS = 6, 2000  # of each run, and of each text
 
 

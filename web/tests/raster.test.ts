@@ -1,8 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { palette, SHADES } from '../src/lib/colour';
 import { ODD, raster, rootMeanSquares, shadesOf, type Frame, type Layer, type Patch } from '../src/lib/raster';
-import { Scales, type Statistics } from '../src/lib/scales.svelte';
-import type { TensorInfo } from '../src/lib/types';
 
 const scale = { full: 100, bend: 0 };
 const numbers = Float32Array.from({ length: 6 * 4 }, (_, i) => i); // 6 rows of 4
@@ -87,37 +85,4 @@ it('what is not finite has a shade of its own', () => {
   expect([...shadesOf(odd, grid, 0, scale)]).toEqual([ODD, ODD, ODD, SHADES, 2 * SHADES]);
   expect([...shadesOf(odd, grid, 0, { full: 1, bend: 0.1 })]).toEqual([ODD, ODD, ODD, SHADES, 2 * SHADES]);
   expect(palette(false)).toHaveLength(ODD + 1);
-});
-
-describe('a scale', () => {
-  const tensors = [
-    { name: 'w', shape: [10, 10], kind: 'weight', parameters: 100, birth: 'normal', std: 0.02, memory: [] },
-  ] as TensorInfo[];
-  const recorded = (norm: (number | null)[]): Statistics => ({
-    weight_norm: new Map([['w', norm]]),
-    weight_max: new Map([['w', norm]]),
-    gradient_norm: new Map([['w', norm]]),
-    update_norm: new Map(),
-  });
-  it('is that of birth until more is known', () => expect(new Scales(tensors).of('w', 'value').full).toBe(0.1));
-  it('follows from the whole run, but for its wildest part', () => {
-    const scales = new Scales(tensors);
-    scales.take(recorded([0.4, 0.5, 1e9]), 300, true);
-    expect(scales.of('w', 'value').full).toBe(0.2); // 3 x 0.5 / 10
-    expect(scales.grown('w', 'value')).toBeNull();
-  });
-  it('holds until the run outgrows it, and then says so', () => {
-    const scales = new Scales(tensors);
-    scales.take(recorded([0.4, 0.5]), 100, true);
-    scales.take(recorded([0.1, 0.1]), 200, false);
-    expect(scales.of('w', 'value').full).toBe(0.2);
-    scales.take(recorded([3, 3]), 300, false);
-    expect(scales.of('w', 'value').full).toBe(1);
-    expect(scales.grown('w', 'value')).toEqual({ was: 0.2, step: 300 });
-  });
-  it('of the mean of squares is the square of that of gradients', () => {
-    const scales = new Scales(tensors);
-    scales.take(recorded([0.5, 0.5]), 100, true);
-    expect(scales.of('w', 'memory:second_moment').full).toBe(scales.of('w', 'gradient').full ** 2);
-  });
 });

@@ -2,28 +2,7 @@ import { expect, test } from 'vitest';
 import { arrange, rectangleOf } from '../src/lib/layout';
 import { cameraAt, cellsInView, pace, someFrames, standsSomewhere, trainingSeconds } from '../src/lib/opening';
 import { against, deviation, placeFor, readStop, rises, stationOf, threeSurprises, writeStop } from '../src/lib/tour';
-import type { TensorInfo } from '../src/lib/types';
-
-const tensor = (name: string, shape: number[], kind: TensorInfo['kind'] = 'weight'): TensorInfo => ({
-  name,
-  shape,
-  kind,
-  parameters: shape.reduce((a, b) => a * b, 1),
-  birth: 'normal',
-  std: 0.02,
-  memory: [],
-});
-const MODEL = [
-  tensor('embedding.weight', [61, 24], 'embedding'),
-  tensor('blocks.0.attention_norm.gain', [24], 'gain'),
-  tensor('blocks.0.attention.query.weight', [24, 24]),
-  tensor('blocks.0.attention.query.bias', [24], 'bias'),
-  tensor('blocks.0.mlp.expand.weight', [96, 24]),
-  tensor('blocks.0.mlp.expand.bias', [96], 'bias'),
-  tensor('blocks.0.mlp.shrink.weight', [24, 96]),
-  tensor('blocks.0.mlp.shrink.bias', [24], 'bias'),
-  tensor('final_norm.gain', [24], 'gain'),
-];
+import { MODEL } from './model';
 
 test('the opening begins with one cell and ends with every cell of the model', () => {
   const size = { width: 748, height: 468 };

@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message
 
 from vitrine import __version__
+from vitrine._constants import CONSTANTS
 from vitrine.errors import RunError
 from vitrine.runs.film import Film, grid_shape
 from vitrine.runs.reader import FILM, RunReader
@@ -29,11 +30,12 @@ LARGEST_BYTES = 5_000_000
 SMALLEST = 0.25  # of its raw bytes, is what a film can be compressed to, with luck
 MOST_STEPS = 8  # in full
 SERIES = ("loss", "gradient_norm", "learning_rate", "tokens_per_s", "memory_bytes", "validation")
-PIXELS = 1200  # of a curve
-PARTS = 8  # of the run: by their highest norms the page chooses what its colours stand for
-OVERVIEW = 262_144  # cells of all tensors in a picture: as the page first asks for
+REQUESTS = CONSTANTS["requests"]  # what the page asks for: a report answers the same requests
+PIXELS = REQUESTS["curve_pixels"]
+PARTS = REQUESTS["scale_parts"]  # of the run: by their highest norms the page chooses what its colours stand for
+OVERVIEW = REQUESTS["overview_cells"]  # of all tensors in a picture
 AROUND = 12  # exact cells to each side of the chosen one
-NUDGES = (-1, -0.75, -0.5, -0.25, -0.1, 0.1, 0.25, 0.5, 0.75, 1)
+NUDGES = tuple(REQUESTS["nudges"])
 WARNING = (
     "It contains text of what the model was trained on, and text that the model wrote: look before you pass it on."
 )

@@ -1,13 +1,14 @@
 /** Where the page stands, as a part of its address: what is copied from the address bar opens the same picture. */
 
 import type { Sampling } from './api';
+import { LIMITS } from './constants';
 import { address as cellAddress } from './text';
 import { readStop, writeStop } from './tour';
 import type { CellMode, RunInfo, TensorInfo } from './types';
 import { AXES, VIEWS, type Axis, type Cell, type Side, type ViewName } from './view.svelte';
 
 export const MODES: readonly CellMode[] = ['birth', 'value', 'learned', 'gradient', 'update', 'rms'];
-export const MOST_OTHERS = 7;
+export const MOST_OTHERS = LIMITS.compared_runs - 1;
 
 /** What the address says of a run. */
 interface Place {

@@ -1,5 +1,8 @@
 /** From where the map is seen: a point of it in the middle of the screen, and how large. */
 
+import { select, type Selection } from 'd3-selection';
+import 'd3-transition';
+import { zoom, zoomIdentity, type ZoomTransform } from 'd3-zoom';
 import { rectangleOf, type Layout } from './layout';
 
 export interface View {
@@ -29,13 +32,39 @@ export const placed = (view: View, size: Size, x: number, y: number): { x: numbe
   y: (y - view.y) * view.zoom + size.height / 2,
 });
 
+/** As fast as one expects of a map; a touchpad's pinch comes as a wheel with Ctrl, in small steps. */
+const wheel = ({ deltaY, deltaMode, ctrlKey }: WheelEvent): number =>
+  -deltaY * (deltaMode ? 0.05 : 0.0026) * (ctrlKey ? 10 : 1);
+
+/** From one view to another about the one point that stays where it is; [x, y, width]: what is seen. */
+const straight =
+  ([x0, y0, w0]: [number, number, number], [x1, y1, w1]: [number, number, number]) =>
+  (t: number): [number, number, number] => {
+    const w = w0 * (w1 / w0) ** t;
+    const share = Math.abs(w1 / w0 - 1) > 1e-3 ? (w - w0) / (w1 - w0) : t;
+    return [x0 + (x1 - x0) * share, y0 + (y1 - y0) * share, w];
+  };
+
 export class Camera {
   view = $state.raw<View>({ x: 0, y: 0, zoom: 1 });
   layout = $state.raw<Layout | null>(null);
   /** of the screen, in pixels */
   size = $state.raw<Size>({ width: 0, height: 0 });
-  private flight = 0;
-  private land: (() => void) | null = null;
+  private canvas: Selection<HTMLCanvasElement, unknown, null, undefined> | null = null;
+  private readonly gestures = zoom<HTMLCanvasElement, unknown>()
+    .clickDistance(4)
+    .wheelDelta(wheel)
+    .interpolate(straight)
+    .constrain((wanted) => this.transform(this.within(this.seenBy(wanted))))
+    .on('zoom', ({ transform }: { transform: ZoomTransform }) => (this.view = this.seenBy(transform)));
+
+  /** Let pinch, wheel and drag on a canvas move the map. */
+  attach(canvas: HTMLCanvasElement): void {
+    this.canvas = select(canvas).call(this.gestures).on('dblclick.zoom', null);
+    // At a limit, too, the wheel must not scroll or zoom the page.
+    this.canvas.on('wheel.page', (event: WheelEvent) => event.preventDefault(), { passive: false });
+    this.look(this.view);
+  }
 
   /** Where all of the map is seen, on whole pixels. */
   get home(): View {
@@ -48,17 +77,18 @@ export class Camera {
 
   /** The map stands anew: of another model, or on another screen. */
   stand(layout: Layout | null, size: Size): void {
-    const wasHome = this.view.zoom === 1;
-    const scale = this.layout?.scale;
-    this.layout = layout;
-    this.size = size;
-    if (wasHome || layout?.scale !== scale) this.look(this.home);
+    const stays = this.view.zoom !== 1 && this.layout?.scale === layout?.scale;
+    Object.assign(this, { layout, size });
+    this.gestures.scaleExtent([1, this.most]).extent([
+      [0, 0],
+      [size.width, size.height],
+    ]);
+    this.look(stays ? this.view : this.home);
   }
 
   /** See it from here, at once. */
   look(view: View): void {
-    this.end();
-    this.view = this.within(view);
+    void this.fly(view, 0);
   }
 
   /** See all of it. */
@@ -74,44 +104,23 @@ export class Camera {
     return this.fly({ x: rectangle.x + rectangle.width / 2, y: rectangle.y + rectangle.height / 2, zoom }, ms);
   }
 
-  /** Go to a view, about the one point that stays where it is; resolves on arrival, or when another flight begins. */
-  fly(to: View, ms: number): Promise<void> {
-    this.end();
-    const from = this.view;
-    const end = this.within(to);
-    if (ms <= 0) {
-      this.view = end;
-      return Promise.resolve();
-    }
-    const began = performance.now();
-    const moves = Math.abs(end.zoom / from.zoom - 1) > 1e-3;
-    const still = (a: number, b: number): number => (b * end.zoom - a * from.zoom) / (end.zoom - from.zoom);
-    const [px, py] = [still(from.x, end.x), still(from.y, end.y)];
-    return new Promise((resolve) => {
-      this.land = resolve;
-      const tick = (now: number): void => {
-        const t = Math.min(1, Math.max(0, (now - began) / ms));
-        const eased = t < 0.5 ? 4 * t ** 3 : 1 - (-2 * t + 2) ** 3 / 2;
-        const zoom = from.zoom * (end.zoom / from.zoom) ** eased;
-        if (t >= 1) this.view = end;
-        else if (moves)
-          this.view = { x: px + ((from.x - px) * from.zoom) / zoom, y: py + ((from.y - py) * from.zoom) / zoom, zoom };
-        else this.view = { x: from.x + (end.x - from.x) * eased, y: from.y + (end.y - from.y) * eased, zoom };
-        if (t < 1) this.flight = requestAnimationFrame(tick);
-        else this.end();
-      };
-      this.flight = requestAnimationFrame(tick);
-    });
+  /** Go to a view; resolves on arrival, or when another flight or a gesture begins. */
+  async fly(to: View, ms: number): Promise<void> {
+    const end = this.transform(this.within(to));
+    if (!this.canvas) this.view = this.within(to);
+    else if (ms <= 0) this.canvas.call(this.gestures.transform, end);
+    else
+      await this.canvas
+        .transition()
+        .duration(ms)
+        .call(this.gestures.transform, end)
+        .end()
+        .catch(() => undefined);
   }
 
   /** Zoom about a point of the screen. */
   zoomAt(x: number, y: number, factor: number): void {
-    const zoom = Math.max(1, Math.min(this.most, this.view.zoom * factor));
-    const point = this.unplace(x, y);
-    const { width, height } = this.size;
-    this.look(
-      zoom === 1 ? this.home : { x: point.x - (x - width / 2) / zoom, y: point.y - (y - height / 2) / zoom, zoom },
-    );
+    this.canvas?.call(this.gestures.scaleBy, factor, [x, y]);
   }
 
   /** Where a point of the map is on the screen. */
@@ -123,10 +132,14 @@ export class Camera {
     return { x: (x - size.width / 2) / view.zoom + view.x, y: (y - size.height / 2) / view.zoom + view.y };
   }
 
-  private end(): void {
-    cancelAnimationFrame(this.flight);
-    this.land?.();
-    this.land = null;
+  /** A view as d3-zoom has it, and back. */
+  private transform({ x, y, zoom }: View): ZoomTransform {
+    const { width, height } = this.size;
+    return zoomIdentity.translate(width / 2 - x * zoom, height / 2 - y * zoom).scale(zoom);
+  }
+  private seenBy({ x, y, k }: ZoomTransform): View {
+    const { width, height } = this.size;
+    return { x: (width / 2 - x) / k, y: (height / 2 - y) / k, zoom: k };
   }
 
   private get most(): number {

@@ -6,6 +6,7 @@
 import * as api from './api';
 import { rowsOf } from './address';
 import { inReport } from './bundle';
+import { REQUESTS } from './constants';
 import { measure } from './measure';
 import { plane } from './painter';
 import type { Run } from './run.svelte';
@@ -43,7 +44,6 @@ export interface Standing {
   readonly leaving: AbortController | null;
 }
 
-const OVERVIEW = 262_144; // cells of all tensors that the first answer has at most: as many as the film shows
 const MOST = 1_048_576; // cells in one answer
 const SIDE = 256; // squares along a tile
 const ABREAST = 4; // tiles asked for at a time
@@ -87,7 +87,7 @@ export class Cells {
   get level(): number {
     const run = this.run.info!;
     let level = 0;
-    while (squares(run.tensors, level) > OVERVIEW && level < 12) level++;
+    while (squares(run.tensors, level) > REQUESTS.overview_cells && level < 12) level++;
     return level;
   }
 

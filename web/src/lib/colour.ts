@@ -1,26 +1,37 @@
-/** The one law of colour: orange is negative, blue is positive, zero is grey. And the scales that go with it. */
+/** Colours of numbers: orange is negative, blue is positive, zero is grey; and the scales that go with them. */
 
-type Rgb = [number, number, number];
-
-export const NEGATIVE: Rgb = [0xf5, 0x93, 0x22];
-export const POSITIVE: Rgb = [0x08, 0x77, 0xbd];
-export const ZERO_LIGHT: Rgb = [0xe8, 0xea, 0xeb];
-export const ZERO_DARK: Rgb = [0x26, 0x2b, 0x31];
+import { colours } from './constants';
 
 export const SHADES = 127; // to each side of zero
 
-/** RGBA, little-endian, from -SHADES to SHADES; one more, at the end, for what is not finite. */
+/** Red, green and blue of #rrggbb. */
+const rgbOf = (hex: string): number[] => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+/** RGBA as a canvas has its pixels: little-endian. */
+const pixel = ([r, g, b]: number[]): number => ((255 << 24) | (b! << 16) | (g! << 8) | r!) >>> 0;
+export const pixelOf = (hex: string): number => pixel(rgbOf(hex));
+
+/** Pixels from -SHADES to SHADES; one more, at the end, for what is not finite. */
 export function palette(dark: boolean): Uint32Array {
-  const zero = dark ? ZERO_DARK : ZERO_LIGHT;
-  const colours = new Uint32Array(2 * SHADES + 2);
+  const tints = colours(dark);
+  const [negative, zero, positive] = [tints.negative, tints.zero, tints.positive].map(rgbOf) as [
+    number[],
+    number[],
+    number[],
+  ];
+  const out = new Uint32Array(2 * SHADES + 2);
   for (let shade = -SHADES; shade <= SHADES; shade++) {
-    const end = shade < 0 ? NEGATIVE : POSITIVE;
+    const end = shade < 0 ? negative : positive;
     const share = Math.abs(shade) / SHADES;
-    const [r, g, b] = zero.map((from, i) => Math.round(from + (end[i]! - from) * share)) as Rgb;
-    colours[shade + SHADES] = (255 << 24) | (b << 16) | (g << 8) | r;
+    out[shade + SHADES] = pixel(zero.map((from, i) => Math.round(from + (end[i]! - from) * share)));
   }
-  colours[2 * SHADES + 1] = dark ? 0xffff66ff | 0 : 0xffc000c0 | 0;
-  return colours;
+  out[2 * SHADES + 1] = pixelOf(tints['not-finite']);
+  return out;
+}
+
+/** The colour of a number that is written over its own shade: light or dark, whichever has more contrast. */
+export function inkOn(shade: number, dark: boolean): string {
+  if (shade > 112) return colours(false).panel;
+  return colours(dark && shade >= -77).ink;
 }
 
 export const css = (colour: number): string => `rgb(${colour & 255} ${(colour >> 8) & 255} ${(colour >> 16) & 255})`;

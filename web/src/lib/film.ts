@@ -1,6 +1,7 @@
 /** The film of a run: the same few parameters of every tensor, step after step. docs/run-format.md has the layout. */
 
 import { plane } from './painter';
+import { Recent } from './recent';
 import type { CellMode, FilmInfo, TensorInfo } from './types';
 import type { Sheet } from './whole';
 
@@ -32,10 +33,16 @@ export interface Picture {
 
 export type Sheets = Map<string, Sheet>;
 
+/** Bytes of frames that a film keeps: as they were sent, and unfolded into numbers. */
+export const KEPT_BYTES = 48 * 2 ** 20;
+export const UNFOLDED_BYTES = 16 * 2 ** 20;
+
 export class Film {
   readonly values: Picks;
   readonly changes: Picks;
-  private readonly frames = new Map<number, Picture>();
+  /** frames as they were sent */
+  readonly raw = new Recent<number, ArrayBuffer>(KEPT_BYTES);
+  private readonly pictures = new Recent<number, Picture>(UNFOLDED_BYTES);
   private readonly sheets = new WeakMap<Float32Array, Sheets>();
   private readonly learned = new WeakMap<Picture, Float32Array>();
 
@@ -67,12 +74,30 @@ export class Film {
     return best;
   }
 
+  /** Keep a frame as it was sent. */
+  keep(number: number, raw: ArrayBuffer): void {
+    this.raw.set(number, raw, raw.byteLength);
+  }
+
+  /** A frame, if it is here. */
   known(number: number): Picture | undefined {
-    return this.frames.get(number);
+    const raw = this.raw.get(number);
+    if (!raw) return undefined;
+    const known = this.pictures.get(number);
+    if (known) return known;
+    const picture = this.unfold(raw);
+    // Twice the values: what was learned since birth may be asked for, too.
+    this.pictures.set(number, picture, 4 * 2 * (this.values.count + this.changes.count));
+    return picture;
+  }
+
+  /** Bytes of all frames that are kept. */
+  get bytes(): number {
+    return this.raw.bytes + this.pictures.bytes;
   }
 
   /** Read a frame; each number is a byte times its tensor's scale, and is never exact. */
-  decode(number: number, raw: ArrayBuffer): Picture {
+  unfold(raw: ArrayBuffer): Picture {
     const view = new DataView(raw);
     const tensors = this.info.tensors.length;
     const step = Number(view.getBigInt64(0, true));
@@ -90,7 +115,7 @@ export class Film {
     };
     const v = this.values.count;
     const c = this.changes.count;
-    const picture: Picture = {
+    return {
       step,
       exact: step === 0,
       source: 'film',
@@ -99,8 +124,6 @@ export class Film {
       gradients: c ? spread(1, this.changes, v, null) : null,
       updates: c ? spread(2, this.changes, v + c, null) : null,
     };
-    this.frames.set(number, picture);
-    return picture;
   }
 
   /** The live picture: exact float32 values, gradients and updates, one after the other. */

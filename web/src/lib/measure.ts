@@ -1,17 +1,19 @@
 /** What the scales follow from: the norms that were recorded of the whole run, or, where there are none, its cells. */
 
 import * as api from './api';
+import { REQUESTS } from './constants';
 import type { Film, Picture } from './film';
 import { bends, type Recorded, type Scales, type Statistics } from './scales.svelte';
 import type { RunInfo } from './types';
 import { readWhole, type Whole } from './whole';
 
-const PARTS = 8; // of the run, of which the highest is asked for
 const NAMES = ['weight_norm', 'weight_max', 'gradient_norm', 'update_norm'] as const;
 
 /** What was recorded of every tensor's size. */
 export async function readStatistics(run: RunInfo, signal: AbortSignal): Promise<Statistics> {
-  const layers = await Promise.all(NAMES.map((name) => api.getLayers(run.name, name, 'tensor', PARTS, signal)));
+  const layers = await Promise.all(
+    NAMES.map((name) => api.getLayers(run.name, name, 'tensor', REQUESTS.scale_parts, signal)),
+  );
   const read = (i: number): Recorded => new Map(layers[i]!.rows.map((row) => [row.name, row.high]));
   return { weight_norm: read(0), weight_max: read(1), gradient_norm: read(2), update_norm: read(3) };
 }

@@ -163,6 +163,7 @@ export class Navigator {
     if (!film || !film.info.steps.length) return;
     const number = film.nearest(this.step, run.info!.steps_made);
     this.pendingFrame = number;
+    if (this.playing) run.readAhead(number + 1);
     const known = film.known(number);
     if (known) {
       this.picture = known;

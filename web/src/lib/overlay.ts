@@ -1,7 +1,8 @@
 /** Words, rings and numbers over the cells of the map. */
 
 import { placed } from './camera.svelte';
-import { shadeOf, SHADES } from './colour';
+import { inkOn, shadeOf, SHADES } from './colour';
+import { colours, FONTS } from './constants';
 import type { Field } from './field';
 import { cellHeight, cellWidth, LINE, rectangleOf, type Label, type Piece } from './layout';
 import type { Scene } from './scene';
@@ -50,7 +51,7 @@ function numbers(
   const [wide, high] = [cellWidth(piece, layout.scale) * view.zoom, cellHeight(piece, layout.scale) * view.zoom];
   if (!window || mode === 'rms' || Math.min(wide, high) < 14) return;
   const font = Math.max(10, Math.min(40, perCell / 9));
-  context.font = `${font}px ui-monospace, 'DejaVu Sans Mono', monospace`;
+  context.font = `${font}px ${FONTS.mono}`;
   context.textAlign = 'center';
   context.textBaseline = 'middle';
   const scale = scales.of(name, mode);
@@ -64,10 +65,10 @@ function numbers(
       const text =
         (found.exact ? '' : '≈') + (perCell >= LONG && found.exact ? exact(found.value) : short(found.value));
       const shade = shadeOf(found.value, scale);
-      context.fillStyle = shade > 70 ? '#fff' : shade < -90 || !dark ? '#14202b' : '#e6eaed';
+      context.fillStyle = inkOn(shade, dark);
       if (shade > SHADES) {
         context.lineWidth = 4; // over the hatching
-        context.strokeStyle = '#14202b';
+        context.strokeStyle = colours(false).ink;
         context.strokeText(text, x, y, wide - 2);
       }
       context.fillText(text, x, y, wide - 2);

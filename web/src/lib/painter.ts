@@ -3,6 +3,7 @@
 import PainterWorker from './painter.worker?worker&inline';
 import type { Order } from './painter.worker';
 import type { Frame } from './raster';
+import { Recent } from './recent';
 
 /** Numbers as they came, of one tensor or of many. */
 export interface Plane {
@@ -13,12 +14,12 @@ export interface Plane {
 let planes = 0;
 export const plane = (numbers: Float32Array): Plane => ({ id: ++planes, numbers });
 
-const MOST_BYTES = 128 * 2 ** 20; // of numbers that the worker keeps
+const MOST_BYTES = 64 * 2 ** 20; // of numbers, and of their shades, that the worker keeps
 
 export class Painter<Told> {
   private readonly worker = new PainterWorker();
-  private readonly sent = new Map<number, number>(); // bytes, the least recently used first
-  private bytes = 0;
+  private readonly sent = new Recent<number, true>(MOST_BYTES, (id) => this.dropped.push(id));
+  private dropped: number[] = [];
   private pixels = new ArrayBuffer(0);
   private busy: Told | null = null;
   private coming: (() => [Frame, Plane[], Told]) | null = null;
@@ -47,7 +48,7 @@ export class Painter<Told> {
     const [frame, used, told] = make();
     this.busy = told;
     for (const plane of used) this.send(plane);
-    this.forget();
+    if (this.dropped.length) this.post({ kind: 'drop', ids: this.dropped.splice(0) }, []);
     this.post({ kind: 'frame', frame, pixels: this.pixels }, [this.pixels]);
   }
 
@@ -61,25 +62,10 @@ export class Painter<Told> {
   }
 
   private send(plane: Plane): void {
-    const known = this.sent.get(plane.id);
-    this.sent.delete(plane.id);
-    this.sent.set(plane.id, plane.numbers.byteLength);
-    if (known !== undefined) return;
-    this.bytes += plane.numbers.byteLength;
+    if (this.sent.get(plane.id)) return;
     const numbers = plane.numbers.slice(); // the page reads them too
+    this.sent.set(plane.id, true, numbers.byteLength + numbers.length);
     this.post({ kind: 'plane', id: plane.id, numbers }, [numbers.buffer]);
-  }
-
-  /** The planes that were not used for longest go first; a frame's own are the newest. */
-  private forget(): void {
-    const ids: number[] = [];
-    for (const [id, bytes] of this.sent) {
-      if (this.bytes <= MOST_BYTES) break;
-      this.bytes -= bytes;
-      this.sent.delete(id);
-      ids.push(id);
-    }
-    if (ids.length) this.post({ kind: 'drop', ids }, []);
   }
 
   private post(order: Order, transfer: Transferable[]): void {

@@ -1,6 +1,7 @@
 /** From numbers to pixels. Pure, and run in a worker: nothing here knows of the page. */
 
-import { shader, SHADES, type Scale } from './colour';
+import { pixelOf, shader, SHADES, type Scale } from './colour';
+import { colours } from './constants';
 
 /** A grid of true cells of one tensor: one of each square of 2^level x 2^level cells. */
 export interface Grid {
@@ -51,7 +52,7 @@ export interface Frame {
 }
 
 export const ODD = 2 * SHADES + 1; // the shade of what is not finite
-const BLACK = 0xff000000;
+const HATCH = pixelOf(colours(false).hatch);
 
 /** Each number of a grid as a place in the palette. */
 export function shadesOf(numbers: Float32Array, grid: Grid, coarse: number, scale: Scale): Uint8Array {
@@ -141,7 +142,7 @@ function lay(frame: Frame, patch: Patch, layer: Layer, shades: Uint8Array, out: 
       out[to] = palette[shade]!;
       if (shade !== ODD) continue;
       odd = true;
-      if (((x + y) & 3) < 2) out[to] = BLACK; // hatched
+      if (((x + y) & 3) < 2) out[to] = HATCH;
     }
   }
   return odd;

@@ -2,6 +2,7 @@
 
 import * as api from './api';
 import { inReport } from './bundle';
+import { REQUESTS } from './constants';
 import { begun, longer, type LossCurve, NO_CURVE } from './curve';
 import { Film, type Picture } from './film';
 import { grown } from './growth';
@@ -10,7 +11,7 @@ import { Scales } from './scales.svelte';
 import type { RunInfo, StreamState, TensorInfo } from './types';
 import type { View } from './view.svelte';
 
-const CURVE_PIXELS = 1200;
+const AHEAD = 6; // frames that are read before they are played
 
 export class Run {
   info = $state.raw<RunInfo | null>(null);
@@ -19,6 +20,7 @@ export class Run {
   scales = $state.raw(new Scales());
   opening = $state(true);
   private leaving = new AbortController(); // ends what belongs to the run
+  private readonly awaited = new Set<number>(); // frames
 
   constructor(private readonly view: View) {}
 
@@ -70,8 +72,32 @@ export class Run {
   /** One frame of the film. */
   async frame(number: number, signal?: AbortSignal): Promise<Picture> {
     const film = this.film!;
+    const raw = await this.rawFrame(number, signal);
+    return film.known(number) ?? film.unfold(raw);
+  }
+
+  /** The same as it is sent: about a quarter of the bytes. */
+  async rawFrame(number: number, signal?: AbortSignal): Promise<ArrayBuffer> {
+    const film = this.film!;
     const { name, identity } = this.info!;
-    return film.known(number) ?? film.decode(number, await api.getFrame(name, number, identity, signal));
+    const known = film.raw.get(number);
+    if (known) return known;
+    const raw = await api.getFrame(name, number, identity, signal);
+    film.keep(number, raw);
+    return raw;
+  }
+
+  /** Read the frames from this one on, which will be shown soon. */
+  readAhead(number: number): void {
+    const film = this.film!;
+    const end = Math.min(number + AHEAD, film.info.steps.length);
+    for (let next = number; next < end; next++)
+      if (!film.raw.has(next) && !this.awaited.has(next)) {
+        this.awaited.add(next);
+        this.frame(next, this.signal)
+          .catch(() => undefined) // whoever shows it asks again, and says so
+          .finally(() => this.awaited.delete(next));
+      }
   }
 
   async loadCurve(): Promise<void> {
@@ -79,7 +105,7 @@ export class Run {
     const { name, steps_made } = this.info!;
     if (!steps_made) return;
     try {
-      const series = await api.getSeries(name, 'loss', 0, steps_made, CURVE_PIXELS, signal);
+      const series = await api.getSeries(name, 'loss', 0, steps_made, REQUESTS.curve_pixels, signal);
       if (!signal.aborted) this.curve = begun(series, this.curve);
     } catch (error) {
       this.view.fail(error);

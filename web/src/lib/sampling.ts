@@ -4,8 +4,7 @@
  */
 
 import type { Sampling } from './api';
-
-const GREEDY_BELOW = 1e-5;
+import { LIMITS } from './constants';
 
 /** Who cut a token. */
 export type Cut = '' | 'temperature' | 'top-k' | 'top-p' | 'min-p';
@@ -40,7 +39,7 @@ export function filterLogits(logits: ArrayLike<number>, sampling: Sampling, seen
         scores[token]! < 0
           ? scores[token]! * sampling.repetition_penalty
           : scores[token]! / sampling.repetition_penalty;
-  if (sampling.temperature < GREEDY_BELOW) {
+  if (sampling.temperature < LIMITS.greedy_below) {
     const best = scores.indexOf(scores.reduce((most, score) => Math.max(most, score), -Infinity));
     const kept = new Float64Array(scores.length);
     kept[best] = 1;

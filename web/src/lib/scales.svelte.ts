@@ -8,6 +8,7 @@
  */
 
 import { quantile, roundUp125, type Scale } from './colour';
+import { SCALES } from './constants';
 import type { CellMode, TensorInfo } from './types';
 
 /** How large numbers were: by tensor, the highest in each part of the run. */
@@ -29,9 +30,9 @@ export interface Grown {
 type Held = Scale & { grown: Grown | null };
 
 const NONE: Scale = { full: 0, bend: 0 };
-const SPREAD = 3; // root mean squares of a weight that get the full colour
-const REACH = 4; // and of a gradient or update, where all but 5% of the parameters have smaller ones
-const BEND = 0.1; // of those of the parameter in the middle: where asinh begins to bend
+// The full colour of a weight, in root mean squares; of a gradient or update, in those that all but 5% of the parameters
+// have smaller ones than; and where asinh begins to bend, in those of the median parameter.
+const { weight_rms, gradient_rms, gradient_share, asinh_bend } = SCALES;
 
 export class Scales {
   /** grows with every change, so that what was drawn by a scale is drawn again */
@@ -46,7 +47,7 @@ export class Scales {
   /** At first, what is known of the numbers before they are seen: how they are drawn at birth. */
   constructor(private readonly tensors: TensorInfo[] = []) {
     for (const { name, birth, std } of tensors)
-      this.weights.set(name, held(birth === 'ones' ? 1 : roundUp125(SPREAD * (std || 0.02))));
+      this.weights.set(name, held(birth === 'ones' ? 1 : roundUp125(weight_rms * (std || 0.02))));
   }
 
   /** Take in what was recorded, up to a step; `fresh`: for the first time. A single record is only the beginning. */
@@ -55,7 +56,7 @@ export class Scales {
     for (const { name } of this.tensors) {
       const [size, most] = [sizes.get(name), usual(statistics.weight_max.get(name))];
       if (size === undefined || most === undefined || finite(statistics.weight_norm.get(name)).length < 2) continue;
-      raise(this.weights, name, roundUp125(Math.min(most, SPREAD * size)), step, fresh || !this.measured.has(name));
+      raise(this.weights, name, roundUp125(Math.min(most, weight_rms * size)), step, fresh || !this.measured.has(name));
       this.measured.add(name);
     }
     this.gradients = wider(this.gradients, this.bent(statistics.gradient_norm), step, fresh);
@@ -66,7 +67,7 @@ export class Scales {
   /** Take in cells of a tensor at the run's last keyframe: how far they have come, or, where nothing was recorded, their values. */
   see(name: string, mode: CellMode, cells: Float32Array, step: number): void {
     const size = Math.sqrt(cells.reduce((sum, x) => sum + (Number.isFinite(x) ? x * x : 0), 0) / cells.length);
-    const full = roundUp125(Math.min(quantile(cells, 1), SPREAD * size));
+    const full = roundUp125(Math.min(quantile(cells, 1), weight_rms * size));
     if (mode === 'learned') raise(this.learned, name, full, step, !this.learned.has(name));
     else {
       raise(this.weights, name, full, step, !this.measured.has(name));
@@ -142,7 +143,7 @@ export class Scales {
       const found = sorted.find(({ parameters }) => (left -= parameters) <= 0);
       return found ? sizes.get(found.name)! : 0;
     };
-    return { full: roundUp125(REACH * at(0.95)), bend: roundUp125(BEND * at(0.5)) };
+    return { full: roundUp125(gradient_rms * at(gradient_share)), bend: roundUp125(asinh_bend * at(0.5)) };
   }
 }
 

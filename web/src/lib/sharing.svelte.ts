@@ -4,7 +4,6 @@ import * as api from './api';
 import type { Navigator } from './navigator.svelte';
 import type { Run } from './run.svelte';
 import { chosenFrames, HEIGHT, type Scene, SECONDS, WIDTH } from './timelapse';
-import type { Picture } from './film';
 
 export class Sharing {
   /** the film and the poster, before the page */
@@ -67,8 +66,11 @@ export function save(file: Blob, name: string): void {
 /** All that the film and the poster show of the run on the page. */
 export async function sceneOf(run: Run, dark: boolean, signal: AbortSignal): Promise<Scene> {
   const { info, film, scales } = run;
-  const frames: Picture[] = [];
-  for (const number of film ? chosenFrames(film.info.steps.length) : []) frames.push(await run.frame(number, signal));
+  const frames: Scene['frames'] = [];
+  for (const number of film ? chosenFrames(film.info.steps.length) : []) {
+    const raw = await run.rawFrame(number, signal);
+    frames.push({ step: film!.info.steps[number]!, values: () => film!.unfold(raw).values });
+  }
   // The curve may come later than the film.
   return {
     run: info!,

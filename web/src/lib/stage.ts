@@ -1,6 +1,6 @@
 /** The pixels of the opening: pieces of the map as the film has them, seen through a camera. */
 
-import { palette, SHADES, shadeOf, shader, type Scale } from './colour';
+import { inkOn, palette, SHADES, shadeOf, shader, type Scale } from './colour';
 import type { Film } from './film';
 import { rectangleOf, shape2, type Layout, type Piece } from './layout';
 import type { Camera } from './opening';
@@ -137,7 +137,7 @@ export function drawNumbers(
       const value = near.numbers[i * near.columns + j]!;
       const shade = shadeOf(value, scale);
       context.globalAlpha = Math.min(1, (each - 34) / 16);
-      context.fillStyle = shade > 70 ? '#fff' : shade < -90 || !look.dark ? '#14202b' : '#e6eaed';
+      context.fillStyle = inkOn(shade, look.dark);
       context.fillText(cellText(value), x + each / 2, y + each / 2);
     }
   context.globalAlpha = 1;

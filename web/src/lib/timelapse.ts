@@ -1,7 +1,8 @@
 /** Pictures of a whole training, to be passed on: ten seconds of film, and a poster of birth and now. */
 
 import { palette, SHADES, shader } from './colour';
-import type { Film, Picture } from './film';
+import { type Colours, colours, FONTS } from './constants';
+import type { Film } from './film';
 import { arrange, shape2, type Layout, type Piece } from './layout';
 import type { Scales } from './scales.svelte';
 import { count, plain } from './text';
@@ -13,14 +14,17 @@ export const SECONDS = 10;
 const LEAD = 0.9; // seconds at birth, and at the end
 const TAIL = 1.8;
 const MOST_FRAMES = 100;
-const SANS = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif";
-const MONO = "ui-monospace, 'SF Mono', 'Cascadia Mono', 'DejaVu Sans Mono', Menlo, monospace";
+/** A frame of the film; its numbers are unfolded when they are asked for, since all together are too many. */
+interface Frame {
+  step: number;
+  values: () => Float32Array;
+}
 
 /** All that the pictures show. */
 export interface Scene {
   run: RunInfo;
   film: Film | null;
-  frames: Picture[]; // in order; none without a film
+  frames: Frame[]; // in order; none without a film
   scales: Scales;
   curve: { steps: number[]; low: (number | null)[]; high: (number | null)[] };
   dark: boolean;
@@ -75,7 +79,7 @@ export class Projector {
     const { run, frames } = scene;
     const number = frameAt(seconds, Math.max(1, frames.length));
     const step = frames[number]?.step ?? Math.round((frameAt(seconds, 1001) / 1000) * run.steps_made);
-    const ink = inks(scene.dark);
+    const ink = colours(scene.dark);
     ground(context, ink);
     heading(context, ink, run, 24, 40);
     text(context, `step ${count(step)} of ${count(run.steps_made)}`, WIDTH - 24, 40, ink.ink, 22, {
@@ -106,7 +110,7 @@ export class Projector {
 /** Birth beside now: every tensor to scale, and the first sentence against the last. */
 export function drawPoster(context: Context, scene: Scene): void {
   const { run, frames } = scene;
-  const ink = inks(scene.dark);
+  const ink = colours(scene.dark);
   ground(context, ink);
   heading(context, ink, run, 24, 40);
   text(context, `${count(run.steps_made)} steps, no number set by hand`, WIDTH - 24, 40, ink.soft, 18, {
@@ -186,44 +190,14 @@ function about({ run, film, scales }: Scene): string {
 
 // --- the parts of a picture --------------------------------------------------------------------------------------
 
-interface Inks {
-  paper: string;
-  panel: string;
-  ink: string;
-  soft: string;
-  faint: string;
-  line: string;
-  plum: string;
-}
-const inks = (dark: boolean): Inks =>
-  dark
-    ? {
-        paper: '#0f1317',
-        panel: '#171c21',
-        ink: '#e6eaed',
-        soft: '#a3adb6',
-        faint: '#8a949d',
-        line: '#2b3239',
-        plum: '#e07bb0',
-      }
-    : {
-        paper: '#ffffff',
-        panel: '#f4f5f6',
-        ink: '#17202a',
-        soft: '#56626d',
-        faint: '#6d7780',
-        line: '#dde1e4',
-        plum: '#9b2f6a',
-      };
-
-function ground(context: Context, ink: Inks): void {
+function ground(context: Context, ink: Colours): void {
   context.setTransform(context.canvas.width / WIDTH, 0, 0, context.canvas.height / HEIGHT, 0, 0);
   context.fillStyle = ink.paper;
   context.fillRect(0, 0, WIDTH, HEIGHT);
 }
 
-function heading(context: Context, ink: Inks, run: RunInfo, x: number, y: number): void {
-  ['#0877bd', ink.line, ink.line, '#f59322'].forEach((colour, i) => {
+function heading(context: Context, ink: Colours, run: RunInfo, x: number, y: number): void {
+  [ink.positive, ink.line, ink.line, ink.negative].forEach((colour, i) => {
     context.fillStyle = colour;
     context.fillRect(x + (i % 2) * 12, y - 19 + Math.floor(i / 2) * 12, 10, 10);
   });
@@ -246,7 +220,7 @@ function text(
   size: number,
   how: { align?: CanvasTextAlign; weight?: number; mono?: boolean } = {},
 ): number {
-  context.font = `${how.weight ?? 400} ${size}px ${how.mono ? MONO : SANS}`;
+  context.font = `${how.weight ?? 400} ${size}px ${how.mono ? FONTS.mono : FONTS.sans}`;
   context.textAlign = how.align ?? 'left';
   context.textBaseline = 'alphabetic';
   context.fillStyle = colour;
@@ -256,7 +230,7 @@ function text(
 
 /** As many lines as there is room for. */
 function paragraph(context: Context, written: string, box: Box, colour: string, size: number): void {
-  context.font = `400 ${size}px ${MONO}`;
+  context.font = `400 ${size}px ${FONTS.mono}`;
   const step = Math.round(size * 1.4);
   const most = Math.max(1, Math.floor(box.height / step));
   const lines = wrap(written, Math.max(8, Math.floor(box.width / context.measureText('0').width)));
@@ -282,14 +256,15 @@ export function wrap(written: string, letters: number): string[] {
 }
 
 /** Every tensor to scale, in the middle of its room. */
-function drawMap(context: Context, scene: Scene, picture: Picture, layout: Layout, room: Box, ink: Inks): void {
+function drawMap(context: Context, scene: Scene, frame: Frame, layout: Layout, room: Box, ink: Colours): void {
   const fit = Math.min(room.width / layout.width, room.height / layout.height, 2);
   context.save();
   context.translate(room.x + (room.width - fit * layout.width) / 2, room.y + (room.height - fit * layout.height) / 2);
   context.scale(fit, fit);
   context.imageSmoothingEnabled = false;
+  const values = frame.values();
   for (const piece of layout.pieces) {
-    const image = paint(scene, picture, piece, layout.scale);
+    const image = paint(scene, values, piece, layout.scale);
     const thick = piece.tensor.shape.length === 1;
     const wide = thick && piece.turned ? piece.width : image.picture.width * image.side * layout.scale;
     const high = thick && !piece.turned ? piece.height : image.picture.height * image.side * layout.scale;
@@ -310,11 +285,11 @@ function drawMap(context: Context, scene: Scene, picture: Picture, layout: Layou
 /** The pixels of a piece: each is one parameter that the film has. */
 function paint(
   { film, scales, dark }: Scene,
-  picture: Picture,
+  values: Float32Array,
   piece: Piece,
   scale: number,
 ): { picture: OffscreenCanvas; side: number } {
-  const colours = palette(dark);
+  const shades = palette(dark);
   const picks = film!.values.tensors.get(piece.tensor.name)!;
   const shade = shader(scales.of(piece.tensor.name, 'value'));
   const [level, skip] = [film!.values.level, Math.max(1, Math.round(1 / (scale * 2 ** film!.values.level)))];
@@ -329,15 +304,21 @@ function paint(
   const top = piece.rowFrom >> level;
   for (let i = 0; i < down; i++)
     for (let j = 0; j < across; j++) {
-      const index = shade(picture.values[picks.start + (top + i * skip) * picks.columns + j * skip]!);
-      data[piece.turned ? j * width + i : i * width + j] = colours[index + SHADES]!;
+      const index = shade(values[picks.start + (top + i * skip) * picks.columns + j * skip]!);
+      data[piece.turned ? j * width + i : i * width + j] = shades[index + SHADES]!;
     }
   context.putImageData(pixels, 0, 0);
   return { picture: image, side };
 }
 
 /** The loss, as far as it has come, under the line of pure guessing. */
-function curve(context: Context, { run, curve: { steps, low, high } }: Scene, step: number, box: Box, ink: Inks): void {
+function curve(
+  context: Context,
+  { run, curve: { steps, low, high } }: Scene,
+  step: number,
+  box: Box,
+  ink: Colours,
+): void {
   context.fillStyle = ink.panel;
   context.fillRect(box.x, box.y, box.width, box.height);
   const known = [...low, ...high].filter((loss): loss is number => loss !== null && Number.isFinite(loss));
