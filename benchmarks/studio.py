@@ -158,10 +158,7 @@ def page_of(chromium: Browser, address: str, hash_: str = "") -> Iterator[Page]:
     """A new page with access; hash_: the address to open in it."""
     context = chromium.new_context(viewport=SIZE, reduced_motion="reduce")  # type: ignore[arg-type]
     page = context.new_page()
-    page.goto(address)
-    if hash_:
-        page.goto("about:blank")
-        page.goto(f"{address.split('/?')[0]}/#{hash_}")
+    page.goto(f"{address}&{hash_}" if hash_ else address)
     yield page
     context.close()
 
@@ -255,7 +252,7 @@ def opening(chromium: Browser, address: str) -> dict[str, Any]:
         session.send("Network.enable")
         session.send("Network.setCacheDisabled", {"cacheDisabled": True})
         session.on("Network.dataReceived", lambda event: received.append(event["dataLength"]))
-        page.goto(f"{address.split('/?')[0]}/#run=long&step={LONG}")  # as a link: the opening plays its film besides
+        page.goto(f"{address}&run=long&step={LONG}")  # as a link: the opening plays its film besides
         page.wait_for_function("() => window.vitrine?.still?.()", timeout=60_000)
         page.wait_for_timeout(4000)
         steps = page.evaluate("() => window.vitrine.shown().wanted")

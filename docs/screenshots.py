@@ -69,10 +69,7 @@ def main() -> None:
         for picture in pictures(steps, [other.resolve().name for other in given.others]):
             context = chromium.new_context(viewport=SIZE, color_scheme=picture.scheme, reduced_motion="reduce")
             page = context.new_page()
-            page.goto(address)  # the token gives access
-            if picture.where:
-                page.goto("about:blank")
-                page.goto(f"{address.split('/?')[0]}/#{urlencode({'run': name} | picture.where)}")
+            page.goto(f"{address}&{urlencode({'run': name} | picture.where)}" if picture.where else address)
             save(page, given.out / f"{picture.file}.jpg", picture)
             context.close()
         chromium.close()

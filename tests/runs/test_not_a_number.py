@@ -92,7 +92,7 @@ def test_in_a_notebook_its_best_loss_is_a_number(odd):
 
 def test_the_studio_answers_and_has_null(odd):
     app = make_app([odd], "token", 1)
-    with TestClient(app, "http://127.0.0.1:1", cookies={"vitrine-1": "token"}) as client:
+    with TestClient(app, "http://127.0.0.1:1", headers={"Authorization": "Bearer token"}) as client:
         info = client.get("/api/runs/run")
         curve = client.get("/api/runs/run/series", params={"name": "validation"})
         listed = client.get("/api/runs")

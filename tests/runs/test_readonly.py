@@ -30,7 +30,7 @@ try:
     sys.exit("it can be written")
 except OSError:
     pass
-with TestClient(make_app([folder], "token", 1), "http://127.0.0.1:1", cookies={"vitrine-1": "token"}) as client:
+with TestClient(make_app([folder], "token", 1), "http://127.0.0.1:1", headers={"Authorization": "Bearer token"}) as client:
     for line in sys.stdin:
         words = json.loads(line)
         if words[0] == "GET":

@@ -23,7 +23,7 @@ from tests.studio.conftest import SMALL, until
 from tests.warm import Vitrine
 from vitrine.runs.reader import RunReader
 
-ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)/\?token=[\w-]+")
+ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)/#token=[\w-]+")
 LONG = [*SMALL, "--steps", "20000"]
 
 
@@ -53,7 +53,7 @@ class Command:
 
     def page(self) -> httpx.Client:
         """A browser that was let in."""
-        self.reads("?token=")
+        self.reads("#token=")
         self.reads("\n")
         found = ADDRESS.search(self.said)
         client = httpx.Client(base_url=f"http://127.0.0.1:{found[1]}", timeout=30, verify=False)

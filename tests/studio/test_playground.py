@@ -73,7 +73,7 @@ def test_a_page_that_goes_stops_the_writing(studio: Studio):
     began_s = time.monotonic()
     written(studio, prompt="The ", step=160, max_new_tokens=400)
     whole_s = time.monotonic() - began_s
-    with httpx.Client(base_url=studio.url, cookies=studio.client.cookies, timeout=300, verify=False) as client:
+    with httpx.Client(base_url=studio.url, headers=studio.client.headers, timeout=300, verify=False) as client:
         for _ in range(5):
             body = {"prompt": "The ", "step": 160, "max_new_tokens": 400}
             with client.stream("POST", "/api/runs/small/generate", json=body) as answer:

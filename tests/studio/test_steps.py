@@ -200,7 +200,7 @@ def test_health_is_what_the_command_prints(studio: Studio, reader: RunReader):
 def begin(studio: Studio, step: int) -> "tuple[threading.Thread, list[httpx.Response], httpx.Client]":
     """Ask for a step whose replay takes a while, and wait until it is under way."""
     answers: list[httpx.Response] = []
-    client = httpx.Client(base_url=studio.url, cookies=studio.client.cookies, timeout=300, verify=False)
+    client = httpx.Client(base_url=studio.url, headers=studio.client.headers, timeout=300, verify=False)
 
     def ask():
         with contextlib.suppress(httpx.HTTPError):
@@ -341,10 +341,11 @@ def test_a_page_that_goes_no_longer_waits():
 
 def test_a_page_that_goes_takes_its_replay_with_it(studio: Studio):
     whole(studio, "final_norm.gain", step=1, mode="gradient")
-    cookies = "; ".join(f"{name}={value}" for name, value in studio.client.cookies.items())
     address = f"{studio.url}/api/runs/small/tile?tensor=final_norm.gain&step=117&mode=gradient"
-    code = "import sys, urllib.request as r; r.urlopen(r.Request(sys.argv[1], headers={'Cookie': sys.argv[2]}))"
-    impatient = subprocess.Popen([sys.executable, "-c", code, address, cookies], stderr=subprocess.DEVNULL)
+    code = "import sys, urllib.request as r; r.urlopen(r.Request(sys.argv[1], headers={'Authorization': sys.argv[2]}))"
+    impatient = subprocess.Popen(
+        [sys.executable, "-c", code, address, f"Bearer {studio.token}"], stderr=subprocess.DEVNULL
+    )
     until(lambda: studio.json("runs/small/progress", step=117)["step"] == 117)
     impatient.kill()
     impatient.wait()

@@ -5,9 +5,8 @@
 
 import hmac
 import ipaddress
+import re
 from collections.abc import Callable, Collection
-from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qsl, urlencode
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -49,16 +48,19 @@ class Guard:
     Args:
         hosts: what the Host header may be; empty: anything. With them no page gets through by a DNS entry for this
             machine.
+        secret: to be sent as Authorization: Bearer; empty: none is asked for.
         refuse: makes the answer to what is refused.
     """
 
     schemes: Collection[str] = ("http", "https")  # of pages that this server's own address gave: a proxy may add TLS
     body_bytes = 8 * MiB  # largest body of a request
-    too_long = ""  # a sentence
+    open = re.compile("")  # paths that are answered without the secret
+    missing, wrong = "", ""  # sentences for those who send no secret, or another one
+    too_long = ""  # and for a body beyond `body_bytes`
     advice = ""  # for those who ask by another name
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str], refuse: Refuse) -> None:
-        self.app, self.hosts, self.refuse = app, hosts, refuse
+    def __init__(self, app: ASGIApp, hosts: frozenset[str], refuse: Refuse, secret: str) -> None:
+        self.app, self.hosts, self.refuse, self.secret = app, hosts, refuse, secret
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse, let in, or pass on."""
@@ -72,8 +74,14 @@ class Guard:
             await self._pass_on(scope, receive, send)
 
     def _admit(self, scope: Scope) -> Response | None:
-        """The answer to who is not let in."""
-        raise NotImplementedError
+        """The answer to a request without the secret. A header, not a cookie: browsers send a cookie to every port."""
+        if not self.secret or self.open.fullmatch(scope["path"]):
+            return None
+        given = header(scope, b"authorization")
+        kind, _, secret = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+        if kind.lower() == "bearer" and hmac.compare_digest(secret.strip().encode("utf-8"), self.secret.encode()):
+            return None
+        return self.refuse(401, self.wrong if given else self.missing)
 
     def _check_origin(self, scope: Scope) -> Response | None:
         hosts, origins = header(scope, b"host"), header(scope, b"origin")
@@ -107,38 +115,25 @@ class Guard:
 
 
 class KeyGuard(Guard):
-    """Asks for an API key, if there is one. key: empty: none is asked for."""
+    """Asks for an API key, if there is one."""
 
+    open = re.compile("/health")  # it says nothing but whether the server is well
+    missing = "This server asks for its API key. Send the header Authorization: Bearer KEY."
+    wrong = "This is not the API key. Send the header Authorization: Bearer KEY."
     too_long = "The body is larger than 8 MiB. Send fewer prompts at once."
     advice = "Start it with --host to serve a network."
-    open = ("/health",)  # answered without a key: it says nothing but whether the server is well
-
-    def __init__(self, app: ASGIApp, hosts: frozenset[str], refuse: Refuse, key: str) -> None:
-        super().__init__(app, hosts, refuse)
-        self.key = key
-
-    def _admit(self, scope: Scope) -> Response | None:
-        if not self.key or scope["path"] in self.open:
-            return None
-        given = header(scope, b"authorization")
-        kind, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-        if kind.lower() == "bearer" and _equal(key.strip(), self.key):
-            return None
-        what = "This is not the API key" if given else "This server asks for its API key"
-        return self.refuse(401, f"{what}. Send the header Authorization: Bearer KEY.")
 
 
 class TokenGuard(Guard):
-    """Lets in only the browser that was given the token, in the address of the page; from then on it is a cookie."""
+    """Asks for the token that the studio printed, for everything but the page itself, which is the same for everyone."""
 
     schemes = ("http",)
     body_bytes = 20 * MiB
+    open = re.compile("/|/assets/[^/]+")
+    missing = "The studio asks for its token. Open the address that vitrine studio printed when it started."
+    wrong = "The studio was started anew, with a new token. Open the address that it printed last."
     too_long = "A request may hold 20 MB at most. Give a smaller text, or a file: vitrine train."
     advice = "Open the address that vitrine studio printed."
-
-    def __init__(self, app: ASGIApp, port: int, refuse: Refuse, token: str) -> None:
-        super().__init__(app, local_hosts(port), refuse)
-        self.token, self.cookie = token, f"vitrine-{port}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The same, and each answer says what the page may load."""
@@ -151,44 +146,10 @@ class TokenGuard(Guard):
 
         await super().__call__(scope, receive, send_safely)
 
-    def _admit(self, scope: Scope) -> Response | None:
-        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        if scope["path"] == "/" and (given := dict(query).get("token")):
-            if not _equal(given, self.token):
-                return self.refuse(
-                    401, "This token is not the studio's. Open the address that vitrine studio printed last."
-                )
-            # From the address into a cookie, and out of the address again.
-            rest = urlencode([(name, value) for name, value in query if name != "token"])
-            cookie = f"{self.cookie}={self.token}; HttpOnly; SameSite=Strict; Path=/"
-            headers = {"Location": "/" + ("?" + rest if rest else ""), "Set-Cookie": cookie}
-            return Response(None, 303, headers | {"Cache-Control": "no-store"})
-        if _equal(known := self._known(scope), self.token):
-            return None
-        sentence = "This page needs its token: open the address that vitrine studio printed when it started."
-        if known:
-            sentence = "The studio was started anew, with a new token: open the address that it printed last."
-        return self.refuse(401, sentence)
-
-    def _known(self, scope: Scope) -> str:
-        """The token that the browser keeps for this port; empty if it has none."""
-        for cookies in header(scope, b"cookie"):
-            try:
-                found = SimpleCookie(cookies).get(self.cookie)
-            except CookieError:
-                continue
-            if found:
-                return found.value
-        return ""
-
 
 def header(scope: Scope, name: bytes) -> list[str]:
     """All values of a header."""
     return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
-
-
-def _equal(given: str, secret: str) -> bool:
-    return hmac.compare_digest(given.encode("utf-8", "replace"), secret.encode())
 
 
 async def _answer(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

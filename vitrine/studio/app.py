@@ -14,7 +14,7 @@ from starlette.responses import FileResponse, Response
 
 from vitrine import __version__
 from vitrine.errors import VitrineError
-from vitrine.http.guard import TokenGuard
+from vitrine.http.guard import TokenGuard, local_hosts
 from vitrine.http.requests import GONE
 from vitrine.studio.catalog import Listing
 from vitrine.studio.report.html import NO_PAGE, PAGE
@@ -28,7 +28,7 @@ def make_app(folders: list[Path], token: str, port: int) -> FastAPI:
 
     Args:
         folders: run folders, or folders of run folders.
-        token: that the page's address must carry once; see `guard`.
+        token: that each request must carry; see `guard`.
         port: that it will listen on, on the loopback address.
     """
     listing, workers = Listing(folders), Workers.make()
@@ -58,7 +58,7 @@ def make_app(folders: list[Path], token: str, port: int) -> FastAPI:
     app.add_middleware(
         GZipMiddleware, minimum_size=1000, compresslevel=1, exclude_content_types=("text/event-stream", NUMBERS)
     )
-    app.add_middleware(TokenGuard, port=port, refuse=error, token=token)
+    app.add_middleware(TokenGuard, hosts=local_hosts(port), refuse=error, secret=token)
     return app
 
 

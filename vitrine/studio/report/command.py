@@ -68,7 +68,7 @@ def read_steps(reader: RunReader, text: str) -> list[int]:
 async def _make(reader: RunReader, name: str, wish: Wish, shell: Shell, say: Say) -> Report:
     token = secrets.token_urlsafe(24)
     app = make_app([reader.path.resolve()], token, PORT)
-    headers = {"host": f"127.0.0.1:{PORT}", "cookie": f"vitrine-{PORT}={token}"}
+    headers = {"host": f"127.0.0.1:{PORT}", "authorization": f"Bearer {token}"}
     async with app.router.lifespan_context(app):
         return await make_report(Inside(app, name, headers), reader, wish, shell, say)
 

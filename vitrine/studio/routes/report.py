@@ -53,7 +53,7 @@ def make_router(listing: Listing) -> APIRouter:
         if doing:
             raise RefusalError(409, f"A report of {next(iter(doing))} is being written: wait for it, or cancel it.")
         doing[run] = "the run and its curves"
-        headers = {name: request.headers[name] for name in ("host", "cookie") if name in request.headers}
+        headers = {name: request.headers[name] for name in ("host", "authorization") if name in request.headers}
         wish = Wish(tuple(body.steps), body.cell, body.prompt, body.here)
         try:
             made = make_report(

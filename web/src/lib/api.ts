@@ -4,6 +4,7 @@ import { EventSourceParserStream } from 'eventsource-parser/stream';
 import createClient from 'openapi-fetch';
 import { inReport, openBundle } from './bundle';
 import type { paths } from './schema';
+import { token } from './token';
 import type { CellMode, Cells, Phases, StreamState } from './types';
 
 /** A refusal of the server, in its own words. */
@@ -28,7 +29,7 @@ export function sentence(error: unknown): string {
 
 /** Every request passes here: what all of them carry is added here. */
 async function send(request: Request): Promise<Response> {
-  if (!inReport) return fetch(request);
+  if (!inReport) return token.send(request);
   const answer = await (await openBundle()).answer(request);
   request.signal.throwIfAborted();
   return answer;
@@ -48,7 +49,7 @@ async function whole<T>(asked: Promise<Answer<T>>): Promise<{ data: T; headers: 
   const { data, error, response } = await asked;
   if (response.ok) return { data: data as T, headers: response.headers };
   const told = (error as { error?: string } | undefined)?.error ?? `The studio answered with ${response.status}.`;
-  const locked = 'This tab has no key to the studio. Open the address that vitrine studio printed.';
+  const locked = 'This tab has no token for the studio. Open the address that vitrine studio printed.';
   throw new ServerError(response.status, response.status === 401 ? locked : told);
 }
 

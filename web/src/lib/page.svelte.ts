@@ -15,6 +15,7 @@ import { Opening } from './opening.svelte';
 import { Preferences } from './preferences.svelte';
 import { Run } from './run.svelte';
 import { Sharing } from './sharing.svelte';
+import { token } from './token';
 import { Tour } from './tour.svelte';
 import type { RunInfo, RunSummary, StreamState } from './types';
 import { View } from './view.svelte';
@@ -42,7 +43,8 @@ export class Page {
     this.preferences.listen();
     document.addEventListener('visibilitychange', () => this.line.attend());
     // The address in the event, since the page's own may stand in the bar by now.
-    window.addEventListener('hashchange', (event) => void this.readAddress(new URL(event.newURL).hash));
+    window.addEventListener('hashchange', (event) => this.leave(new URL(event.newURL).hash));
+    token.arrived = () => this.admitted();
     try {
       if (inReport) this.report = (await openBundle()).about;
       this.runs = (await api.getRuns()).runs;
@@ -51,6 +53,21 @@ export class Page {
       this.view.fail(error);
     }
     this.run.opening = false;
+  }
+
+  /** An address was typed or clicked: the studio's own with a new token, or another place of the page. */
+  private leave(hash: string): void {
+    if (token.take(hash) === null) void this.readAddress(hash);
+    else {
+      history.replaceState(null, '', `#${this.written}`);
+      this.admitted();
+    }
+  }
+
+  /** There is a new token: what was refused without it is asked for again. */
+  private admitted(): void {
+    if (!this.run.info) location.reload();
+    else if (this.line.broken) void this.line.look(0);
   }
 
   async refreshRuns(): Promise<void> {
