@@ -36,6 +36,7 @@ def test_a_chat_template_goes_along_both_ways_and_to_who_is_trained_further(tmp_
     )
     for path in (tmp_path / "back", child.path):
         assert (path / "chat_template.jinja").read_text(encoding="utf-8") == TEMPLATE
+    assert read_tokenizer_config(child.path) == read_tokenizer_config(tmp_path / "back") != {}
 
 
 @pytest.mark.parametrize("many", [False, True])

@@ -24,7 +24,7 @@ from vitrine.runs.reader import CHAT_TEMPLATE, CONFIG, HISTORY, KEYFRAMES, LOCK,
 from vitrine.runs.refusals import sentences
 from vitrine.runs.store import Store, digests
 from vitrine.text import token_files
-from vitrine.text.tokenizer import save_tokenizer
+from vitrine.text.tokenizer import TOKENIZER_CONFIG, save_tokenizer
 from vitrine.training.checkpoint import Snapshot, save_keyframe, take_snapshot, written_digest
 from vitrine.training.checks import check_memory
 from vitrine.training.device import check_device, fingerprint
@@ -109,9 +109,10 @@ def _write_run(folder: Path, prepared: Prepared, processes: Processes) -> None:
     config, tokens = prepared.config, prepared.tokens
     (folder / CONFIG).write_text(config.to_toml(), encoding="utf-8")
     save_tokenizer(tokens.tokenizer, folder / TOKENIZER)
-    template = Path(tokens.tokenizer_name).with_name(CHAT_TEMPLATE)  # of a tokenizer that came from a file
-    if tokens.tokenizer_name.endswith(".json") and template.is_file():
-        shutil.copyfile(template, folder / CHAT_TEMPLATE)
+    if tokens.tokenizer_name.endswith(".json"):  # it came from a file; what lies beside that belongs to it
+        for file in map(Path(tokens.tokenizer_name).with_name, (CHAT_TEMPLATE, TOKENIZER_CONFIG)):
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
     keep_tokens(tokens, folder / TOKENS)
     _, state = build_state(config, Processes())
     initial = take_snapshot(state)
