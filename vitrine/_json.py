@@ -1,10 +1,19 @@
-"""JSON of results: dataclasses, NumPy's numbers and paths are known, and so is what has a `to_json`; a number that is not finite becomes null."""
+"""JSON of results, and the constants that Python shares with the page.
+
+In results, dataclasses, NumPy's numbers and paths are known, and so is what has a `to_json`; a number that is not finite
+becomes null.
+"""
 
 import dataclasses
 import json
 import math
+from importlib import resources
 from pathlib import Path
 from typing import Any
+
+# Colours, scale factors and limits; the page's build reads the same file (web/src/lib/constants.ts). `on_any_ground` holds
+# colours that can be read on white and on black, for a notebook, whose background is not known.
+CONSTANTS: dict[str, Any] = json.loads(resources.files("vitrine").joinpath("constants.json").read_text("utf-8"))
 
 
 def dumps(content: Any, **style: Any) -> str:

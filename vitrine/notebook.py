@@ -10,7 +10,7 @@ from html import escape
 
 import numpy as np
 
-from vitrine._constants import CONSTANTS
+from vitrine._json import CONSTANTS
 from vitrine.model.inventory import inventory
 from vitrine.runs.downsample import Steps, Values, downsample
 from vitrine.runs.reader import RunReader, is_training

@@ -21,5 +21,5 @@ export default defineConfig({
     assetsInlineLimit: 0, // the page's policy allows no inline script
     modulePreload: { polyfill: false },
   },
-  test: { css: true }, // a test reads page.css
+  test: { css: true, setupFiles: 'tests/setup.ts' }, // a test reads page.css
 });

@@ -194,7 +194,7 @@ def test_every_view_of_a_report_opens(file: Path, open_report: Open, runs: Path)
     page = report.go(run="small", view="play", step=160, top_k=3)
     page.wait_for_selector("text=top-k cuts")
     page = report.go(run="another")
-    page.wait_for_selector("text=This report holds the run small alone.")
+    page.wait_for_selector("text=This report holds only the run small.")
     assert str(runs) not in file.read_text()
 
 

@@ -59,7 +59,7 @@ def test_a_run_is_added_to_a_comparison_and_left_out_again(seen: Browser):
     page.get_by_role("button", name="other").click()
     page.wait_for_selector('[data-curve="other"]', state="attached")
     page.get_by_role("button", name="Leave other out").click()
-    page.wait_for_selector("text=With which run shall small be compared?")
+    page.wait_for_selector("text=Which run should small be compared with?")
 
 
 def test_health_draws_the_curves_that_a_verdict_was_judged_by(seen: Browser, studio: Studio):

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from vitrine._constants import CONSTANTS
+from vitrine._json import CONSTANTS
 from vitrine.config import SamplingConfig
 
 # A temperature so low is zero, as vLLM has it: dividing by it could overflow.

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vitrine._constants import CONSTANTS
-from vitrine._json import plain
+from vitrine._json import CONSTANTS, plain
 from vitrine.errors import RunError
 from vitrine.model.inventory import inventory
 from vitrine.runs.downsample import downsample

@@ -1,3 +1,5 @@
+/** Mounts the page into its HTML document. */
+
 import { mount } from 'svelte';
 import App from './App.svelte';
 import './page.css';

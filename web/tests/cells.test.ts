@@ -11,7 +11,6 @@ vi.mock('../src/lib/api', async (original) => ({
   getTiles: vi.fn(),
   getTile: vi.fn(),
 }));
-vi.stubGlobal('window', globalThis);
 
 const answered = (step: number, size: number, exact = true) => ({
   step,

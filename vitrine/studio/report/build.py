@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message
 
 from vitrine import __version__
-from vitrine._constants import CONSTANTS
+from vitrine._json import CONSTANTS
 from vitrine.errors import RunError
 from vitrine.runs.film import Film, grid_shape
 from vitrine.runs.reader import FILM, RunReader

@@ -1,4 +1,4 @@
-/** Where the page stands, as a part of its address: what is copied from the address bar opens the same picture. */
+/** Writes the state of the page into its address, and reads it back, so that a copied link opens the same picture. */
 
 import type { Sampling } from './api';
 import { LIMITS } from './constants';

@@ -1,4 +1,4 @@
-/** Curves of low and high per pixel, as the shapes that a small plot draws. */
+/** Turns the lowest and highest values per pixel into the SVG path of a small plot. */
 
 export type Numbers = (number | null)[];
 

@@ -1,6 +1,6 @@
 /**
- * A report: the page in a file of its own, with the studio's answers beside it. What the page asks is looked up here,
- * and never goes to a network. vitrine/studio/report/bundle.py says how they lie in the file.
+ * Answers the page's requests in a report, from the data in the file itself; no network is used. A report is the page in
+ * one file with the studio's answers; vitrine/studio/report/bundle.py describes the format.
  */
 
 import type { RunInfo } from './types';
@@ -69,17 +69,17 @@ class Bundle {
     const path = url.pathname.replace(/^\/api/, '');
     const run = this.about.run;
     const found = /^\/runs\/([^/]+)\/?(.*)$/.exec(path);
-    if (found && decodeURIComponent(found[1]!) !== run) return refuse(`This report holds the run ${run} alone.`);
+    if (found && decodeURIComponent(found[1]!) !== run) return refuse(`This report holds only the run ${run}.`);
     const query = Object.fromEntries(url.searchParams);
     const body = request.method === 'POST' ? ((await request.json()) as Record<string, unknown>) : null;
-    if (path === '/compare') return outside('A report holds one run alone.', run);
+    if (path === '/compare') return outside('A report holds only one run.', run);
     if (!found) return this.look(path, query, body) ?? outside('A report cannot start or steer a training.', run);
     const name = found[2]!;
     if (name === 'live') return new Response(null, { status: 204 });
     if (name.startsWith('film/')) return this.frame(name.slice(5));
     if (name === 'picks') return this.picks(query);
     if (name === 'tiles') return this.tiles(query);
-    if (name === 'tile') return (await this.born(query)) ?? this.tile(query);
+    if (name === 'tile') return (await this.atBirth(query)) ?? this.tile(query);
     if (name === 'nudge' && body) delete body.sizes; // those that were measured, whatever is asked for
     return this.look(name, query, body) ?? this.missing(name, query, body);
   }
@@ -156,7 +156,7 @@ class Bundle {
   }
 
   /** Cells at birth, where they are asked for as the film has them. */
-  private async born(query: Record<string, string>): Promise<Response | null> {
+  private async atBirth(query: Record<string, string>): Promise<Response | null> {
     const { info, film } = await this.movie();
     const every = Number(query.every ?? 1);
     if (query.mode !== 'birth' || !info || !film || every !== 2 ** info.value_level) return null;
@@ -186,7 +186,7 @@ class Bundle {
     if (Number.isFinite(step) && !steps.includes(step))
       return outside(`This report has ${this.where()} in full; of step ${step}, the curves and the film.`, run);
     if (['parameter', 'nudge', 'neuron', 'tensor'].includes(path))
-      return outside(`This report tells the story of ${cell} alone.`, run);
+      return outside(`This report tells the story of ${cell} only.`, run);
     return outside('This was not put into the report.', run);
   }
 
@@ -304,7 +304,7 @@ function foretold(cell: number, before: number, now: number): number {
 /** A line of JSON, then the parts whose sizes it gives; compressed, in base64. */
 async function unpack<T>(id: string): Promise<{ head: T; parts: Uint8Array<ArrayBuffer>[] }> {
   const text = element(id)?.textContent?.trim() ?? '';
-  if (!text) throw new Error('This report is not whole: it was cut off on its way here. Get it again.');
+  if (!text) throw new Error('This report is incomplete: it was cut off when it was copied. Get it again.');
   if (typeof DecompressionStream === 'undefined')
     throw new Error('This browser is too old to open the report: use one of 2023 or later.');
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));

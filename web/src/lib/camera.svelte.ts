@@ -1,4 +1,4 @@
-/** From where the map is seen: a point of it in the middle of the screen, and how large. */
+/** The camera of the parameter map: its position, zoom and limits; gestures and flights by d3-zoom. */
 
 import { select, type Selection } from 'd3-selection';
 import 'd3-transition';

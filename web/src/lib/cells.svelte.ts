@@ -1,5 +1,5 @@
 /**
- * The exact cells of the step where the page stands. Zoomed out, one true cell of each square of the map, of all
+ * Loads the exact cells of the current step. Zoomed out, one true cell of each square of the map, of all
  * tensors in one answer; zoomed in, more of the same, down to every single cell of what is seen.
  */
 
@@ -305,7 +305,7 @@ export class Cells {
 
   /** 409: another run has this name now. */
   private trouble(error: unknown, signal: AbortSignal): void {
-    // A report has exact cells around one of them alone: elsewhere the film is what there is.
+    // A report has exact cells only around one cell; elsewhere it has the film.
     if (signal.aborted || api.isAbort(error) || inReport) return;
     if (error instanceof api.ServerError && error.status === 409) this.reopen();
     else this.refused = api.sentence(error);

@@ -1,4 +1,4 @@
-/** Colours of numbers: orange is negative, blue is positive, zero is grey; and the scales that go with them. */
+/** Converts numbers to colours: orange is negative, blue is positive, zero is grey. */
 
 import { colours } from './constants';
 

@@ -1,4 +1,4 @@
-/** The loss curve as it is drawn: lowest and highest of each stretch of steps. */
+/** The loss curve as it is drawn: the lowest and highest loss of each range of steps. */
 
 import type { Series, StepRow } from './types';
 

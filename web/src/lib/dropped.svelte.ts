@@ -1,4 +1,4 @@
-/** A text that was dropped on the page, and how long the studio thinks that a model needs for one. */
+/** A text that was dropped on the page, and the estimated time to train a model on one. */
 
 import * as api from './api';
 import type { Run } from './run.svelte';

@@ -1,4 +1,4 @@
-/** What is known of each cell where the page stands, and what of it the map draws. */
+/** Finds the value of any cell at the current step, and chooses what the parameter map draws. */
 
 import type { Cells, Standing } from './cells.svelte';
 import { data, type Sheet } from './whole';

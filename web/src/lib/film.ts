@@ -1,4 +1,4 @@
-/** The film of a run: the same few parameters of every tensor, step after step. docs/run-format.md has the layout. */
+/** The film of a run: a sample of every tensor's parameters at many steps. docs/run-format.md describes the format. */
 
 import { plane } from './painter';
 import { Recent } from './recent';
@@ -103,7 +103,7 @@ export class Film {
     const step = Number(view.getBigInt64(0, true));
     const scales = new Float32Array(raw.slice(16, 16 + 12 * tensors));
     const cells = new Int8Array(raw, 16 + 12 * tensors);
-    const spread = (kind: number, picks: Picks, from: number, base: Float32Array | null): Float32Array => {
+    const read = (kind: number, picks: Picks, from: number, base: Float32Array | null): Float32Array => {
       const out = new Float32Array(picks.count);
       let t = 0;
       for (const tensor of picks.tensors.values()) {
@@ -119,10 +119,10 @@ export class Film {
       step,
       exact: step === 0,
       source: 'film',
-      values: step === 0 ? this.birth : spread(0, this.values, 0, this.birth),
+      values: step === 0 ? this.birth : read(0, this.values, 0, this.birth),
       // A report may have no room for them.
-      gradients: c ? spread(1, this.changes, v, null) : null,
-      updates: c ? spread(2, this.changes, v + c, null) : null,
+      gradients: c ? read(1, this.changes, v, null) : null,
+      updates: c ? read(2, this.changes, v + c, null) : null,
     };
   }
 

@@ -1,4 +1,4 @@
-/** A run that grows: what the stream brings is added to what was read before. */
+/** Adds the events of a running training to what was read of the run before. */
 
 import type { RunInfo, StreamState } from './types';
 

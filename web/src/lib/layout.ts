@@ -1,5 +1,5 @@
 /**
- * Where each tensor stands in the map: in reading order, all to one scale.
+ * Arranges all tensors on the parameter map, in reading order and at one scale.
  *
  * At the left the tables, at the right the output, between them the blocks, in rows. A block has its attention (query and
  * key, value and output) above its MLP, or beside it, whichever makes the map larger. `shrink` is drawn turned, so
@@ -63,7 +63,7 @@ const PLAIN: Record<string, [string, string]> = {
   query: ['who looks at whom: query', 'asks'],
   key: ['who looks at whom: key', 'offers'],
   value: ['what is passed on: value', 'gives'],
-  output: ['mixed back into the stream: output', 'mixes'],
+  output: ['mixed back into the residual stream: output', 'mixes'],
   expand: ['finds patterns: expand', 'finds'],
   gate: ['opens or shuts each pattern: gate', 'gates'],
   shrink: ['what each pattern adds: shrink', 'adds'],

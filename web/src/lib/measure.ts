@@ -1,4 +1,4 @@
-/** What the scales follow from: the norms that were recorded of the whole run, or, where there are none, its cells. */
+/** Sets the colour scales from the norms recorded over the whole run, or from its cells where none were recorded. */
 
 import * as api from './api';
 import { REQUESTS } from './constants';

@@ -1,5 +1,5 @@
 /**
- * Where the page stands: at one step. Everything that is shown carries its own step; an answer that comes late, for a
+ * The current step, and everything that is loaded for it. Everything that is shown carries its own step; an answer that comes late, for a
  * step that the page has left, is dropped.
  */
 

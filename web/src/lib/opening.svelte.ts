@@ -1,4 +1,4 @@
-/** Whether the opening is shown: once, to who comes without a link that says where to stand. */
+/** Decides whether the opening is shown: once, to a visitor whose link does not name a place. */
 
 import { standsSomewhere } from './opening';
 

@@ -1,4 +1,4 @@
-/** The opening: what it tells, and when. No page is needed to work any of this out. */
+/** The timing and the camera path of the opening, as pure functions. */
 
 import { cellHeight, cellWidth, type Layout } from './layout';
 import { count, plain } from './text';

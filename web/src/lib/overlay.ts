@@ -1,4 +1,4 @@
-/** Words, rings and numbers over the cells of the map. */
+/** Draws labels, outlines and numbers over the cells of the parameter map. */
 
 import { placed } from './camera.svelte';
 import { inkOn, shadeOf, SHADES } from './colour';

@@ -1,4 +1,4 @@
-/** The worker that colours the map, from this side: one frame at a time, always the newest that is wanted. */
+/** Sends frames of the parameter map to the worker that colours them: one at a time, always the newest. */
 
 import PainterWorker from './painter.worker?worker&inline';
 import type { Order } from './painter.worker';

@@ -1,4 +1,4 @@
-/** Colours frames of the map, away from the thread that answers the pointer. */
+/** The worker that colours frames of the parameter map, so that the main thread stays free for input. */
 
 import { raster, shadesOf, type Frame, type Layer } from './raster';
 import type { Scale } from './colour';

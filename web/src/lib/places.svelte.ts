@@ -1,4 +1,4 @@
-/** Which cell of its square a pixel shows: asked for a whole tensor, when the pointer first needs it. */
+/** Loads which cell of its square each pixel shows, for a whole tensor at once. */
 
 import * as api from './api';
 import { across } from './whole';

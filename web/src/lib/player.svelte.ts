@@ -1,4 +1,4 @@
-/** The film, played: frame after frame, until the newest. */
+/** Plays the film frame by frame, up to the newest one. */
 
 /** What is played. */
 interface Stage {

@@ -1,4 +1,4 @@
-/** What a person asked of the browser: colours, and how much may move. */
+/** The reader's settings in the browser: dark colours and reduced motion. */
 
 export class Preferences {
   dark = $state(false);

@@ -1,4 +1,4 @@
-/** From numbers to pixels. Pure, and run in a worker: nothing here knows of the page. */
+/** Turns numbers into pixels; pure functions, which run in a worker. */
 
 import { pixelOf, shader, SHADES, type Scale } from './colour';
 import { colours } from './constants';

@@ -1,4 +1,4 @@
-/** A cache of limited size: what was not used for longest is dropped first. */
+/** A cache with a limit in bytes, which drops the least recently used values. */
 
 export class Recent<K, V> {
   private readonly kept = new Map<K, { value: V; bytes: number }>(); // the least recently used first

@@ -1,4 +1,4 @@
-/** The run that is open: what was read of it, and what it has recorded so far. */
+/** The open run: its description, film, loss curve and colour scales. */
 
 import * as api from './api';
 import { inReport } from './bundle';

@@ -1,5 +1,5 @@
 /**
- * What decoding leaves of the logits: the same order and the same treatment of ties as vitrine/generation/sampling.py.
+ * Filters logits as the decoder does: the same order and the same treatment of ties as vitrine/generation/sampling.py.
  * Repetition penalty, temperature, top-k, top-p, min-p. Nothing here touches a parameter.
  */
 

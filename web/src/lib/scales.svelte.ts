@@ -1,5 +1,5 @@
 /**
- * What the full colour stands for. Of weights, per tensor; of gradients, updates and the optimizer's memory, one for the
+ * The values at which the colours of the map are full. Of weights, per tensor; of gradients, updates and the optimizer's memory, one for the
  * model, bent by asinh, since these span many sizes.
  *
  * A scale follows from what was recorded of the whole run, not from what the page happens to have seen, and is rounded

@@ -1,4 +1,4 @@
-/** What the painter is told: where each tensor is on the screen, and the numbers that are drawn there. */
+/** Describes one frame of the map for the painter: where each tensor is on the screen, and its numbers. */
 
 import { placed, type Size, type View } from './camera.svelte';
 import { palette } from './colour';

@@ -1,4 +1,4 @@
-/** What a person can pass on: a link, a report, a film and a poster. */
+/** Makes what can be shared: a link, a report, a video and a poster. */
 
 import * as api from './api';
 import type { Navigator } from './navigator.svelte';

@@ -1,4 +1,4 @@
-/** The pixels of the opening: pieces of the map as the film has them, seen through a camera. */
+/** Draws the parameter map of the opening, from the film and through its own camera. */
 
 import { inkOn, palette, SHADES, shadeOf, shader, type Scale } from './colour';
 import type { Film } from './film';

@@ -1,4 +1,4 @@
-/** The nine stations of the tour: «What are the parameters of a language model?» Every number is the run's own. */
+/** The texts and questions of the tour's nine stations; every number comes from the open run. */
 
 import { filterLogits } from './sampling';
 import { count, exact, KIND_WORDS, plain, signed, tokenWord } from './text';
@@ -27,25 +27,25 @@ export function ruleOf(at: At): { name: string; adds: string; remembers: boolean
     return {
       name: 'Muon',
       remembers: true,
-      adds: `Muon remembers earlier gradients, and evens out the directions of the whole matrix, so that none of them drowns the others. (Tables, gains and the output follow AdamW.)${pull}`,
+      adds: `Muon remembers earlier gradients, and evens out the directions of the whole matrix, so that none of them dominates. (Tables, gains and the output follow AdamW.)${pull}`,
     };
   if (name === 'muon' || name === 'adamw')
     return {
       name: 'AdamW',
       remembers: true,
-      adds: `AdamW remembers which way the gradients lately pointed, and how large they usually are, and divides the one by the other: each number takes steps of a size of its own.${pull}`,
+      adds: `AdamW remembers the direction of recent gradients and their usual size, and divides the first by the second: each number gets its own step size.${pull}`,
     };
   const momentum = Number(at.run.config.optimizer?.momentum ?? 0) > 0;
   return momentum
     ? {
         name: 'SGD with momentum',
         remembers: true,
-        adds: `Momentum remembers earlier gradients, and goes on in their direction.${pull}`,
+        adds: `Momentum remembers earlier gradients, and keeps moving in their direction.${pull}`,
       }
     : {
         name: 'plain SGD',
         remembers: false,
-        adds: `It has no memory: this step’s gradient is all that it knows.${pull}`,
+        adds: `It has no memory: it uses only the gradient of this step.${pull}`,
       };
 }
 
@@ -55,14 +55,14 @@ const one: Station = {
   points: ['number', 'lens'],
   needs: ['life', 'neuron'],
   first: (at) =>
-    say`A parameter is one number. This one, ${at.address}, is ${live(at.facts.life && exact(at.facts.life.before), 'number')} at step ${live(count(at.step), 'timeline')}; it was born as ${live(at.facts.life && exact(at.facts.life.birth), 'number')}. The ring in the map shows where it stands among its neighbours.`,
+    say`A parameter is one number. This one, ${at.address}, is ${live(at.facts.life && exact(at.facts.life.before), 'number')} at step ${live(count(at.step), 'timeline')}; it was born as ${live(at.facts.life && exact(at.facts.life.birth), 'number')}. The ring on the map shows where it is among its neighbours.`,
   short: (at) =>
     say`A parameter is one number. This one is ${live(at.facts.life && exact(at.facts.life.before), 'number')} at step ${live(count(at.step), 'timeline')}, and was born as ${live(at.facts.life && exact(at.facts.life.birth), 'number')}.`,
   question: (at) => {
     const inputs = at.tensor.shape[1] ?? 1;
     const { neuron } = at.facts;
     return {
-      ask: say`It belongs to one neuron${neuron ? `, which here reads the token ${tokenWord(neuron.text)}` : ''}. How many numbers does that neuron take in, each with a weight of its own?`,
+      ask: say`It belongs to one neuron${neuron ? `, which here reads the token ${tokenWord(neuron.text)}` : ''}. How many numbers does that neuron take in, each with its own weight?`,
       options: ['1', count(inputs), all(at)],
       right: 1,
       reveal: neuron
@@ -90,7 +90,7 @@ const census: Station = {
     return say`The model is ${live(all(at), 'count')} such numbers, drawn to scale. Weights are not the only ones. ${kinds.embedding ? say`Embeddings: a row of ${live(chosen(at, 'model', 'd_model'), 'hyperparameters')} numbers for each of ${live(count(tokens(at)), 'hyperparameters')} tokens. ` : ''}Gains: volume knobs of the norms. ${kinds.bias ? say`Biases: one number per output, added to its sum, and learned as well.` : ''}`;
   },
   short: (at) =>
-    say`All of them are ${live(all(at), 'count')} numbers: weights, and what else is learned: embeddings (a row per token), gains${byKind(at.run.tensors).bias ? ', and biases (one number per output, added to its sum)' : ''}.`,
+    say`All of them are ${live(all(at), 'count')} numbers: weights, and other numbers that are learned too: embeddings (a row per token), gains${byKind(at.run.tensors).bias ? ', and biases (one number per output, added to its sum)' : ''}.`,
   question: (at) => {
     const kinds = byKind(at.run.tensors);
     const rest = (['embedding', 'bias', 'gain'] as const).map(
@@ -113,10 +113,12 @@ const census: Station = {
       : '';
     const tied = at.run.tied
       ? ' The output uses the table of tokens a second time: these numbers are tied, and counted once.'
-      : ' The output has a matrix of its own: a row per token.';
+      : ' The output has its own matrix: a row per token.';
     return say`${left}${qk}${tied}`;
   },
-  task: { say: 'Find one that is no weight: click one of the thin strips: gains, and biases where there are any.' },
+  task: {
+    say: 'Find one that is not a weight: click one of the thin strips, which are gains and, in some models, biases.',
+  },
 };
 
 const chose: Station = {
@@ -134,16 +136,16 @@ const chose: Station = {
     const row = (i: number): Piece[] =>
       say`${count(doubled![i]!.tokens)} tokens: ${live(count(doubled![i]!.parameters), 'count')} parameters, ${count(doubled![i]!.steps)} steps to read them once`;
     return {
-      ask: say`The amount of text is a hyperparameter too. Twice the text, of the same tokens: how many parameters has the model then?`,
+      ask: say`The amount of text is a hyperparameter too. With twice the text, made of the same tokens, how many parameters does the model have?`,
       options: ['as many', 'twice as many', 'four times as many'],
       right: 0,
       reveal: doubled
-        ? say`Both were just planned on this computer. ${row(0)}. ${row(1)}. More text, more steps; the same count.`
+        ? say`Both were just planned on this computer. ${row(0)}. ${row(1)}. More text means more steps, but the same number of parameters.`
         : say`Planning both on this computer…`,
     };
   },
   second: () =>
-    say`Temperature, top-k and top-p, at the foot, are chosen as well. But they act after training, on the bars of the next token, and change no weight.`,
+    say`Temperature, top-k and top-p, below, are chosen by a person too. But they act after training, on the probabilities of the next token, and change no weight.`,
   task: { say: 'Move the temperature, and watch the bars at the right.' },
 };
 
@@ -154,8 +156,8 @@ const birth: Station = {
   needs: ['newborn', 'spread'],
   first: (at) => {
     const zeros = at.run.tensors.some((tensor) => tensor.kind === 'weight' && tensor.birth === 'zeros');
-    const start = parent(at) ? say`This run went on from ${parent(at)}; a newborn model is made like this. ` : [];
-    return say`${start}A seed, here ${live(chosen(at, 'training', 'seed'), 'hyperparameters')}, draws the weights at random${zeros ? ', aside from some projections, which begin at 0' : ''}. In ${at.tensor.name} they are spread by ${live(at.facts.spread && plain(at.facts.spread.std, 3), 'map')} around zero${at.tensor.birth === 'normal' ? `, ${plain(at.tensor.std, 3)} was asked for` : ''}. Gains begin at exactly 1${byKind(at.run.tensors).bias ? ', biases at 0' : ''}.`;
+    const start = parent(at) ? say`This run continued from ${parent(at)}; a new model is made like this. ` : [];
+    return say`${start}A seed, here ${live(chosen(at, 'training', 'seed'), 'hyperparameters')}, draws the weights at random${zeros ? ', except for some projections, which begin at 0' : ''}. In ${at.tensor.name} their standard deviation is ${live(at.facts.spread && plain(at.facts.spread.std, 3), 'map')}${at.tensor.birth === 'normal' ? `, ${plain(at.tensor.std, 3)} was asked for` : ''}. Gains begin at exactly 1${byKind(at.run.tensors).bias ? ', biases at 0' : ''}.`;
   },
   short: (at) =>
     say`At birth a seed, here ${live(chosen(at, 'training', 'seed'), 'hyperparameters')}, draws the weights at random. The model knows nothing.`,
@@ -163,16 +165,16 @@ const birth: Station = {
     const { newborn } = at.facts;
     const guess = at.run.guessing_loss;
     return {
-      ask: say`It knows nothing, and there are ${live(count(tokens(at)), 'hyperparameters')} tokens. Near what will its first loss be?`,
+      ask: say`It knows nothing, and there are ${live(count(tokens(at)), 'hyperparameters')} tokens. About how large will its first loss be?`,
       options: ['0', `ln ${count(tokens(at))} = ${guess.toFixed(2)}`, count(tokens(at))],
       right: 1,
-      reveal: say`${live(newborn && after(newborn.loss, 4), 'timeline')}. Who guesses gives each token 1/${count(tokens(at))}; minus the logarithm of that is ln ${count(tokens(at))} = ${live(guess.toFixed(3), 'timeline')}, the dashed line.`,
+      reveal: say`${live(newborn && after(newborn.loss, 4), 'timeline')}. Pure guessing gives each token a probability of 1/${count(tokens(at))}; minus the logarithm of that is ln ${count(tokens(at))} = ${live(guess.toFixed(3), 'timeline')}, the dashed line.`,
     };
   },
   second: () =>
-    say`Another seed draws other numbers, and the first seed draws the first ones again, to the bit. How far they are spread was chosen with care: without any spread nothing would tell one unit from another, and all would learn the same.`,
+    say`Another seed draws other numbers, and the first seed draws the first numbers again, bit for bit. Their standard deviation was chosen with care: if it were 0, all units would be equal, and all would learn the same.`,
   task: {
-    say: 'Let it be born again, on the same first batch: seeds 1, 2, 1, then a spread of ×0 and ×50.',
+    say: 'Initialise it again, on the same first batch: seeds 1, 2, 1, then a standard deviation of ×0 and ×50.',
     lab: 'reinit',
   },
 };
@@ -184,7 +186,7 @@ const forward: Station = {
   needs: ['prediction', 'digest'],
   first: (at) => {
     const best = at.next ? predictionsOf(at, at.next)[0] : undefined;
-    return say`The text becomes tokens, each token its row of the table; the blocks mix and add; at the end stands one bar for each of ${live(count(tokens(at)), 'bars')} tokens. After «${live(shown(at.prompt), 'prompt')}» the longest is ${live(best && tokenWord(best[0]), 'bars')}, with ${live(best && percent(best[1]), 'bars')} (at a temperature of ${live(at.sampling.temperature.toFixed(2), 'decoding')}).`;
+    return say`The text becomes tokens, and each token becomes its row of the table. The blocks mix these rows and add to them. At the end there is one bar for each of ${live(count(tokens(at)), 'bars')} tokens. After «${live(shown(at.prompt), 'prompt')}» the longest is ${live(best && tokenWord(best[0]), 'bars')}, with ${live(best && percent(best[1]), 'bars')} (at a temperature of ${live(at.sampling.temperature.toFixed(2), 'decoding')}).`;
   },
   short: (at) => say`Forward: from the text to one bar for each of ${live(count(tokens(at)), 'bars')} tokens.`,
   question: (at) => {
@@ -206,7 +208,7 @@ const forward: Station = {
     };
   },
   second: (at) =>
-    say`What arises on the way are activations. Another text, other activations; the parameters stay as they are.${at.facts.digest === null ? '' : say` The fingerprint of all ${live(all(at), 'count')} of them, as they write here, is ${live(short(at.facts.digest), 'prompt')}; type, and it stays.`}`,
+    say`The numbers computed on the way are activations. Another text gives other activations; the parameters stay the same.${at.facts.digest === null ? '' : say` The fingerprint of all ${live(all(at), 'count')} of them, as they write here, is ${live(short(at.facts.digest), 'prompt')}. It stays the same while you type.`}`,
   task: { say: 'Type something else, and see the bars change.' },
 };
 
@@ -218,10 +220,10 @@ const loss: Station = {
   first: (at) => {
     const { opened } = at;
     const here = opened && opened.loss.tokens[opened.forward.token];
-    return say`This is your own text, from the batch of step ${live(count(at.step), 'timeline')}. After the lit token really came ${opened ? tokenWord(opened.forward.target) : '…'}. The model had given it ${live(opened ? percent(opened.forward.target_probability) : undefined, 'out')}: the loss is minus the logarithm of that, ${live(opened ? after(here, 3) : undefined, 'out')}. A sure and right prediction costs nothing.`;
+    return say`This is your own text, from the batch of step ${live(count(at.step), 'timeline')}. The highlighted token is followed by ${opened ? tokenWord(opened.forward.target) : '…'}. The model had given it ${live(opened ? percent(opened.forward.target_probability) : undefined, 'out')}: the loss is minus the logarithm of that, ${live(opened ? after(here, 3) : undefined, 'out')}. A prediction that is certain and right has a loss of 0.`;
   },
   short: (at) =>
-    say`After the lit token of your text really came ${at.opened ? tokenWord(at.opened.forward.target) : '…'}; the model had given it ${live(at.opened ? percent(at.opened.forward.target_probability) : undefined, 'out')}. The loss is minus the logarithm of that: ${live(at.opened ? after(at.opened.loss.tokens[at.opened.forward.token], 3) : undefined, 'out')}. Nobody wrote the answers: the text has them.`,
+    say`In your text, the highlighted token is followed by ${at.opened ? tokenWord(at.opened.forward.target) : '…'}; the model had given it ${live(at.opened ? percent(at.opened.forward.target_probability) : undefined, 'out')}. The loss is minus the logarithm of that: ${live(at.opened ? after(at.opened.loss.tokens[at.opened.forward.token], 3) : undefined, 'out')}. Nobody wrote the answers: they are in the text.`,
   question: (at) => {
     const { opened } = at;
     const three = opened ? threeSurprises(opened.loss.tokens) : [];
@@ -232,14 +234,14 @@ const loss: Station = {
         `${shown(opened.forward.tokens.slice(Math.max(0, i - 9), i + 1).join(''))}|${shown(followerOf(opened, i))}`,
     );
     return {
-      ask: say`Three places of this window: what stands before, and after the bar what came next. Which surprised the model most?`,
+      ask: say`Here are three places in this window: the text before, a bar, and what came next. Which surprised the model most?`,
       options: texts,
       right: costs.indexOf(Math.max(...costs)),
       reveal: say`Their losses: ${costs.flatMap((cost, i) => [i ? '; ' : '', live(plain(cost, 3), 'batch')])}.`,
     };
   },
   second: (at) =>
-    say`The loss of the step is the mean over all ${live(at.opened ? count(at.opened.forward.batch.flat().length * at.opened.loss.tokens.length) : undefined, 'batch')} tokens of the batch: ${live(at.opened ? plain(at.opened.loss.value, 5) : undefined, 'timeline')}. Nobody wrote the answers: they are the text itself, one token further on.`,
+    say`The loss of the step is the mean over all ${live(at.opened ? count(at.opened.forward.batch.flat().length * at.opened.loss.tokens.length) : undefined, 'batch')} tokens of the batch: ${live(at.opened ? plain(at.opened.loss.value, 5) : undefined, 'timeline')}. Nobody wrote the answers: they are the text itself, shifted by one token.`,
   task: { say: 'Click another token of the text at the left.' },
 };
 
@@ -249,7 +251,7 @@ const backward: Station = {
   points: ['number', 'map'],
   needs: ['life', 'nudge'],
   first: (at) =>
-    say`From the loss, the way is gone backwards, and each of the ${live(all(at), 'count')} numbers gets a gradient: by how much the loss of this batch would change for each unit that this number grows. For ${at.address} it is ${live(at.facts.life && plain(at.facts.life.gradient, 4), 'number')}. All are worked out at once; nothing is tried out.`,
+    say`The computation is followed backwards from the loss, and each of the ${live(all(at), 'count')} numbers gets a gradient: how much the loss of this batch would change per unit if this number grew. For ${at.address} it is ${live(at.facts.life && plain(at.facts.life.gradient, 4), 'number')}. All are computed at once; nothing is tried out.`,
   short: (at) =>
     say`Backwards, each of the ${live(all(at), 'count')} numbers gets a gradient: the slope of the loss. For this one: ${live(at.facts.life && plain(at.facts.life.gradient, 4), 'number')}.`,
   question: (at) => {
@@ -260,11 +262,11 @@ const backward: Station = {
       ask: say`Now raise this one number by ${plain(move.size, 2)}, and nothing else. What does the loss of the batch do?`,
       options: ['it rises', 'it falls', 'it stays'],
       right,
-      reveal: say`Measured: ${live(signed(move.measured, 3).trim(), 'number')}. Gradient times move had predicted ${live(signed(move.predicted, 3).trim(), 'number')}. A slope is true of small moves; the further one goes, the less.`,
+      reveal: say`Measured: ${live(signed(move.measured, 3).trim(), 'number')}. Gradient times move had predicted ${live(signed(move.predicted, 3).trim(), 'number')}. A slope is exact only for small moves: the larger the move, the larger the error.`,
     };
   },
   second: () =>
-    say`The colours in the parameter map are the gradients now: orange, the loss would fall if the number grew; blue, it would rise. They are gone after the update; the next batch has its own.`,
+    say`The colours of the parameter map now show the gradients. Orange: the loss would fall if the number grew. Blue: it would rise. They are discarded after the update; the next batch has its own.`,
   task: { say: 'Nudge it yourself: click «nudge» above the number, and move the slider.' },
 };
 
@@ -277,7 +279,7 @@ const update: Station = {
   first: (at) => {
     const rule = ruleOf(at);
     const { life } = at.facts;
-    return say`Plain SGD moves a number against its gradient: learning rate times gradient, turned round: ${live(life && signed(life.plain_sgd, 3).trim(), 'number')} here. ${rule.remembers ? `This run uses ${rule.name}, which` : 'That is the rule of this run; it'} moved it by ${live(life && signed(life.update, 3).trim(), 'number')}. ${rule.adds}`;
+    return say`Plain SGD moves a number against its gradient, by minus the learning rate times the gradient: ${live(life && signed(life.plain_sgd, 3).trim(), 'number')} here. ${rule.remembers ? `This run uses ${rule.name}, which` : 'That is the rule of this run; it'} moved it by ${live(life && signed(life.update, 3).trim(), 'number')}. ${rule.adds}`;
   },
   short: (at) =>
     say`The update moves each number a little: this one by ${live(at.facts.life && signed(at.facts.life.update, 3).trim(), 'number')}. No one chose that.`,
@@ -286,14 +288,14 @@ const update: Station = {
     if (!share) return null;
     const rule = ruleOf(at);
     return {
-      ask: say`In this step, what share of ${share.whole ? 'the' : 'the first'} ${count(share.cells)} numbers of ${at.tensor.name} moved the other way than plain SGD would: along their gradient?`,
+      ask: say`In this step, what share of ${share.whole ? 'the' : 'the first'} ${count(share.cells)} numbers of ${at.tensor.name} moved in the opposite direction to plain SGD, along their gradient?`,
       truth: share.along / share.cells,
-      reveal: say`${live(count(share.along), 'map')} of ${count(share.cells)}: ${percent(share.along / share.cells)}. ${share.along === 0 ? 'Each went against its gradient, or did not move.' : rule.remembers ? 'For these, what the rule remembers and adds weighed more than this batch’s gradient.' : 'For these, the pull towards zero weighed more than the gradient.'}`,
+      reveal: say`${live(count(share.along), 'map')} of ${count(share.cells)}: ${percent(share.along / share.cells)}. ${share.along === 0 ? 'Each went against its gradient, or did not move.' : rule.remembers ? 'For these, what the rule remembers and adds outweighed the gradient of this batch.' : 'For these, the pull towards zero outweighed the gradient.'}`,
     };
   },
   second: (at) => {
     const { rises } = at.facts;
-    return say`Nor does the loss fall at every step: in ${live(rises && count(rises.rose), 'timeline')} of ${live(rises && count(rises.of), 'timeline')} steps it was higher than in the one before. Each step sees another batch, and a step that is good for one batch need not be good for the next.`;
+    return say`The loss does not fall at every step either: in ${live(rises && count(rises.rose), 'timeline')} of ${live(rises && count(rises.of), 'timeline')} steps it was higher than in the one before. Each step uses another batch, and a step that helps with one batch need not help with the next.`;
   },
   task: { say: 'Go to another step: drag the time line, or type a step into the top bar.' },
 };
@@ -326,12 +328,12 @@ const learning: Station = {
       ask: say`Now you chat with it for an hour. How many of its ${live(all(at), 'count')} parameters change?`,
       options: ['0', 'a few', 'all'],
       right: 0,
-      reveal: chat ? wrote(chat) : say`Letting it write, and comparing…`,
+      reveal: chat ? wrote(chat) : say`Generating text, and comparing the parameters…`,
     };
   },
   second: (at) => {
     const best = at.run.best_step;
-    return say`What people still chose: the text, the hyperparameters, the rule, and when to stop.${best !== null && at.run.evaluations.length ? say` By the text held back from training, the best was step ${live(count(best), 'timeline')}.` : ''} Everything else is in the ${live(all(at), 'count')} numbers.`;
+    return say`What people chose: the text, the hyperparameters, the rule, and when to stop.${best !== null && at.run.evaluations.length ? say` On the text held back from training, step ${live(count(best), 'timeline')} was the best.` : ''} Everything else is in the ${live(all(at), 'count')} numbers.`;
   },
   task: { say: 'Watch it once more from birth: press ▶ at the top.' },
 };
@@ -340,7 +342,7 @@ export const stations: readonly Station[] = [one, census, chose, birth, forward,
 
 const wrote = ({ tokens, before, after }: Values['chat']): Piece[] =>
   before === null || after === null
-    ? say`It just wrote ${count(tokens)} tokens. It reads its parameters to write, and writes none of them.`
+    ? say`It just wrote ${count(tokens)} tokens. To write, it reads its parameters and changes none of them.`
     : say`It just wrote ${count(tokens)} tokens. Fingerprint of its parameters before: ${live(short(before), 'count')}; after: ${live(short(after), 'count')}. ${before === after ? '0 changed: writing teaches it nothing.' : 'They differ, and should not: please report it.'}`;
 
 /** White space that can be seen. */

@@ -1,4 +1,4 @@
-/** Numbers and names in words. */
+/** Formats numbers, names of tensors and tokens for the page. */
 
 import type { CellMode, TensorInfo } from './types';
 
@@ -89,7 +89,7 @@ export function tokenWord(text: string): string {
 }
 
 export const MODES: { mode: CellMode; label: string; says: string }[] = [
-  { mode: 'birth', label: 'birth', says: 'the value that each number was born with' },
+  { mode: 'birth', label: 'birth', says: 'the value of each number before training' },
   { mode: 'value', label: 'now', says: 'the value of each number at this step' },
   { mode: 'learned', label: 'learned so far', says: 'how far each number has come since birth: now − birth' },
   { mode: 'gradient', label: 'gradient', says: 'how the loss of this step’s batch would change if the number grew' },
@@ -154,7 +154,7 @@ export const LONG_ROLES: Record<string, string> = {
   query: 'who looks at whom: query',
   key: 'who looks at whom: key',
   value: 'what is passed on: value',
-  output: 'mixed back into the stream: output',
+  output: 'mixed back into the residual stream: output',
   expand: 'finds patterns: expand',
   gate: 'opens or shuts each pattern: gate',
   shrink: 'what each pattern adds: shrink',

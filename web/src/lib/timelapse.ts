@@ -1,4 +1,4 @@
-/** Pictures of a whole training, to be passed on: ten seconds of film, and a poster of birth and now. */
+/** Draws the time-lapse of a training, ten seconds long, and a poster of the model at birth and now. */
 
 import { palette, SHADES, shader } from './colour';
 import { type Colours, colours, FONTS } from './constants';
@@ -324,8 +324,8 @@ function curve(
   const known = [...low, ...high].filter((loss): loss is number => loss !== null && Number.isFinite(loss));
   const guess = run.guessing_loss;
   const [least, most] = [
-    Math.min(guess, ...spread(known)) - 0.1,
-    Math.max(guess, Math.min(guess * 1.6, Math.max(guess, ...spread(known)))) + 0.25,
+    Math.min(guess, ...extremes(known)) - 0.1,
+    Math.max(guess, Math.min(guess * 1.6, Math.max(guess, ...extremes(known)))) + 0.25,
   ];
   const x = (at: number): number => box.x + 12 + ((box.width - 24) * at) / Math.max(1, run.steps_made);
   const y = (loss: number): number =>
@@ -377,8 +377,8 @@ function curve(
   }
 }
 
-/** At most a few hundred of many numbers, the extremes among them: enough to know how far they reach. */
-function spread(numbers: number[]): number[] {
+/** The least and the greatest of the numbers; nothing where there are none. */
+function extremes(numbers: number[]): number[] {
   if (!numbers.length) return [];
   return [numbers.reduce((a, b) => Math.min(a, b)), numbers.reduce((a, b) => Math.max(a, b))];
 }

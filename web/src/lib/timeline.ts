@@ -1,4 +1,4 @@
-/** What is drawn over the loss curve: the line of pure guessing, keyframes, the best validation, and where the page stands. */
+/** Draws the marks on the loss curve: pure guessing, keyframes, the best validation loss and the current step. */
 
 import type uPlot from 'uplot';
 import { count, plain } from './text';
@@ -118,15 +118,15 @@ export function drawMarks(u: uPlot, marks: Marks, ink: Ink): void {
 }
 
 const KINDS: Record<string, string> = {
-  born: 'born',
+  born: 'initialised',
   resumed: 'resumed',
-  recomputed: 'made again and compared',
-  paused: 'held',
-  continued: 'went on',
+  recomputed: 're-run and compared',
+  paused: 'paused',
+  continued: 'continued',
   diverged: 'diverged',
   steps: 'ended: all its steps were made',
   time: 'ended: its time was over',
-  early: 'ended early: validation rose',
+  early: 'ended early: the validation loss rose',
   target: 'ended: its target was reached',
   interrupted: 'ended: it was stopped',
 };

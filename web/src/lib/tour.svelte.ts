@@ -1,4 +1,4 @@
-/** Where the tour stands, what was answered and done, and what is measured for it: always for where the page stands. */
+/** The state of the tour: its current station, the reader's answers, and the values measured for it. */
 
 import * as api from './api';
 import { rowsOf } from './address';
@@ -188,7 +188,7 @@ export class Tour {
     ][number - 1]!();
   }
 
-  async bear(seed: number, spread: number): Promise<void> {
+  async reinit(seed: number, spread: number): Promise<void> {
     const run = this.run.info!;
     try {
       const birth = await api.postReinit(run.name, seed, spread);

@@ -1,4 +1,4 @@
-/** The tour: what its parts are, and what can be worked out without a page. The stations themselves: lib/stations.ts. */
+/** Types and pure functions of the tour; its stations are in lib/stations.ts. */
 
 import type { Sampling } from './api';
 import type { Biography, Birth, CellMode, Likely, Neuron, Next, Nudge, Phases, RunInfo, TensorInfo } from './types';

@@ -1,4 +1,4 @@
-/** What the studio's server answers with: the names of its schema (openapi.json, from which schema.d.ts is made). */
+/** Types of the server's answers, from its schema (openapi.json, from which schema.d.ts is generated). */
 
 import type { components } from './schema';
 

@@ -1,4 +1,4 @@
-/** What of a run the page shows, and what it says meanwhile. All of it holds for any step. */
+/** What the page shows of a run, at whichever step: the view, the mode of the map, the chosen cell. */
 
 import * as api from './api';
 import type { CellMode } from './types';

@@ -1,4 +1,4 @@
-/** One true cell of each square of every tensor, in one answer: so that no picture mixes two steps. */
+/** Loads one cell of each square of every tensor in one answer, so that no picture mixes two steps. */
 
 import * as api from './api';
 import { rowsOf } from './address';

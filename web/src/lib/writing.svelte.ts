@@ -1,4 +1,4 @@
-/** What a person asks the model to write, and what could come next. */
+/** The prompt, the decoding settings, and the model's predictions of the next token. */
 
 import * as api from './api';
 import type { Run } from './run.svelte';
