@@ -21,6 +21,7 @@ check: dev check-page  ## formatting, lint, types, the order of imports, of Pyth
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docs/architecture.py
 
 # A machine without npm, or with an old one, still checks the Python.
 HAS_NPM := command -v npm >/dev/null && node -e 'process.exit(+(process.versions.node.split(".")[0] < 20))'
@@ -52,8 +53,9 @@ page: web/node_modules/.package-lock.json  ## the studio's page, from web/ into 
 schema: dev  ## web/openapi.json, from the studio's routes
 	$(BIN)/python -m vitrine.studio.openapi
 
-docs: dev  ## docs/hyperparameters.md, from the code
+docs: dev  ## docs/hyperparameters.md and the list of files in ARCHITECTURE.md, from the code
 	$(BIN)/python docs/hyperparameters.py
+	$(BIN)/python docs/architecture.py --write
 
 clean:  ## remove .venv and what the tools leave behind
 	rm -rf .venv build dist web/node_modules vitrine/studio/page .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -42,12 +42,20 @@ def main() -> int:
     print(*problems, sep="\n", end="\n" if problems else "")
     print(f"modules at top level: {len(modules)} ({', '.join(modules)})")
     print(f"rooms: {', '.join(rooms())}")
+    print(contracts())
     for title, files in walks().items():
         print(f"{title.lower()}: {len(files)} files: {', '.join(files)}")
     for kind, folder, endings in CODE:
         before = f", at {sys.argv[1]} {lines_at(sys.argv[1], folder, endings):,}" if sys.argv[1:] else ""
         print(f"lines of {kind}: {lines(folder, endings):,}{before}")
     return int(bool(problems))
+
+
+def contracts() -> str:
+    """What import-linter says at its end: how many contracts of pyproject.toml are kept."""
+    linter = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    said = subprocess.run(linter, cwd=ROOT, capture_output=True, text=True).stdout
+    return next((line for line in said.splitlines() if line.startswith("Contracts:")), said)
 
 
 def python_files() -> list[str]:
