@@ -55,7 +55,8 @@ def vitrine_in(
         patch.setattr(os, "nice", lambda by: 0)  # beside a training: the tests do not give way, and could not undo it
         done = CliRunner().invoke(main.app, words, input=stdin, catch_exceptions=False)
     assert not (check and done.exit_code), done.stderr
-    return subprocess.CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
+    # The bytes: the runner's text has lost what stands before a line feed.
+    return subprocess.CompletedProcess(words, done.exit_code, done.stdout_bytes.decode(), done.stderr)
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

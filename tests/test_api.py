@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 PAGE = Path(vitrine.__file__).parent / "studio" / "page" / "index.html"
 PUBLIC = [
     *("Config", "ConfigError", "CorpusError", "DivergedError", "PromptError", "Run", "RunError", "VitrineError"),
-    *("import_run", "open_run", "plan", "python_topics", "resume", "train"),
+    *("import_run", "open_run", "plan", "python_topics", "render", "resume", "train"),
 ]
 GAIN = "final_norm.gain[3]"
 

@@ -41,7 +41,7 @@ def test_every_link_to_a_file_leads_to_one(page):
 
 def commands(page: Path) -> list[str]:
     """The vitrine commands of a page: those in fenced blocks, and those in the running text."""
-    text = page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8").partition("\n## Every file\n")[0]  # which only names commands
     blocks = "\n".join(re.findall(r"```\w*\n(.*?)```", text, re.DOTALL))
     inline = re.findall(r"`((?:vitrine|torchrun) [^`]+)`", text)
     lines = [line.partition("  #")[0] for line in (*blocks.splitlines(), *inline)]

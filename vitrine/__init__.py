@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vitrine.api import open_run, plan, resume, train
+    from vitrine.cli.render import render
     from vitrine.config import Config
     from vitrine.errors import ConfigError, CorpusError, DivergedError, PromptError, RunError, VitrineError
     from vitrine.exchange.hf_import import import_run
@@ -41,6 +42,7 @@ __all__ = [
     "open_run",
     "plan",
     "python_topics",
+    "render",
     "resume",
     "train",
 ]
@@ -48,6 +50,7 @@ __all__ = [
 _HOMES = {
     "vitrine.exchange.hf_import": ("import_run",),
     "vitrine.api": ("open_run", "plan", "resume", "train"),
+    "vitrine.cli.render": ("render",),
     "vitrine.config": ("Config",),
     "vitrine.text.builtin": ("python_topics",),
     "vitrine.errors": (

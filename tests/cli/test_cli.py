@@ -134,7 +134,7 @@ def test_the_demo_without_a_terminal_trains_shows_three_temperatures_and_ends_by
         assert f"--- temperature {temperature} ---" in done.stdout
     assert "Try next:" in done.stdout
     assert "vitrine studio runs/python-topics-1 " in done.stdout
-    assert "token=" not in done.stderr
+    assert "access=" not in done.stderr
 
 
 def test_with_for_the_steps_and_the_evaluations_are_chosen_for_that_time_before_the_first_step(vitrine, book, tmp_path):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vitrine.cli.render import table, text
+from vitrine.cli.render import render, table
 from vitrine.exchange.hf_export import Exported
 from vitrine.exchange.hf_import import Imported
 from vitrine.inspection.gradient_check import GradientCheck
@@ -97,4 +97,4 @@ def test_a_table_is_never_cut_or_wrapped_and_its_cells_are_taken_literally(monke
     ids=lambda value: type(value).__name__,
 )
 def test_each_result_has_its_numbers_in_its_text(result, said):
-    assert text(result) == said
+    assert render(result) == said

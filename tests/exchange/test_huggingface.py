@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vitrine import _files, api
-from vitrine.cli import render
+from vitrine.cli.render import render
 from vitrine.config import ModelConfig
 from vitrine.errors import ConfigError, CorpusError, PromptError, RunError
 from vitrine.exchange import hf_export, hf_import
@@ -488,7 +488,7 @@ def test_the_parameters_of_a_run_without_steps_can_be_inspected(tmp_path: Path) 
     assert inspect(back, name).to_json()["tensors"][0]["norm"] == pytest.approx(float(kept.norm()))
     one = inspect(back, f"{name}[3,7]")
     assert one.to_json()["value"] == float(kept[3, 7])
-    assert f"{name}[3,7] = {float(kept[3, 7]):.9g}" in render.text(one)
+    assert f"{name}[3,7] = {float(kept[3, 7]):.9g}" in render(one)
     for what, step, nudges in ((f"{name}[3,7]", None, [1e-3]), ("blocks.0.mlp.expand[1]", None, []), ("", 4, [])):
         with pytest.raises(RunError, match="has made no step yet"):
             inspect(back, what, step, nudges)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import vitrine as package
-from vitrine.cli.render import text
+from vitrine.cli.render import render
 from vitrine.inspection.health import Health, examine, history_verdicts, probe_verdicts
 from vitrine.inspection.health_rules import RULES, Level, Verdict
 from vitrine.runs.reader import RunReader
@@ -107,7 +107,7 @@ def test_a_healthy_run_says_that_it_is_healthy(healthy):
     health = examine(healthy)
     assert [(v.name, v.level) for v in health.verdicts] == [(name, "ok") for name in NAMES]
     assert health.healthy
-    last = text(health).splitlines()[-1]
+    last = render(health).splitlines()[-1]
     assert last == "healthy: 10 verdicts, no problem found"
 
 
@@ -140,7 +140,7 @@ def test_json_has_the_same_verdicts_and_null_for_what_is_not_finite(too_fast, ed
 
 def test_the_text_puts_errors_first_with_their_cause_below_and_ends_with_a_sum(too_slow):
     health = examine(too_slow)
-    lines = text(health).splitlines()
+    lines = render(health).splitlines()
     causes = [line for line in lines[:-1] if line.startswith(" ")]
     levels = [line.split()[0] for line in lines[:-1] if not line.startswith(" ")]
     assert levels == sorted(levels, key=["error", "warning", "unknown", "ok"].index)
@@ -153,7 +153,7 @@ def test_the_text_puts_errors_first_with_their_cause_below_and_ends_with_a_sum(t
 def test_the_columns_of_the_text_are_aligned():
     verdict = Verdict(name="short", level=Level.OK, sentence="1 of 2", evidence={"n": 1})
     health = Health("r", (verdict, replace(verdict, name="a longer name", level=Level.WARNING, cause="Why.")))
-    assert text(health).splitlines() == [
+    assert render(health).splitlines() == [
         "warning  a longer name  1 of 2",
         "                        Why.",
         "ok       short          1 of 2",

@@ -49,7 +49,7 @@ class Studio:
 
     @property
     def token(self) -> str:
-        return self.address.split("token=")[1]
+        return self.address.split("access=")[1]
 
     def get(self, path: str, **query: object) -> httpx.Response:
         return as_declared(self.client.get(f"/api/{path}", params=query))
@@ -160,8 +160,8 @@ class serve:  # noqa: N801 - used as a function
     def __init__(self, *runs: Path, port: int = 0, start: Callable[..., "subprocess.Popen[str]"] = Vitrine) -> None:
         process = start(["studio", *runs, "--no-browser", "--port", port], stdout=subprocess.PIPE, text=True)
         address = process.stdout.readline().strip()
-        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/#token=[\w-]{20,}", address)
-        url, token = address.split("/#token=")
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/#access=[\w-]{20,}", address)
+        url, token = address.split("/#access=")
         headers = {"Authorization": f"Bearer {token}"}
         client = httpx.Client(base_url=url, headers=headers, timeout=300, verify=False)
         self.studio = Studio(process, address, runs[0], client)

@@ -23,7 +23,7 @@ from tests.studio.conftest import SMALL, until
 from tests.warm import Vitrine
 from vitrine.runs.reader import RunReader
 
-ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)/#token=[\w-]+")
+ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)/#access=([\w-]+)")
 LONG = [*SMALL, "--steps", "20000"]
 
 
@@ -53,12 +53,13 @@ class Command:
 
     def page(self) -> httpx.Client:
         """A browser that was let in."""
-        self.reads("#token=")
+        self.reads("#access=")
         self.reads("\n")
         found = ADDRESS.search(self.said)
-        client = httpx.Client(base_url=f"http://127.0.0.1:{found[1]}", timeout=30, verify=False)
+        headers = {"Authorization": f"Bearer {found[2]}"}
+        client = httpx.Client(base_url=f"http://127.0.0.1:{found[1]}", headers=headers, timeout=30, verify=False)
         self.clients.append(client)
-        assert client.get(found[0]).status_code == 303
+        assert client.get("/api/runs").status_code == 200
         return client
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.studio.conftest import Studio
-from vitrine.cli.render import text
+from vitrine.cli.render import render
 from vitrine.errors import RunError
 from vitrine.inspection.compare_runs import compare
 from vitrine.runs.reader import RunReader
@@ -112,7 +112,7 @@ def test_a_run_that_has_recorded_nothing_yet_can_stand_beside_one_that_has(
     assert bare["seconds"] == 0
     assert set(bare["validation"]["seconds"]) <= {None}
     assert bare["train_loss"] is None
-    assert "bare" in text(found)
+    assert "bare" in render(found)
 
 
 def test_nine_runs_are_too_many(readers: list[RunReader]):

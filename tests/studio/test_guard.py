@@ -46,7 +46,7 @@ def test_a_wrong_token_is_refused_wherever_it_stands(studio: Studio, stranger: h
         answer = stranger.get(path, headers={"Authorization": header.encode("latin-1")})
         assert answer.status_code == 401, (header, path)
         assert "started anew" in answer.json()["error"]
-    for address in (f"/api/runs?token={studio.token}", f"/api/runs#token={studio.token}"):
+    for address in (f"/api/runs?token={studio.token}", f"/api/runs#access={studio.token}"):
         assert stranger.get(address).status_code == 401
     port = studio.url.rpartition(":")[2]
     assert stranger.get("/api/runs", headers={"Cookie": f"vitrine-{port}={studio.token}"}).status_code == 401

@@ -77,7 +77,7 @@ def test_the_first_screen_names_all_that_was_learned(browser: Browser, reader: R
     assert f"{total:,} learned numbers" in page.inner_text("header")
     for name in ("you chose", "it learned", "it writes", "the loss is the time line"):
         assert page.get_by_role("heading", name=name).is_visible()
-    assert "token=" not in page.url
+    assert "access=" not in page.url
     overflow = page.evaluate("() => [document.body.scrollWidth - innerWidth, document.body.scrollHeight - innerHeight]")
     assert overflow == [0, 0]
 

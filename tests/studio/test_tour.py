@@ -43,15 +43,20 @@ def total(reader: RunReader) -> int:
     return sum(plan.parameters for plan in inventory(reader.config.model))
 
 
+@pytest.fixture(scope="module")
+def only_small(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """A studio with one run, which is the newest whatever other tests have trained."""
+    folder = tmp_path_factory.mktemp("only")
+    shutil.copytree(runs / "small", folder / "small")
+    with serve(folder) as studio:
+        yield studio
+
+
 @pytest.fixture(params=["no-preference"])
-def visitor(
-    request: pytest.FixtureRequest,
-    chromium: "sync_api.Browser",
-    studio: Studio,
-) -> Iterator[Browser]:
+def visitor(request: pytest.FixtureRequest, chromium: "sync_api.Browser", only_small: Studio) -> Iterator[Browser]:
     """Who has never been here."""
     context = chromium.new_context(viewport={"width": 1280, "height": 720}, reduced_motion=request.param)
-    seen = Browser(context.new_page(), studio)
+    seen = Browser(context.new_page(), only_small)
     yield seen
     context.close()
     assert seen.said == []
@@ -71,10 +76,10 @@ def shows(text: str, value: float, digits: int) -> bool:
 
 
 def test_the_opening_goes_from_one_number_to_all_of_them_and_any_key_ends_it(
-    visitor: Browser, studio: Studio, reader: RunReader, total: int
+    visitor: Browser, only_small: Studio, reader: RunReader, total: int
 ):
     page = visitor.page
-    page.goto(studio.address)
+    page.goto(only_small.address)
     page.wait_for_selector("[data-act=one]")
     assert page.get_attribute("[data-counter]", "data-counter") == "1"
     name, row, column, value = re.search(
@@ -87,7 +92,7 @@ def test_the_opening_goes_from_one_number_to_all_of_them_and_any_key_ends_it(
     page.keyboard.press("a")
     page.wait_for_selector("[data-act]", state="detached")
     assert page.evaluate("() => window.vitrine.shown().wanted") == reader.steps_made()
-    page.goto(studio.url)
+    page.goto(only_small.url)
     page.wait_for_selector("canvas[role=application]")
     assert page.locator("[data-act]").count() == 0  # it is shown once
     page.get_by_label("The opening once more").click()
@@ -97,9 +102,11 @@ def test_the_opening_goes_from_one_number_to_all_of_them_and_any_key_ends_it(
 
 
 @pytest.mark.parametrize("visitor", ["reduce"], indirect=True)
-def test_with_less_motion_the_opening_is_three_stills(visitor: Browser, studio: Studio, reader: RunReader, total: int):
+def test_with_less_motion_the_opening_is_three_stills(
+    visitor: Browser, only_small: Studio, reader: RunReader, total: int
+):
     page = visitor.page
-    page.goto(studio.address)
+    page.goto(only_small.address)
     page.wait_for_selector("[data-act=all]")
     assert page.get_attribute("[data-counter]", "data-counter") == str(total)
     page.get_by_role("button", name="next").click()
@@ -116,8 +123,8 @@ def test_with_less_motion_the_opening_is_three_stills(visitor: Browser, studio: 
     page.wait_for_selector("[data-act]", state="detached")
 
 
-def test_a_link_that_says_where_to_stand_is_not_covered(visitor: Browser, studio: Studio):
-    visitor.page.goto(studio.address)
+def test_a_link_that_says_where_to_stand_is_not_covered(visitor: Browser, only_small: Studio):
+    visitor.page.goto(only_small.address)
     page = visitor.open(step=STEP)
     page.wait_for_selector("canvas[role=application]")
     assert page.locator("[data-act]").count() == 0

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import TINY
 from vitrine import train
-from vitrine.cli.render import text
+from vitrine.cli.render import render
 from vitrine.errors import CorpusError
 from vitrine.text.builtin import keep
 from vitrine.text.cache import contents
@@ -36,7 +36,7 @@ def test_it_says_what_there_is_and_is_emptied(vitrine, book, cache, tmp_path):
     assert {name: part.count for name, part in found.parts.items()} == {"tokens": 2, "scans": 1, "corpora": 1}
     assert sum(part.size_bytes for part in found.parts.values()) == whole
     assert (found.parts["tokens"].shared_bytes, found.own_bytes) == (shared, whole - shared)
-    assert "in run folders, too" in text(found)
+    assert "in run folders, too" in render(found)
 
     said = json.loads(vitrine("cache", "--clear", "--json").stdout)
     assert said["freed_bytes"] == whole - shared
@@ -72,7 +72,7 @@ def test_a_run_that_points_into_the_cache_makes_its_tokens_anew_from_the_same_te
 
 def test_texts_that_were_pasted_stay_when_it_is_emptied(cache):
     pasted = keep("text-0123.txt", b"the only copy")
-    assert "1 texts that were pasted into the studio or came through a pipe stay" in text(contents(clear=True))
+    assert "1 texts that were pasted into the studio or came through a pipe stay" in render(contents(clear=True))
     assert pasted.read_bytes() == b"the only copy"
 
 

@@ -9,7 +9,7 @@ from tests.conftest import TINY
 from vitrine import open_run
 from vitrine._json import dumps
 from vitrine.cli.progress import TerminalReporter
-from vitrine.cli.render import text
+from vitrine.cli.render import render
 from vitrine.config import merge, parse_settings
 from vitrine.presets import Facts, resolve
 from vitrine.recording.reporter import Reporter
@@ -81,7 +81,7 @@ def test_a_training_and_a_plan_say_what_was_read_and_the_run_keeps_it(prose, tmp
     train(request, TerminalReporter(Console(file=said, width=200)))
     assert "\n".join(lines) in said.getvalue()
     planned = plan.plan(request, Reporter())
-    assert "\n".join(lines) in text(planned)
+    assert "\n".join(lines) in render(planned)
     run = open_run(tmp_path / "r")
     kept = json.loads(run.facts()["reading"])
     assert kept == json.loads(json.dumps(planned.to_json()["reading"]))

@@ -309,7 +309,7 @@ def verify(
         if not 1 <= count <= 10_000:
             raise ConfigError(f"--count must be from 1 to 10,000: got {count}. Try --count 3.")
         give_way(run)
-        from vitrine.cli.render import text
+        from vitrine.cli.render import render
         from vitrine.inspection.verify import verify as check
         from vitrine.runs.reader import RunReader
 
@@ -317,7 +317,7 @@ def verify(
         for result in check(RunReader(run), count, seed, complain):
             checks.append(result)
             if not as_json:
-                print_text(text(result))
+                print_text(render(result))
         held = all(result.held for result in checks)
         if as_json:
             print_json({"held": held, "checks": checks})

@@ -109,9 +109,9 @@ def show(result: Any, as_json: bool) -> None:
     if as_json:
         print_json(result)
     else:
-        from vitrine.cli.render import text
+        from vitrine.cli.render import render
 
-        print_text(text(result))
+        print_text(render(result))
 
 
 def give_way(run: str) -> None:

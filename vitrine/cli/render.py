@@ -29,7 +29,7 @@ SPREAD = ("norm", "mean", "std dev", "smallest", "largest")
 WIDE = 100_000  # columns: neither a pipe nor a narrow terminal may cut a number
 
 
-def text(result: Any) -> str:
+def render(result: Any) -> str:
     """A result for people, in plain characters, without a newline at its end."""
     return FORMS[type(result).__name__](result)
 
@@ -192,7 +192,7 @@ def _cache(found: "Contents") -> str:
 
 
 def _inspected(found: "Inspected") -> str:
-    return text(found.view) + (f"\n\n{text(found.nudge)}" if found.nudge else "")
+    return render(found.view) + (f"\n\n{render(found.nudge)}" if found.nudge else "")
 
 
 def _census(found: "Census") -> str:

@@ -32,7 +32,7 @@ def serve(runs: Sequence[str], port: int, browser: bool, say: Callable[[str], No
             raise RunError(f"{folder} is a file. Give vitrine studio a run folder, or a folder of runs.")
     with listen(HOST, [port] if port else [*range(PORT, PORT + TRIED), 0]) as listener:
         port, token = listener.getsockname()[1], secrets.token_urlsafe(24)
-        address, app = f"http://{HOST}:{port}/#token={token}", make_app(folders, token, port)
+        address, app = f"http://{HOST}:{port}/#access={token}", make_app(folders, token, port)
         server = LocalServer(app, listener, app.state.workers.end_jobs)
         say(address)
         if browser and has_screen():

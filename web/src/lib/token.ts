@@ -26,8 +26,8 @@ class Token {
       if (!data.token) this.tell();
       else if (data.token !== this.value) {
         this.keep(data.token);
-        this.answered();
-        this.arrived();
+        if (this.asking) this.answered();
+        else this.arrived();
       }
     };
     const rest = this.take(location.hash);
@@ -37,11 +37,11 @@ class Token {
   /** Takes the token out of an address, and tells the other tabs. Gives the rest of the address; null: it has none. */
   take(hash: string): string | null {
     const parts = new URLSearchParams(hash.slice(1));
-    const token = parts.get('token');
+    const token = parts.get('access');
     if (!token) return null;
     this.keep(token);
     this.tell();
-    parts.delete('token');
+    parts.delete('access');
     return parts.toString();
   }
 
