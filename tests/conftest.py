@@ -29,7 +29,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prose() -> str:
-    """60,000 characters of English that every Python carries, in 96 or fewer different characters."""
+    """60,000 characters of English from Python's own documentation, in 96 or fewer different characters."""
     topics = pydoc_data.topics.topics
     text = "\n".join(topics[name] for name in sorted(topics))
     return "".join(character for character in text if character.isascii())[:60_000]

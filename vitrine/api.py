@@ -34,11 +34,11 @@ def train(
         preset: nano, micro, mini, small, medium, gpt2-124m, nanogpt-laptop, demo; empty: auto.
         config: a TOML file of hyperparameters.
         settings: hyperparameters by name, such as {"model.n_layers": 6}.
-        steps, for_s, target_loss: when to stop: updates, seconds, validation loss in nats a token; 0: not asked.
+        steps, for_s, target_loss: when to stop: updates, seconds, validation loss in nats per token; 0: no limit.
         parent: "RUN@STEP" whose parameters the run starts from.
 
     Raises:
-        VitrineError: something that was asked for is wrong; nothing is left behind.
+        VitrineError: the request is wrong; no run folder is left behind.
         DivergedError: loss or gradients became non-finite; the run keeps its last good keyframe.
     """
     request = _request(
@@ -56,19 +56,19 @@ def train(
 
 
 def resume(run: str | Path, reporter: Reporter | None = None) -> Run:
-    """Go on with a run that was interrupted, to the same bits as if it had never stopped."""
+    """Resume an interrupted run, bit for bit as if it had never stopped."""
     return Run(resuming.resume(run, reporter).run)
 
 
 def open_run(run: str | Path) -> Run:
-    """Open a run folder: its history, its text, its model."""
+    """Open a run folder: history, text samples and model."""
     return Run(run)
 
 
 def plan(
     *corpus: str | Path, preset: str = "", config: str | Path = "", settings: Mapping[str, Any] | None = None
 ) -> Plan:
-    """What a choice of hyperparameters comes to: tensors, FLOPs, memory."""
+    """The tensors, FLOPs and memory that a choice of hyperparameters gives."""
     request = _request(corpus, settings, preset=preset, config_file=str(config))
     return plan_here(prepare(request).config)
 

@@ -37,9 +37,9 @@ from vitrine.training.tokens import open_tokens, tokens_folder
 
 
 class Run(RunReader):
-    """A run folder, with its model at hand.
+    """A run folder and its model.
 
-    Its history is read as `RunReader` says; `generate` and `evaluate` load parameters from a keyframe.
+    `RunReader` reads its history; `generate` and `evaluate` load parameters from a keyframe.
     `step` below is "last", "best" (by validation loss), or the number of a step that has a keyframe.
     """
 
@@ -54,7 +54,7 @@ class Run(RunReader):
         return f"<Run {self.path}: {notebook.summary(self)}>"
 
     def _repr_html_(self) -> str:
-        """In a notebook: its curves, what it writes, what was chosen."""
+        """In a notebook: its curves, a text sample and its hyperparameters."""
         return notebook.html(self)
 
     @property
@@ -67,13 +67,13 @@ class Run(RunReader):
     def model(self, step: str | int = "last") -> Decoder:
         """The decoder with the parameters that a step starts from, on the run's device."""
         number = find_step(self, step)
-        # By its digest, too: a resumed run may have written the keyframe anew.
+        # By its digest, too: a resumed run may have written the keyframe again.
         key = number, written_digest(keyframe_path(self.path / KEYFRAMES, number))
         if key not in self._models:
             snapshot = load_step(self, number)
             try:
                 device = prepare_device(self.config.machine)
-            except ConfigError:  # trained on a device that is not here: its parameters serve on any
+            except ConfigError:  # trained on a device that this machine lacks: the parameters work on any
                 device = torch.device("cpu")
             dtype = getattr(torch, self.config.training.precision)
             model = Decoder(self.config.model, dtype)
@@ -90,7 +90,7 @@ class Run(RunReader):
         on_text: Callable[[str], None] | None = None,
         **sampling: Any,
     ) -> Generation:
-        """Continue a prompt; `sampling` (temperature, top_k, ...) overrides the run's own [sampling]."""
+        """Continue a prompt; `sampling` (temperature, top_k, ...) overrides the run's [sampling]."""
         if max_new_tokens < 0:
             raise ConfigError(f"max_new_tokens must not be negative: got {max_new_tokens}. Try 200.")
         if not 0 <= seed < 2**63:
@@ -100,7 +100,7 @@ class Run(RunReader):
 
     @property
     def ngrams(self) -> Ngrams:
-        """Drafts of what it writes, by the first tokens of its training text; none, if that is not at hand."""
+        """Drafts of its text from the first tokens of its training text; empty if that text is missing."""
         if self._ngrams is None:
             folder = tokens_folder(self)
             try:
@@ -114,7 +114,7 @@ class Run(RunReader):
     def step(self, number: int) -> ReplayedStep:
         """Replay a past step: `run.step(120).tensors[name].gradient` is a NumPy array.
 
-        The replayer is kept: a step that comes soon after the one before is there at once.
+        The replayer is kept, so that a step shortly after the previous one is quick.
         """
         if self._replayer is None:
             self._replayer = Replayer(self)
@@ -133,11 +133,11 @@ class Run(RunReader):
         return inspect(self, what, step, nudges, row, token)
 
     def health(self) -> Health:
-        """Is it well? Verdicts with their evidence, their usual cause, and the step to open."""
+        """Look for problems: verdicts with their numbers, the usual cause, and the step to look at."""
         return examine(self)
 
     def verify(self, count: int = 3, seed: int = 1) -> list[Check]:
-        """Is it what it says it is? Keyframes, random steps bit for bit, gradients against finite differences.
+        """Check the run: keyframes, random steps bit for bit, gradients against finite differences.
 
         Args:
             count: how many steps are replayed, and how many parameters are differentiated.
@@ -146,12 +146,12 @@ class Run(RunReader):
         return list(verify(self, count, seed, lambda text: None))
 
     def report(self, file: str | Path = "", steps: str = "", cell: str = "", force: bool = False) -> Path:
-        """Write the run as one HTML file, in a process of its own, and return where it lies. It contains text of yours.
+        """Write the run as one HTML file, in a separate process, and return its path. It contains parts of your text.
 
         Args:
             file: empty: the run's name with .html, in the working folder.
-            steps: to keep in full, such as "birth,300,last"; empty: what is at hand.
-            cell: the parameter whose story is told, such as "final_norm.gain[3]".
+            steps: to keep in full, such as "birth,300,last"; empty: a few that have keyframes.
+            cell: the parameter whose history is included, such as "final_norm.gain[3]".
             force: whether a file that exists already may be replaced.
         """
         command = [sys.executable, "-m", "vitrine", "report", str(self.path), "--json", *(["--force"] if force else [])]
@@ -163,7 +163,7 @@ class Run(RunReader):
         return Path(json.loads(done.stdout)["file"])
 
     def sampling(self, **overrides: Any) -> SamplingConfig:
-        """The run's decoding hyperparameters, those replaced that are given (None: not); validated."""
+        """The run's decoding hyperparameters with these overrides (None: no override); validated."""
         given = {name: value for name, value in overrides.items() if value is not None}
         settings = merge(self.config.model_dump(mode="json"), {"sampling": given})
         return validate(settings).sampling
@@ -171,7 +171,7 @@ class Run(RunReader):
     def export(
         self, target: str | Path, step: str | int = "last", target_format: str = "hf", dtype: str = "float32"
     ) -> Exported:
-        """Write a Hugging Face folder ("hf"), or a GGUF file for llama.cpp ("gguf"); whole, and replacing nothing.
+        """Write a Hugging Face folder ("hf"), or a GGUF file for llama.cpp ("gguf"), atomically; nothing is replaced.
 
         dtype: of a GGUF file's matrices: float32, float16 or bfloat16.
         """
@@ -180,7 +180,7 @@ class Run(RunReader):
         if target_format != "hf":
             raise ConfigError(f"The format is hf or gguf: got {target_format!r}. Try hf, a Hugging Face folder.")
         if dtype != "float32":
-            raise ConfigError(f"A Hugging Face folder has float32 alone: got dtype {dtype!r}. Try the format gguf.")
+            raise ConfigError(f"A Hugging Face folder has only float32: got dtype {dtype!r}. Try the format gguf.")
         if Path(target).suffix == ".gguf":
             raise ConfigError(f"{target} would be a folder. Add --format gguf for a GGUF file, or name it otherwise.")
         return export_run(self.path, target, step)

@@ -63,8 +63,8 @@ def test_a_table_is_never_cut_or_wrapped_and_its_cells_are_taken_literally(monke
             "cache       c\n"
             "tokens      2 token files of texts, 3.0 MB, 1.0 MB of it in run folders, too\n"
             "corpora     1 texts, 0.5 MB\n"
-            "All that is gone: 2.5 MB are free again. A run that keeps its token files is as it was; one that points into "
-            "the cache (more than 64 MiB of ids) makes them anew from its text.\n"
+            "All of it was removed: 2.5 MB are free again. Runs that keep their token files are as they were; a run that points into "
+            "the cache (more than 64 MiB of ids) makes them again from its text.\n"
             "1 texts that were pasted into the studio or came through a pipe stay in c/corpora: there may be no other copy "
             "of them.",
         ),
@@ -86,9 +86,9 @@ def test_a_table_is_never_cut_or_wrapped_and_its_cells_are_taken_literally(monke
                 ),
                 "Look first.",
             ),
-            "r.html  0.02 MB: opens by a double click, and needs no network\n"
+            "r.html  0.02 MB: a double click opens it, without a network\n"
             "film   12.35 MB  9 of 90 frames, 400 of 1,234 parameters, without gradients and updates\n"
-            "steps  0.01 MB   in full: 0, 5; the story of a[3,7]; curves, text, health\n"
+            "steps  0.01 MB   in full: 0, 5; the history of a[3,7]; curves, text, health\n"
             "page   0.01 MB\n"
             "Step 3 is not in it: too large.\n"
             "Look first.",

@@ -282,7 +282,7 @@ def test_what_is_asked_for_wrongly_is_told(tmp_path: Path, vitrine: Any) -> None
     assert "float32, float16, bfloat16: got 'q4_0'" in refusal(run, tmp_path / "model.gguf", dtype="q4_0")
     for arguments, sentence in (
         (("out", "--format", "onnx"), "The format is hf or gguf: got 'onnx'"),
-        (("out", "--dtype", "float16"), "A Hugging Face folder has float32 alone: got dtype 'float16'"),
+        (("out", "--dtype", "float16"), "A Hugging Face folder has only float32: got dtype 'float16'"),
         (("model.gguf",), "model.gguf would be a folder. Add --format gguf"),
     ):
         done = vitrine("export", "run", *arguments)

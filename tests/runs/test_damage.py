@@ -61,7 +61,7 @@ def test_a_damaged_birth_is_made_again_from_the_seed(loss, known, unended, small
         shutil.rmtree(birth_of(unended))
     done = command("resume", unended, "--json")
     assert done.exit_code == 0, done.stderr
-    assert "It was made again from the seed, and has the digest that it had." in done.stderr
+    assert "It was made again from the seed, with the same digest." in done.stderr
     assert json.loads(done.stdout)["digest"] == digest
     for name in ("model.safetensors", "optimizer.safetensors"):
         assert (birth_of(unended) / name).read_bytes() == (birth_of(small) / name).read_bytes()
@@ -81,7 +81,7 @@ def test_a_birth_that_nothing_proves_is_not_made_up_and_the_run_goes_on(reason, 
     done = command("resume", unended, "--json")
     assert done.exit_code == 0, done.stderr
     assert reason in done.stderr
-    assert "The film, which shows what was learned since, goes no further." in done.stderr
+    assert "The film, which shows what was learned since, stops here." in done.stderr
     assert json.loads(done.stdout)["digest"] == digest
     assert (unended / "film/frames.bin").read_bytes() == frames
 
@@ -92,7 +92,7 @@ def test_a_damaged_birth_that_came_from_another_run_is_done_without(unended, dig
     damage(birth_of(unended) / "model.safetensors")
     done = command("resume", unended, "--json")
     assert done.exit_code == 0, done.stderr
-    assert "It came from runs/other@10, so that it cannot be drawn again from the seed." in done.stderr
+    assert "It came from runs/other@10, so it cannot be made again from the seed." in done.stderr
     assert json.loads(done.stdout)["digest"] == digest
 
 
@@ -307,7 +307,7 @@ def test_a_keyframe_that_makes_room_while_it_is_read_is_done_without(when, copy,
     done = command("replay", copy, "--step", 12, "--json")
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["exact"] is True
-    assert "step-00000010 is gone: keyframes make room for newer ones. Using the one before." in done.stderr
+    assert "step-00000010 is gone: old keyframes are removed for newer ones. Using the one before." in done.stderr
     done = command("verify", copy, "--count", 1)
     assert (done.exit_code, "FAILED" in done.stdout) == (0, False), done.stdout
 

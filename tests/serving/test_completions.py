@@ -73,7 +73,7 @@ def test_a_text_that_is_not_drafted_has_the_same_bits(served: Served, tmp_path: 
     asked = {"seed": 3, "temperature": 1.0, "logprobs": 3, "max_tokens": 90}
     with serving(bare) as undrafted:
         assert re.search(r"drafted from [\d,]{5,} tokens", served.second_line)
-        assert "is not drafted: the run's training text is not at hand" in undrafted.second_line
+        assert "is not drafted: the run's training text is missing" in undrafted.second_line
         assert ask(undrafted, **asked).choices == ask(served, **asked).choices
 
 

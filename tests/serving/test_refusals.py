@@ -57,7 +57,7 @@ def refusal(served: Served, body: Any, path: str = "/v1/completions", **headers:
         ({"logit_bias": {"999": 1}}, "logit_bias", "logit_bias names the token '999'; the model's are 0 to 256."),
         ({"logit_bias": {"1": 101}}, "logit_bias", "logit_bias[1] must be at most 100: got 101."),
         ({"presence_penalty": 3}, "presence_penalty", "presence_penalty must be at most 2: got 3."),
-        ({"best_of": 5}, "best_of", "best_of must be as n: got 5 and 1."),
+        ({"best_of": 5}, "best_of", "best_of must equal n: got 5 and 1."),
         ({"suffix": "z"}, "suffix", 'suffix has a wrong type or value: got "z".'),
         ({"tempreature": 1}, "tempreature", "tempreature is not known to this server. Did you mean temperature?"),
         ({"prompt": ""}, "prompt", "The prompt is empty. Give at least one character, or the id of one token."),

@@ -181,7 +181,7 @@ def test_a_server_whose_process_cannot_be_started_again_ends_with_a_sentence(
     thread.join(60)
     assert not thread.is_alive()
     [failure] = one.failure
-    assert str(failure).startswith("The process that decodes could not be started again, 2 times. The process that")
+    assert str(failure).startswith("The process that decodes could not be restarted in 2 tries. The process that")
     assert "exit status 3" in str(failure)
 
 

@@ -137,7 +137,7 @@ def test_many_cells_are_kept_for_good_by_who_says_which_run_is_meant(studio: Stu
     ({"mode": "colour"}, 400, "mode is one of"),
     ({"mode": "memory:momentum"}, 404, "of any tensor"),
     ({"mode": "memory:momentum", "tensor": ["final_norm.gain"]}, 404, "It keeps: first_moment, second_moment"),
-    ({"mode": "gradient", "step": 160}, 404, "cannot be opened"),
+    ({"mode": "gradient", "step": 160}, 404, "cannot be replayed"),
 ])  # fmt: skip
 def test_cells_that_cannot_be_are_refused_in_a_sentence(studio: Studio, query: dict, status: int, words: str):
     answer = studio.get("runs/small/tiles", **({"step": 150, "mode": "value"} | query))

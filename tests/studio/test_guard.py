@@ -45,7 +45,7 @@ def test_a_wrong_token_is_refused_wherever_it_stands(studio: Studio, stranger: h
     for header, path in product(wrong, ("/api/runs", "/api/runs/small/stream")):
         answer = stranger.get(path, headers={"Authorization": header.encode("latin-1")})
         assert answer.status_code == 401, (header, path)
-        assert "started anew" in answer.json()["error"]
+        assert "was restarted" in answer.json()["error"]
     for address in (f"/api/runs?token={studio.token}", f"/api/runs#access={studio.token}"):
         assert stranger.get(address).status_code == 401
     port = studio.url.rpartition(":")[2]

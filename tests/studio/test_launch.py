@@ -75,7 +75,7 @@ def test_no_more_than_four_trainings_are_started_at_once(tmp_path: Path):
             lock = held.enter_context(open(tmp_path / name / LOCK, "w", encoding="utf-8"))
             fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(
-            RefusalError, match=r"4 runs train at once at most, and these do: a, b, c, d\. Wait for one"
+            RefusalError, match=r"At most 4 runs train at once, and these are training: a, b, c, d\. Wait for one"
         ):
             check_trainings(listing, [])
     check_trainings(listing, [])

@@ -66,7 +66,7 @@ def file(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with ThreadPoolExecutor() as threads:  # since the browser's has a loop already
         work = threads.submit(vitrine_in, out.parent, "report", runs / "small", "--out", out, *chosen, check=True)
         done = work.result()
-    assert "look before you pass it on" in done.stdout
+    assert "check it before you share it" in done.stdout
     assert "in full: 0, 120, 150" in done.stdout
     return out
 
@@ -425,7 +425,7 @@ def test_the_studio_answers_others_while_it_writes_a_report(studio: Studio):
     [
         ({"steps": [160]}, "step 160 cannot be kept"),
         ({"cell": "no.such[1]"}, "A parameter is named with its place"),
-        ({"steps": [1] * 9}, "steps is not as it should be"),
+        ({"steps": [1] * 9}, "steps has a wrong value"),
     ],
 )
 def test_a_wish_of_the_page_is_refused_in_the_same_sentence(studio: Studio, body: dict, sentence: str):

@@ -13,7 +13,7 @@ import pytest
 from tests.studio.test_page import PAGE
 from vitrine.runs.film import Film, FilmWriter
 from vitrine.runs.reader import RunReader
-from vitrine.studio.report.build import Wish, choose_steps
+from vitrine.studio.report.build import Selection, choose_steps
 from vitrine.studio.report.bundle import Cut, cut_film, foretold
 from vitrine.studio.report.command import read_steps
 
@@ -62,10 +62,10 @@ def test_a_file_is_replaced_only_when_it_is_said(vitrine, runs: Path, tmp_path: 
 
 def test_without_a_wish_the_steps_are_those_at_hand_at_keyframes(reader: RunReader):
     info = {"steps_made": 160, "keyframes": [0, 40, 90, 150, 160]}
-    assert choose_steps(reader, info, Wish()) == [0, 90, 150]
-    assert choose_steps(reader, info, Wish(here=7)) == [0, 7, 90, 150]
-    assert choose_steps(reader, info, Wish(here=160)) == [0, 90, 150]
-    assert choose_steps(reader, {"steps_made": 0, "keyframes": [0]}, Wish()) == []
+    assert choose_steps(reader, info, Selection()) == [0, 90, 150]
+    assert choose_steps(reader, info, Selection(here=7)) == [0, 7, 90, 150]
+    assert choose_steps(reader, info, Selection(here=160)) == [0, 90, 150]
+    assert choose_steps(reader, {"steps_made": 0, "keyframes": [0]}, Selection()) == []
 
 
 def test_steps_are_named_by_number_or_by_word(reader: RunReader):

@@ -179,7 +179,7 @@ def test_what_is_not_there_is_said_in_a_sentence(studio: Studio):
         ("step/160", "has made 160 steps"),
         ("step/-1", "has made 160 steps"),
         ("tile?tensor=embedding.weight&step=161&mode=value", "has made 160 steps"),
-        ("tile?tensor=embedding.weight&step=160&mode=gradient", "cannot be opened"),
+        ("tile?tensor=embedding.weight&step=160&mode=gradient", "cannot be replayed"),
         ("tile?tensor=embedding.weight&step=3&mode=colour", "mode is one of"),
         ("tile?tensor=embedding.weight&step=3&mode=memory:momentum", "It keeps: first_moment, second_moment"),
         ("tile?tensor=embedding.wait&step=3&mode=value", "Did you mean embedding.weight?"),

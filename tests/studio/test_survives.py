@@ -34,7 +34,7 @@ def test_a_page_of_an_older_studio_is_told_to_open_the_new_address(own: Path):
         for path in ("/api/runs", "/api/runs/small/stream"):
             answer = after.client.get(path, headers=headers)
             assert answer.status_code == 401
-            assert "started anew, with a new token" in answer.json()["error"]
+            assert "was restarted, with a new token" in answer.json()["error"]
         assert after.client.get("/api/runs").status_code == 200
 
 

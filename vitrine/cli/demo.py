@@ -1,4 +1,4 @@
-"""`vitrine demo`: a small GPT-2, trained for about a minute on a text that every Python has."""
+"""`vitrine demo`: a small GPT-2, trained for about a minute on the text of Python's own documentation."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ TEMPERATURES = (0.2, 0.8, 1.2)
 
 
 def demo(corpus: str, run: str, for_s: float, reporter: Reporter) -> Result:
-    """Train on one of the demo's texts for about so many seconds.
+    """Train on one of the demo's texts for about `for_s` seconds.
 
     Args:
         corpus: "python" (the language's own documentation) or "shakespeare" (downloaded once, digest checked).

@@ -1,4 +1,4 @@
-"""`vitrine doctor`: what this machine is, how fast it multiplies, whether it repeats itself to the bit."""
+"""`vitrine doctor`: the machine, its speed of matrix products, and whether it computes the same bits twice."""
 
 import os
 import platform
@@ -38,7 +38,7 @@ def examine() -> dict[str, Any]:
         "device": str(device),
         "device_name": device_name(device),
         "threads": threads,
-        "threads_hint": f"machine.threads = {threads} unless you set it; beside another busy program "
+        "threads_hint": f"machine.threads = {threads} unless you set it; while another program is busy, "
         "--set threads=1 is often faster",
         "load": round(os.getloadavg()[0], 2),  # programs that run or wait for a core, over the last minute
         "memory_bytes": memory_bytes(device),

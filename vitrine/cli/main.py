@@ -1,4 +1,4 @@
-"""The commands: parse, then one call into the library. Nothing heavy is imported before a command runs."""
+"""The commands: each parses its options and makes one call into the library. Slow imports wait until a command runs."""
 
 import dataclasses
 import gc
@@ -45,7 +45,7 @@ Corpus = Annotated[
     typer.Argument(metavar="CORPUS...", help="files, folders or globs of text, hf:owner/name, or - for standard input"),
 ]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="a run folder")]
-# --run-dir is the same: torchrun, before Python 3.12, takes --run for an abbreviation of an option of its own.
+# --run-dir is the same: torchrun, before Python 3.12, takes --run for an abbreviation of one of its own options.
 NewRun = Annotated[str, typer.Option("--run", "--run-dir", help="the new run's folder; default: a new one below runs/")]
 Preset = Annotated[
     str, typer.Option(help="nano, micro, mini, small, medium, sprint, gpt2-124m, nanogpt-laptop, demo, auto")
@@ -125,7 +125,7 @@ def train(
             with make_reporter(page.open) as reporter:
                 result = create.train(request, reporter, STARTED_S)
         except DivergedError:
-            page.keep()  # what happened can be seen
+            page.keep()  # so that the page can show what happened
             raise
         if result.signal not in (signal.SIGTERM, signal.SIGHUP):
             page.keep()
@@ -183,7 +183,7 @@ def generate(
     with errors_as_sentences():
         from vitrine.run import Run
 
-        unsaid = prompt  # until the model writes: a mistake shows before the prompt does
+        unsaid = prompt  # printed with the first text of the model: an error then comes before it
 
         def say(text: str) -> None:
             nonlocal unsaid
@@ -395,7 +395,7 @@ def export(
 
 
 @app.command("import")
-def adopt(
+def import_(
     source: Annotated[str, typer.Argument(metavar="DIR", help="a Hugging Face folder, or hf:owner/name")],
     run: NewRun = "",
     as_json: Json = False,
@@ -442,7 +442,7 @@ for registered in app.registered_commands:
 def main() -> None:
     """The entry point of the `vitrine` command."""
     prepare_streams()
-    # Until a trainer has something to save: leave as an error does, which takes half-written files away.
+    # Until the trainer has something to save, a signal ends the command as an error does: half-written files are removed.
     for ending in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(ending) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(ending, lambda number, frame: sys.exit(128 + number))
@@ -453,8 +453,8 @@ def main() -> None:
         status = end_streams(end.code if isinstance(end.code, int) else 0)
         if "torch" not in sys.modules:
             raise SystemExit(status) from None
-        # Taking torch apart takes a third of a second; and gloo's threads, which outlive their group, now and then
-        # abort a process that is taken apart under them.
+        # Python's clean-up of torch takes a third of a second; and gloo's threads, which outlive their group, sometimes
+        # abort the process during it.
         os._exit(status)
 
 

@@ -1,4 +1,4 @@
-"""How the commands speak: results on standard output, the rest on standard error, and errors as one sentence."""
+"""Output of the commands: results on standard output, all else on standard error, errors as one sentence."""
 
 import codecs
 import contextlib
@@ -46,14 +46,14 @@ def errors_as_sentences() -> Iterator[None]:
 
 
 def prepare_streams() -> None:
-    """Make the standard streams ready for whatever reads them: nothing, a reader that goes away, a narrow encoding.
+    """Prepare the standard streams: they may be closed, lose their reader, or have a narrow encoding.
 
-    What cannot be encoded is escaped. What cannot be written to standard error is dropped: it is only about the work.
+    What cannot be encoded is escaped. What cannot be written to standard error is dropped: results do not go there.
     """
-    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # closed streams: no file of ours may take their place
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # closed streams: no other file may get their numbers
         os.set_inheritable(number, True)
     os.close(number)
-    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - for as long as the process lives
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - open until the process ends
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     encoding = sys.stderr.encoding if sys.stderr else "utf-8"
@@ -62,7 +62,7 @@ def prepare_streams() -> None:
 
 
 def end_streams(status: int) -> int:
-    """Write what is left; the exit status is then `status`, or says that nobody read it."""
+    """Flush standard output; returns `status`, or READER_GONE if the reader has closed it."""
     try:
         with errors_as_sentences():
             print_text(end="")
@@ -73,7 +73,7 @@ def end_streams(status: int) -> int:
 
 
 class _Unheard(io.FileIO):
-    """A file to which one writes whether or not anyone can read it."""
+    """A file whose write errors are ignored."""
 
     def write(self, data: Any) -> int:
         try:
@@ -90,10 +90,10 @@ PICTURES = {
 
 
 class Command(TyperCommand):
-    """A command that takes '' for a mistake, such as a variable that is not set; but a prompt may be empty."""
+    """A command that refuses '' as an argument (often a variable that is not set), except as a prompt."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run it, if no argument is empty."""
+        """Run the command, unless an argument is empty."""
         with errors_as_sentences():
             for parameter in self.params:
                 value, source = ctx.params.get(parameter.name), ctx.get_parameter_source(parameter.name)
@@ -105,7 +105,7 @@ class Command(TyperCommand):
 
 
 def show(result: Any, as_json: bool) -> None:
-    """A result, as JSON or as text."""
+    """Print a result as JSON or as text."""
     if as_json:
         print_json(result)
     else:
@@ -115,9 +115,9 @@ def show(result: Any, as_json: bool) -> None:
 
 
 def give_way(run: str) -> None:
-    """Beside a training that goes on: take the processor only when it is free, and never wait by spinning.
+    """While a run is being trained: lower this process's priority, and let its threads sleep while they wait.
 
-    It must come before torch is imported, whose threads read this when they start.
+    Call it before torch is imported: its threads read this when they start.
     """
     from vitrine.runs.reader import is_training
 
@@ -126,44 +126,44 @@ def give_way(run: str) -> None:
         os.nice(19)
 
 
-READER_GONE = 141  # the exit status where a pipe was closed, as a shell has it
+READER_GONE = 141  # the exit status after a closed pipe, as in a shell
 
 
 def complain(text: str) -> None:
-    """A line on standard error."""
+    """Print a line on standard error."""
     sys.stderr.write(text + "\n")
 
 
 def make_reporter(on_start: "OnStart | None" = None) -> "TerminalReporter":
-    """Who shows the progress of a training. on_start: see `TerminalReporter`."""
+    """The reporter that shows the progress of a training. on_start: see `TerminalReporter`."""
     from vitrine.cli.progress import TerminalReporter
 
     return TerminalReporter(on_start=on_start)
 
 
 def someone_is_there() -> bool:
-    """Whether a person sits at this terminal, who can press Ctrl-C."""
+    """Whether this is an interactive terminal, where a person can press Ctrl-C."""
     return sys.stdin.isatty() and sys.stderr.isatty() and not os.environ.get("CI")
 
 
 def print_text(text: str = "", end: str = "\n") -> None:
-    """On standard output, at once."""
+    """Print on standard output, without buffering."""
     try:
         sys.stdout.write(text + end)
         sys.stdout.flush()
     except OSError as error:
-        if error.errno in (errno.EPIPE, errno.EIO):  # a pipe that was closed, a terminal that has gone
+        if error.errno in (errno.EPIPE, errno.EIO):  # a closed pipe, or a closed terminal
             raise BrokenPipeError from None
         raise RunError(f"Standard output cannot be written: {error.strerror}.") from None
 
 
 def visible(text: str) -> str:
-    """What a model wrote, so that a terminal shows it and does not obey it: ESC as ␛. Into a pipe it goes as it is."""
+    """Text of a model with control characters made visible (ESC as ␛) on a terminal; unchanged for a pipe."""
     return text.translate(PICTURES) if sys.stdout.isatty() else text
 
 
 def print_json(value: Any) -> None:
-    """One JSON object, without NaN: a number that is not finite becomes null."""
+    """Print one JSON object; a number that is not finite becomes null."""
     if os.environ.get("RANK", "0") == "0":
         ascii_only = codecs.lookup(sys.stdout.encoding or "ascii").name != "utf-8"
         print_text(dumps(value, ensure_ascii=ascii_only))

@@ -1,4 +1,4 @@
-"""What the commands show while they work, on standard error."""
+"""The progress of commands, shown on standard error."""
 
 import time
 from collections.abc import Callable
@@ -16,15 +16,15 @@ from vitrine.runs.disk import recording
 from vitrine.runs.records import EvaluationRecord, StepRecord
 
 OnStart = Callable[[Path, Callable[[str], None]], None]
-LINE_EVERY_S = 10.0  # where there is no terminal, a line now and then
-LONG_S = 0.5  # what takes longer, of a corpus that is read or an evaluation, has a bar of its own
+LINE_EVERY_S = 10.0  # between two lines, where there is no terminal
+LONG_S = 0.5  # reading a corpus, or an evaluation, that takes longer has its own bar
 
 
 class TerminalReporter(Reporter):
-    """A progress bar on a terminal; elsewhere a line every ten seconds. As a context manager, it takes its bar away.
+    """A progress bar on a terminal; elsewhere a line every ten seconds. As a context manager, it removes its bar.
 
     Args:
-        on_start: is given the run's folder, once it is there, and how to say something about it.
+        on_start: called with the run's folder, once it exists, and a function that prints a line.
     """
 
     def __init__(self, stream: Console | None = None, on_start: OnStart | None = None) -> None:
@@ -38,18 +38,18 @@ class TerminalReporter(Reporter):
         self.slower, self.warned = "", False
 
     def note(self, text: str) -> None:
-        """A line of its own, above the bar."""
+        """Print a line above the bar."""
         self.console.print(text, markup=False)
 
     def preparing(self, what: str, done: int, total: int) -> None:
-        """A bar for a corpus that takes a while; elsewhere a line now and then."""
+        """A bar for a corpus that takes a while; without a terminal, lines at intervals."""
         now = time.monotonic()
         self.preparing_since_s = self.preparing_since_s or now
         if now - self.preparing_since_s >= LONG_S:
             self._show(f"{what}: {done / 1e6:,.1f} of {total / 1e6:,.1f} MB", done, total)
 
     def started(self, config: Config, path: Path) -> None:
-        """The run in a few lines: what was chosen, and what it comes to."""
+        """The run in a few lines: its hyperparameters, and what it will leave on disk."""
         self.close()
         parameters = sum(tensor.parameters for tensor in inventory(config.model))
         model, training, data = config.model, config.training, config.data
@@ -79,17 +79,17 @@ class TerminalReporter(Reporter):
         self._show(text, record.step + 1, self.steps)
 
     def slowed(self, factor: float) -> None:
-        """In the progress line; the first time with what may help."""
+        """Shown in the progress line; the first time with advice."""
         self.slower = f"   {factor:.1f} times slower than at first" if factor > 1 else ""
         if self.slower and not self.warned:
             self.warned = True
             self.note(
                 f"A step takes {factor:.1f} times as long as at first: another program may be using the processor. "
-                "Beside one, a training with fewer threads is often faster (--set machine.threads=1)."
+                "With fewer threads, training is then often faster (--set machine.threads=1)."
             )
 
     def evaluating(self, done: int, total: int) -> None:
-        """A bar of its own for an evaluation that takes a while."""
+        """A separate bar for an evaluation that takes a while."""
         now = time.monotonic()
         if done == 0:
             self.evaluating_since_s = now
@@ -97,14 +97,14 @@ class TerminalReporter(Reporter):
             self._show(f"measuring the validation loss: {done / total:.0%}", done, total)
 
     def evaluated(self, record: EvaluationRecord) -> None:
-        """Kept for the bar."""
+        """Shown in the bar from now on."""
         self.val_loss = f"   validation {record.loss:.3f}"
         if record.whole or record.final:
             over = "the whole split" if record.whole else f"{record.tokens:,} tokens"
             self.note(f"step {record.step:,}: validation loss {record.loss:.4f} over {over}")
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self.progress:
             self.progress.stop()
             self.progress = None
@@ -118,7 +118,7 @@ class TerminalReporter(Reporter):
         self.close()
 
     def _show(self, text: str, done: int, total: int) -> None:
-        """On a terminal the bar, elsewhere a line now and then."""
+        """The bar on a terminal; elsewhere a line at intervals."""
         if self.live:
             self._bar(text, done, total)
         elif time.monotonic() - self.printed_s > LINE_EVERY_S:
@@ -142,14 +142,14 @@ class TerminalReporter(Reporter):
 
 
 def _recording_text(config: Config) -> str:
-    """What the run will leave on disk at most, by the formulas of `budget`."""
+    """What the run will leave on disk at most, by the formulas of `runs.disk`."""
     kept = recording(config)
     if not config.recording.enabled:
         return f"off; a keyframe every {config.recording.keyframe_every} steps"
     history = kept.statistics_bytes + kept.histogram_bytes + kept.film_bytes
     return (
         f"up to {history / 1e6:,.0f} MB of history and film, {kept.keyframes * kept.keyframe_bytes / 1e6:,.0f} MB of "
-        f"keyframes; any step is re-entered within {kept.reentry_steps} steps"
+        f"keyframes; any step is replayed within {kept.reentry_steps} steps"
     )
 
 

@@ -1,4 +1,4 @@
-"""The text form of every result: what a command prints without --json, and what a notebook may print."""
+"""The text form of every result: what a command prints without --json, and what `vitrine.render` returns."""
 
 import io
 from collections import Counter
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 BARS = " ▁▂▃▄▅▆▇█"
 CELL, WRITTEN, CONNECTIONS = 28, 120, 12  # shown: characters of a hyperparameter and of a text, inputs of a neuron
-LEVELS = {"ill": "error", "watch": "warning", "unknown": "unknown", "ok": "ok"}  # of verdicts, the worst first
+LEVELS = {"ill": "error", "watch": "warning", "unknown": "unknown", "ok": "ok"}  # names of verdicts, worst first
 SPREAD = ("norm", "mean", "std dev", "smallest", "largest")
-WIDE = 100_000  # columns: neither a pipe nor a narrow terminal may cut a number
+WIDE = 100_000  # columns: no number is cut in a pipe or a narrow terminal
 
 
 def render(result: Any) -> str:
-    """A result for people, in plain characters, without a newline at its end."""
+    """A result as plain text, without a newline at its end."""
     return FORMS[type(result).__name__](result)
 
 
@@ -40,9 +40,9 @@ def table(
     """Rows of cells as aligned lines.
 
     Args:
-        heads: the columns' names; none: no line of names.
-        left: so many columns are aligned to the left; the others, numbers, to the right.
-        last_left: the last column, too, is aligned to the left.
+        heads: the columns' names; empty: no header.
+        left: the number of columns aligned to the left; the others hold numbers and are aligned to the right.
+        last_left: whether the last column is aligned to the left, too.
         first: the least width of the first column.
     """
     from rich.console import Console  # slow to import
@@ -65,7 +65,7 @@ def table(
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> list[str]:
-    """A name and what there is to say of it on each line."""
+    """One line for each name and its text."""
     return table(pairs, left=2, first=10)
 
 
@@ -150,7 +150,11 @@ def _report(written: "Written") -> str:
         else "none was recorded"
     )
     steps = ", ".join(map(str, report.steps)) or "none"
-    parts = {"film": film, "answers": f"in full: {steps}; the story of {report.cell}; curves, text, health", "page": ""}
+    parts = {
+        "film": film,
+        "answers": f"in full: {steps}; the history of {report.cell}; curves, text, health",
+        "page": "",
+    }
     rows = [
         (
             "steps" if part == "answers" else part,
@@ -161,7 +165,7 @@ def _report(written: "Written") -> str:
     ]
     return "\n".join(
         [
-            f"{written.file}  {len(report.html) / 1e6:.2f} MB: opens by a double click, and needs no network",
+            f"{written.file}  {len(report.html) / 1e6:.2f} MB: a double click opens it, without a network",
             *table(rows, left=3),
             *(f"Step {step} is not in it: {reason}" for step, reason in report.refused.items()),
             written.warning,
@@ -178,8 +182,8 @@ def _cache(found: "Contents") -> str:
     lines = facts(pairs)
     if found.cleared:
         lines.append(
-            f"All that is gone: {found.own_bytes / 1e6:,.1f} MB are free again. A run that keeps its token files is as it "
-            "was; one that points into the cache (more than 64 MiB of ids) makes them anew from its text."
+            f"All of it was removed: {found.own_bytes / 1e6:,.1f} MB are free again. Runs that keep their token files are as they "
+            "were; a run that points into the cache (more than 64 MiB of ids) makes them again from its text."
         )
     else:
         lines.append(f"To free {found.own_bytes / 1e6:,.1f} MB: vitrine cache --clear")
@@ -213,7 +217,7 @@ def _census(found: "Census") -> str:
             f"step {found.step} of {found.reader.path}, as it was recorded",
             *table(rows, heads, left=3),
             ", ".join(f"{count:,} in {kind}s" for kind, count in counts.items()),
-            *([] if found.statistics else ["Nothing was recorded of the tensors at this step."]),
+            *([] if found.statistics else ["No statistics of tensors were recorded at this step."]),
             problems(Health(str(found.reader.path), history_verdicts(found.reader))),
         ]
     )
@@ -392,12 +396,12 @@ def _health(found: "Health") -> str:
 
 
 def problems(found: "Health") -> str:
-    """Health without what is well, or could not be judged."""
+    """Only the errors and warnings of a run's health."""
     return judged(found, ("ill", "watch"))
 
 
 def judged(found: "Health", levels: Sequence[str]) -> str:
-    """Verdicts of these levels, in their order, each with its cause below; at the end, the sum."""
+    """Verdicts of these levels, in their order, each with its cause below, and a summary at the end."""
     rows: list[tuple[str, ...]] = []
     for verdict in (verdict for level in levels for verdict in found.verdicts if verdict.level == level):
         rows.append((LEVELS[verdict.level], verdict.name, verdict.sentence))
@@ -441,7 +445,9 @@ def _comparison(found: "Comparison") -> str:
     return "\n".join(parts)
 
 
-FORMS: dict[str, Callable[[Any], str]] = {  # by the type's name: importing the types would load torch for every command
+FORMS: dict[
+    str, Callable[[Any], str]
+] = {  # keyed by the type's name: importing the types would load torch for every command
     "TimedPlan": _plan,
     "Evaluation": _evaluation,
     "Exported": _exported,
@@ -463,12 +469,12 @@ FORMS: dict[str, Callable[[Any], str]] = {  # by the type's name: importing the 
 
 
 def indented(lines: Iterable[str], by: int = 2) -> list[str]:
-    """Lines further to the right."""
+    """Indent lines."""
     return [" " * by + line for line in lines]
 
 
 def spread(facts: Mapping[str, Any]) -> list[str]:
-    """How numbers are spread: the columns of SPREAD."""
+    """The distribution of a tensor's numbers: the columns of SPREAD."""
     return [f"{facts[name]:.4g}" for name in ("norm", "mean", "spread", "least", "most")]
 
 
@@ -483,14 +489,14 @@ def histogram(numbers: "Floats") -> str:
 
 
 def single(value: float) -> float:
-    """A float32 with the fewest digits."""
+    """The shortest decimal form that gives the same float32."""
     from vitrine.inspection.parameter import shortest
 
     return shortest(value)
 
 
 def ratio(update: float, weight: float) -> str:
-    """Of an update to its weights."""
+    """The ratio of an update to its weights."""
     return f"{update / weight:.2g}" if weight else "-"
 
 
@@ -500,18 +506,18 @@ def percent(share: float) -> str:
 
 
 def loss(value: float | None) -> str:
-    """With four digits; - where none was measured."""
+    """A loss with four digits; "-" if none was measured."""
     return "-" if value is None else f"{value:.4f}"
 
 
 def ending(value: Any) -> str:
-    """A value in a cell; of a long one the end, where names differ."""
+    """A value for a table cell; a long one is cut to its end, where names differ."""
     said = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return said if len(said) <= CELL else "…" + said[1 - CELL :]
 
 
 def shape(lengths: Sequence[int]) -> str:
-    """64 x 3."""
+    """The lengths of a shape, such as 64 x 3."""
     return " x ".join(map(str, lengths))
 
 

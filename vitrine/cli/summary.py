@@ -1,4 +1,4 @@
-"""What a finished training says."""
+"""The summary that a command prints after a training."""
 
 from collections.abc import Iterator
 

@@ -330,7 +330,7 @@ It sees {model.context} tokens at once. Tokens: {model.vocab_size:,}, {tokens}.
 def measured(reader: RunReader, step: int) -> list[str]:
     """The losses that were measured at a step, each with its measure."""
     losses = [
-        f"validation loss at step {e.step}: {e.loss:.4f} nats a token, over {e.tokens:,} tokens"
+        f"validation loss at step {e.step}: {e.loss:.4f} nats per token, over {e.tokens:,} tokens"
         for e in reader.evaluations()
         if e.step == step and math.isfinite(e.loss)
     ]

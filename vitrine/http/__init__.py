@@ -1,1 +1,1 @@
-"""What both servers share: the guard, the listener, limits of requests, child processes."""
+"""Shared by both servers: the guard, the listener, limits of requests, child processes."""

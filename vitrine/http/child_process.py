@@ -1,7 +1,7 @@
-"""Child processes: started, spoken to over a pipe, noticed when they die, and ended.
+"""Child processes with a pipe: start, messages, detection of a crash, and end.
 
-`Child` is one process and its pipe; whoever owns it decides what its messages mean. `Sandbox` calls functions in a child
-that may never end or take too much memory, with a limit for both.
+`Child` is one process and its pipe; its owner defines what the messages mean. `Sandbox` calls functions in a child,
+with limits for time and memory: they may never end, or take too much memory.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ from typing import Any
 
 from vitrine.errors import VitrineError
 
-LEAVE_S = 2.0  # that a child has to leave when its pipe is closed
-START_S = 120.0  # that the functions of a sandbox have to be prepared: other programs may have the processor
+LEAVE_S = 2.0  # for a child to exit after its pipe is closed
+START_S = 120.0  # for a sandbox to prepare its functions: other programs may use the processor
 
 
 class UnsendableError(Exception):
@@ -30,15 +30,15 @@ class UnsendableError(Exception):
 
 
 class CallError(Exception):
-    """A call that has no result. The text is a predicate: «took longer than 1 s»."""
+    """A call that failed. The text is a predicate: «took longer than 1 s»."""
 
 
 class Child:
-    """A spawned process and our end of its pipe. It starts at once, and leaves when that end is closed.
+    """A spawned process and our end of its pipe. It starts at once, and exits when that end is closed.
 
     Args:
-        target: what it runs, given its end of the pipe and the arguments. Imports what is slow itself.
-        name: of the process, for whoever lists them.
+        target: the function that it runs, given its end of the pipe and the arguments. It makes slow imports itself.
+        name: of the process, as lists of processes show it.
     """
 
     def __init__(self, target: Callable[..., None], *arguments: Any, name: str) -> None:
@@ -51,14 +51,14 @@ class Child:
         threading.Thread(target=self._write, daemon=True).start()
 
     def send(self, message: Any) -> None:
-        """Raises UnsendableError. Does not wait until the child reads. That it has died is told to whoever reads."""
+        """Send without waiting until the child reads. Raises UnsendableError. `listen` reports if the child has died."""
         try:
             self._unsent.put(ForkingPickler.dumps(message))
-        except Exception as error:  # whatever a class raises, and RecursionError
+        except Exception as error:  # anything that pickling a class raises, and RecursionError
             raise UnsendableError(f"{type(error).__name__}: {error}") from None
 
     def listen(self, deliver: Callable[[Any], None]) -> None:
-        """From now on, give every message to the event loop that runs; None when the child is gone."""
+        """From now on, deliver each message in the running event loop; None when the child is gone."""
         loop = asyncio.get_running_loop()
 
         def read() -> None:
@@ -70,20 +70,20 @@ class Child:
                     message = None
                 try:
                     loop.call_soon_threadsafe(deliver, message)
-                except RuntimeError:  # the loop is gone, and the server with it
+                except RuntimeError:  # the event loop has ended, and the server with it
                     return
 
         threading.Thread(target=read, daemon=True).start()
 
     def exit_status(self) -> int | None:
-        """Of a child that is gone or going; None if it stays."""
+        """The exit status; waits a while for it. None if the child does not exit."""
         self.process.join(LEAVE_S)
         return self.process.exitcode
 
     def close(self) -> None:
-        """Close the pipe; kill the process if it stays."""
+        """Close the pipe; kill the process if it does not exit."""
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self.connection.fileno())) as pipe:
-            pipe.shutdown(socket.SHUT_RDWR)  # a thread that reads would keep it open
+            pipe.shutdown(socket.SHUT_RDWR)  # a reading thread would keep it open
         if self.exit_status() is None:
             self.process.kill()
         self._let_go()
@@ -99,7 +99,7 @@ class Child:
         self.connection.close()
 
     def _write(self) -> None:
-        """In a thread of its own: a child that computes may leave the pipe full for long."""
+        """Runs in its own thread: a busy child may leave the pipe full for long."""
         while (message := self._unsent.get()) is not None:
             with contextlib.suppress(OSError):
                 self.connection.send_bytes(message)
@@ -111,32 +111,32 @@ class Sandbox:
     Args:
         prepare: makes the functions, by their names, in the child.
         arguments: of `prepare`.
-        memory_bytes: that calls may take beyond what the prepared process has; only where the system has such limits.
+        memory_bytes: that calls may take beyond the memory of the prepared process; only on systems that have such limits.
     """
 
     def __init__(
         self, prepare: Callable[..., Mapping[str, Callable[..., Any]]], *arguments: Any, memory_bytes: int = 2**30
     ) -> None:
         self._target = _answer_calls, prepare, memory_bytes, *arguments
-        self._thread = ThreadPoolExecutor(1, "sandbox")  # a queue, in the order of the calls
+        self._thread = ThreadPoolExecutor(1, "sandbox")  # one thread: calls run in their order
         self._child: Child | None = None
         self._prepared = False
 
     async def call(self, name: str, *arguments: Any, timeout_s: float) -> Any:
-        """The result of a function. Raises CallError if there is none, and the VitrineError that the function raises.
+        """The result of a function. Raises CallError if the call failed, or the VitrineError that the function raised.
 
         Args:
-            timeout_s: from when the child begins with it, not from now: calls before it are waited for.
+            timeout_s: counted from when the child begins the call; the wait for earlier calls does not count.
         """
         return await asyncio.get_running_loop().run_in_executor(self._thread, self.run, name, arguments, timeout_s)
 
     def start(self) -> None:
-        """Start the child, unless there is one: the first call would wait for it."""
+        """Start the child, unless it runs already, so that the first call need not wait for it."""
         if self._child is None or not self._child.process.is_alive():
             self._child, self._prepared = Child(*self._target, name="vitrine sandbox"), False
 
     def run(self, name: str, arguments: tuple[Any, ...], timeout_s: float) -> Any:
-        """The same in the thread that calls it, for a program without an event loop."""
+        """`call` in the calling thread, for a program without an event loop."""
         self.start()
         if not self._prepared:
             self._receive(START_S)
@@ -149,7 +149,7 @@ class Sandbox:
         return self._receive(timeout_s)
 
     def close(self) -> None:
-        """End the child, whatever it does."""
+        """End the child, even in the middle of a call."""
         self._thread.shutdown(wait=False, cancel_futures=True)
         if self._child:
             self._child.kill()
@@ -172,8 +172,8 @@ class Sandbox:
 
 
 def _begin(target: Callable[..., None], connection: Connection, *arguments: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the server says when to go
-    with contextlib.suppress(EOFError, BrokenPipeError):  # the server is gone
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal: the server decides when to end
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the server has ended
         target(connection, *arguments)
 
 
@@ -183,7 +183,7 @@ def _answer_calls(
     memory_bytes: int,
     *arguments: Any,
 ) -> None:
-    """What the child of a sandbox runs: the first answer says that it is prepared."""
+    """The main function of a sandbox's child. The first answer says that the functions are ready."""
 
     def answer(function: Callable[..., Any], *arguments: Any) -> bool:
         try:
@@ -193,7 +193,7 @@ def _answer_calls(
             connection.send((False, error))
         except MemoryError:
             connection.send((False, "needed more memory than is allowed"))
-        except BaseException as error:  # also what Rust's panics are
+        except BaseException as error:  # panics of Rust code are BaseExceptions
             connection.send((False, f"raised {type(error).__name__}: {error}"[:1000]))
         return False
 
@@ -207,7 +207,7 @@ def _answer_calls(
 
 
 def _limit_memory(extra_bytes: int) -> None:
-    """No more address space than the process has now, and so much besides: what goes beyond raises or aborts."""
+    """Limit address space to what the process has now plus `extra_bytes`; allocations beyond it raise or abort."""
     statm = Path("/proc/self/statm")
     if not statm.is_file():
         return

@@ -1,6 +1,6 @@
-"""Who may ask: programs of this machine by one of its names, no page of another site, and only with a secret.
+"""The guard in front of each server: checks the host name, the origin and the secret of every request.
 
-`TokenGuard` stands before the studio, `KeyGuard` before `vitrine serve`.
+`TokenGuard` is for the studio, `KeyGuard` for `vitrine serve`.
 """
 
 import hmac
@@ -30,7 +30,7 @@ Refuse = Callable[[int, str], Response]  # a status and a sentence, in the shape
 
 
 def is_local(host: str) -> bool:
-    """Whether only this machine reaches this address."""
+    """Whether this address can be reached only from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -38,32 +38,32 @@ def is_local(host: str) -> bool:
 
 
 def local_hosts(port: int, *own: str) -> frozenset[str]:
-    """What the Host header may be where only this machine asks. own: other names than the usual ones."""
+    """The Host headers accepted on a loopback address. own: further names."""
     return frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]", *own))
 
 
 class Guard:
-    """Stands before a whole application, whatever the method and the path.
+    """Wraps a whole application: checks requests of every method and path.
 
     Args:
-        hosts: what the Host header may be; empty: anything. With them no page gets through by a DNS entry for this
-            machine.
-        secret: to be sent as Authorization: Bearer; empty: none is asked for.
-        refuse: makes the answer to what is refused.
+        hosts: accepted Host headers; empty: any. They stop pages that reach this machine by a DNS entry of
+            their own (DNS rebinding).
+        secret: required as Authorization: Bearer; empty: none is required.
+        refuse: makes the answer to a refused request.
     """
 
-    schemes: Collection[str] = ("http", "https")  # of pages that this server's own address gave: a proxy may add TLS
+    schemes: Collection[str] = ("http", "https")  # of this server's own pages: a proxy may add TLS
     body_bytes = 8 * MiB  # largest body of a request
-    open = re.compile("")  # paths that are answered without the secret
-    missing, wrong = "", ""  # sentences for those who send no secret, or another one
-    too_long = ""  # and for a body beyond `body_bytes`
-    advice = ""  # for those who ask by another name
+    open = re.compile("")  # paths that need no secret
+    missing, wrong = "", ""  # error texts for no secret, and for a wrong one
+    too_long = ""  # error text for a body beyond `body_bytes`
+    advice = ""  # advice for a request by another host name
 
     def __init__(self, app: ASGIApp, hosts: frozenset[str], refuse: Refuse, secret: str) -> None:
         self.app, self.hosts, self.refuse, self.secret = app, hosts, refuse, secret
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse, let in, or pass on."""
+        """Refuse the request, or pass it on to the application."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
         elif scope["type"] != "http":
@@ -125,18 +125,18 @@ class KeyGuard(Guard):
 
 
 class TokenGuard(Guard):
-    """Asks for the token that the studio printed, for everything but the page itself, which is the same for everyone."""
+    """Requires the token that the studio printed, except for the page's own files, which hold no data."""
 
     schemes = ("http",)
     body_bytes = 20 * MiB
     open = re.compile("/|/assets/[^/]+")
     missing = "The studio asks for its token. Open the address that vitrine studio printed when it started."
-    wrong = "The studio was started anew, with a new token. Open the address that it printed last."
+    wrong = "The studio was restarted, with a new token. Open the address that it printed last."
     too_long = "A request may hold 20 MB at most. Give a smaller text, or a file: vitrine train."
     advice = "Open the address that vitrine studio printed."
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The same, and each answer says what the page may load."""
+        """As `Guard`, with a Content-Security-Policy on every answer."""
 
         async def send_safely(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -1,4 +1,4 @@
-"""uvicorn on a socket of our own: its address, its limits, and how it ends."""
+"""The uvicorn server of both commands: its socket, its limits, and its shutdown."""
 
 import asyncio
 import socket
@@ -11,10 +11,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vitrine.errors import ConfigError
 
-HEAD_BYTES = 64 * 2**10  # of a request's first line and its headers
-UNREAD_BYTES = 256 * 2**10  # of an answer that the system keeps for its client: megabytes would hide that nobody reads
-STALLED_S = 30.0  # that a client may read nothing while there is something to read
-END_S = 1.0  # that answers have to end when the server does
+HEAD_BYTES = 64 * 2**10  # limit of a request's first line and headers
+UNREAD_BYTES = 256 * 2**10  # send buffer of a socket: one of megabytes would hide that the client does not read
+STALLED_S = 30.0  # that a client may read nothing although data waits for it
+END_S = 1.0  # for answers to end after the server is stopped
 
 
 def listen(host: str, ports: Sequence[int]) -> socket.socket:
@@ -38,13 +38,13 @@ class LocalServer(uvicorn.Server):
     """Serves one application on one socket until a signal comes, or `stop` is called.
 
     Args:
-        end: is called when the server is to end, while answers are still being sent: to end them with a sentence.
+        end: called when the server is to end, while answers are still being sent: ends them with an error text.
     """
 
     def __init__(self, app: ASGIApp, listener: socket.socket, end: Callable[[], None]) -> None:
         settings = uvicorn.Config(
             app,
-            # h11 bounds headers before they are read; httptools, which uvicorn prefers where it is there, does not.
+            # h11 bounds headers before they are read; httptools, which uvicorn prefers where it is installed, does not.
             http=_Connection,
             h11_max_incomplete_event_size=HEAD_BYTES,
             ws="none",
@@ -59,7 +59,7 @@ class LocalServer(uvicorn.Server):
         self.listener, self.end = listener, end
 
     def serve_until_stopped(self) -> None:
-        """Raises KeyboardInterrupt after Ctrl-C, and SystemExit after SIGTERM where the command made it so."""
+        """Raises KeyboardInterrupt after Ctrl-C, and SystemExit after SIGTERM if the command's handler does."""
         self.run(sockets=[self.listener])
 
     def stop(self) -> None:
@@ -67,7 +67,7 @@ class LocalServer(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let answers end by themselves, then drop those that did not: their tasks see that the client is gone."""
+        """Wait END_S for answers to end, then close their connections: their tasks see a disconnect."""
         for server in self.servers:
             server.close()
         self.end()

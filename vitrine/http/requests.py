@@ -1,4 +1,4 @@
-"""A request beside its answer: whether the client still waits, how much it may send, and HEAD."""
+"""Handling of requests in both servers: client disconnects, limits of bodies, and HEAD."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -7,15 +7,15 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-GONE = 499  # the status of an answer that nobody reads
+GONE = 499  # the status for a client that has disconnected
 
 
 class TooLongError(BaseException):
-    """A body is too long. Passes through what catches exceptions on the way."""
+    """A body is too long. A BaseException, so that `except Exception` does not catch it."""
 
 
 async def while_there(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
-    """Wait for an answer as long as the client does; then raise ClientDisconnect."""
+    """Wait for an answer; cancel it and raise ClientDisconnect if the client disconnects."""
 
     async def leave() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -34,7 +34,7 @@ async def while_there(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
 
 
 def limit_body(receive: Receive, most_bytes: int) -> Receive:
-    """The same body, or TooLongError."""
+    """Pass the body on; raise TooLongError if it is too long."""
     received = 0
 
     async def receive_some() -> Message:
@@ -49,7 +49,7 @@ def limit_body(receive: Receive, most_bytes: int) -> Receive:
 
 
 async def answer_head(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """As GET, without the body: what would be streamed ends where it begins."""
+    """Answer HEAD as GET without the body; a stream ends after its headers."""
     started = asyncio.Event()
 
     async def send_start(message: Message) -> None:

@@ -1,1 +1,1 @@
-"""What is recorded while a model trains. It looks between the phases of a step, and changes no bit."""
+"""Recording during training: observes between the phases of a step, and changes no bit of the training."""

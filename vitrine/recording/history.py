@@ -1,4 +1,4 @@
-"""The run's history, and the free proof: what was recorded before is compared when it is made again."""
+"""The run's history while it trains; steps that are made again are compared with their earlier records."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -17,36 +17,36 @@ class History:
 
     Args:
         path: of the database.
-        enabled: whether steps are written down; events and facts always are.
+        enabled: whether steps are recorded; events and facts always are.
     """
 
     def __init__(self, path: Path, enabled: bool) -> None:
         self.path, self.store, self.enabled = path, Store(path), enabled
         self.layout = self.store.layout()
         self.overlap_end, self.equal, self.different = -1, 0, 0
-        self.behind = False  # whether another program keeps it from being written
+        self.behind = False  # whether another program has locked the database
 
     def keep_digests(self, run: Path, names: Sequence[str]) -> None:
-        """Note the digests of files that were just made and never change."""
+        """Record the digests of new files that never change."""
         self.store.set_fact("files", json.dumps(json.loads(self.store.fact("files") or "{}") | digests(run, names)))
 
     def begin(self, layout: Layout) -> None:
-        """Statistics will be laid out like this; a run that goes on keeps the layout that it has."""
+        """Set the layout of the statistics; a resumed run keeps the layout that it has."""
         if self.layout is None:
             self.layout = layout
             self.store.set_fact("statistics", json.dumps(layout.facts()))
 
     def look_every(self, number: int, every: int) -> Layout:
-        """From about this step on, statistics will be taken so rarely: a multiple of what it was."""
+        """Take statistics every `every` steps from about this step on; `every` is a multiple of the earlier value."""
         assert self.layout is not None
-        # Neither a step that has been made, nor one that was recorded before a resume.
+        # Not from a step that was already made or recorded before a resume.
         start = -(-max(number, self.overlap_end + 1) // every) * every
         self.layout = replace(self.layout, since=(start, every))
         self.store.set_fact("statistics", json.dumps(self.layout.facts()))
         return self.layout
 
     def resumed(self, number: int) -> None:
-        """Training goes on from this step; what lies beyond it was recorded before."""
+        """Training resumes at this step; records beyond it are from before."""
         last = self.store.connection.execute("SELECT max(step) FROM steps").fetchone()[0]
         self.overlap_end = -1 if last is None else last
         if self.layout:
@@ -54,23 +54,23 @@ class History:
         self.store.event(number, "resumed")
 
     def snapshots(self) -> set[int]:
-        """The steps of which someone asked for a keyframe."""
+        """The steps for which a keyframe was requested."""
         return {step for (step,) in self.store.connection.execute("SELECT step FROM events WHERE kind = 'snapshot'")}
 
     def record(self, record: StepRecord, statistics: Numbers | None, note: Callable[[str], None]) -> None:
-        """Write a step down; if it was written before, compare."""
+        """Record a step; compare it if it was recorded before."""
         if not self.enabled:
             return
         if record.step <= self.overlap_end:
             self._compare(record, statistics, note)
-        # The record last: writing it commits, also where a step takes longer than a commit may wait.
+        # The record last: writing it commits, even if a step takes longer than the longest wait for a commit.
         if statistics is not None and self.layout:
             self.store.write_statistics(record.step, statistics, self.layout)
         self.store.write(record)
         if self.behind != bool(self.store.waiting):
             self.behind = not self.behind
             note(
-                f"Another program has locked {self.path}: training goes on, and its records wait in memory."
+                f"Another program has locked {self.path}: training continues, and its records wait in memory."
                 if self.behind
                 else f"{self.path} is free again, and has all records."
             )

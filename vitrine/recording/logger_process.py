@@ -1,7 +1,7 @@
-"""One logger, in a process of its own: `python -m vitrine.recording.logger_process NAME` reads a run's curves, line by line.
+"""One logger, in a process of its own: `python -m vitrine.recording.logger_process NAME` reads a run's curves from standard input.
 
-The first line says which run it is; each other one has a step with numbers, or with text that the model wrote. Whatever
-such a package does to its process (prints, signal handlers, an exit), it does not do to the training. Needs no torch.
+The first line describes the run; each further line has a step with numbers, or with text that the model wrote. A separate
+process keeps what a logging package does (prints, signal handlers, an exit) away from the training. Needs no torch.
 """
 
 import contextlib
@@ -18,16 +18,16 @@ PROJECT = "vitrine"
 
 
 class Logger(Protocol):
-    """Where curves are sent."""
+    """The interface of a logger: receives curves and texts."""
 
     def numbers(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Points of several curves."""
+        """Log one point of each of several curves."""
 
     def text(self, step: int, text: str) -> None:
-        """What the model wrote."""
+        """Log a text that the model wrote."""
 
     def close(self) -> None:
-        """There is no more."""
+        """Finish: no more points follow."""
 
 
 class TensorBoard:
@@ -41,18 +41,18 @@ class TensorBoard:
         self._text(0, "hyperparameters", "\n".join(lines))
 
     def numbers(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Each is a scalar."""
+        """Write each number as a scalar."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         values = [Summary.Value(tag=name, simple_value=number) for name, number in numbers.items()]
         self._write(step, Summary(value=values))
 
     def text(self, step: int, text: str) -> None:
-        """Set as it stands: the page would read it as Markdown."""
+        """Indented as code, because TensorBoard renders text as Markdown."""
         self._text(step, "sample", "\n".join(f"    {line}" for line in text.splitlines()))
 
     def close(self) -> None:
-        """The file is whole."""
+        """Finish the file."""
         self.writer.close()
 
     def _text(self, step: int, tag: str, text: str) -> None:
@@ -85,15 +85,15 @@ class WandB:
         )
 
     def numbers(self, step: int, numbers: Mapping[str, float]) -> None:
-        """One row of its history."""
+        """Log one row of the run's history."""
         self.run.log(dict(numbers), step=step)
 
     def text(self, step: int, text: str) -> None:
-        """Set as it stands."""
+        """Log the text verbatim."""
         self.run.log({"sample": self.html(f"<pre>{html.escape(text)}</pre>", inject=False)}, step=step)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining data."""
         self.run.finish()
 
 
@@ -107,16 +107,16 @@ class Trackio:
         trackio.init(project=PROJECT, name=path.name, config=dict(hyperparameters), embed=False, auto_log_cpu=False)
 
     def numbers(self, step: int, numbers: Mapping[str, float]) -> None:
-        """One row of its history."""
+        """Log one row of the run's history."""
         self.trackio.log(dict(numbers), step=step)
 
     def text(self, step: int, text: str) -> None:
-        """Set as it stands."""
+        """Log the text verbatim."""
         fenced = "\n".join(f"    {line}" for line in text.splitlines())
         self.trackio.log({"sample": self.trackio.Markdown(fenced)}, step=step)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining data."""
         self.trackio.finish()
 
 
@@ -128,8 +128,8 @@ LOGGERS: dict[str, Callable[[Path, Mapping[str, Any]], Logger]] = {
 
 
 def main() -> None:
-    """Pass on what comes in, to its end."""
-    os.nice(10)  # the training comes first
+    """Pass standard input on to the logger, until it ends."""
+    os.nice(10)  # give the training priority
     lines = iter(sys.stdin.buffer)
     about = json.loads(next(lines))
     with contextlib.redirect_stdout(sys.stderr):

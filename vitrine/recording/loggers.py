@@ -1,7 +1,7 @@
-"""The curves of a run, sent to TensorBoard, Weights & Biases or Trackio as well: `recording.mirror`.
+"""Sends a run's curves to TensorBoard, Weights & Biases or Trackio: the setting `recording.mirror`.
 
-A reporter that passes on what it is told. Each logger is a process (`recording/logger_process.py`), fed by a thread from a queue
-that has an end: a logger that is slow misses points, one that fails is left out, and no training waits for one.
+A reporter that forwards to another one. Each logger is a process (`recording/logger_process.py`), fed by a thread from a
+bounded queue: a slow logger misses points, one that fails is left out, and training never waits for one.
 """
 
 import json
@@ -22,13 +22,13 @@ from vitrine.config import Config
 from vitrine.recording.reporter import Reporter
 from vitrine.runs.records import EvaluationRecord, SampleRecord, StepRecord
 
-POINTS = 10_000  # that may wait for a logger
-ENDS_S = 30.0  # how long all loggers together may take to send the rest, when the training is over
+POINTS = 10_000  # at most in the queue of a logger
+ENDS_S = 30.0  # for all loggers together to send the rest after the training
 
 
 @contextmanager
 def with_loggers(reporter: Reporter, names: Sequence[str]) -> Iterator[Reporter]:
-    """The reporter, with the loggers of these names; they end with it."""
+    """The reporter with these loggers, which are closed at the end."""
     if not names:
         yield reporter
         return
@@ -40,22 +40,22 @@ def with_loggers(reporter: Reporter, names: Sequence[str]) -> Iterator[Reporter]
 
 
 class Loggers(Reporter):
-    """Tells another reporter all that it is told, and sends the numbers to the loggers."""
+    """Forwards everything to another reporter, and sends numbers and texts to the loggers."""
 
     def __init__(self, reporter: Reporter) -> None:
         self.reporter, self.sample_tokens = reporter, 0
         self.feeds: list[Feed] = []
 
     def note(self, text: str) -> None:
-        """To the other alone."""
+        """Only forwarded."""
         self.reporter.note(text)
 
     def preparing(self, what: str, done: int, total: int) -> None:
-        """To the other alone."""
+        """Only forwarded."""
         self.reporter.preparing(what, done, total)
 
     def started(self, config: Config, path: Path) -> None:
-        """The run is there: open its loggers."""
+        """Open the loggers of the new run."""
         self.reporter.started(config, path)
         self.sample_tokens = config.training.evaluation_tokens
         values = {
@@ -85,26 +85,26 @@ class Loggers(Reporter):
         self._send({"step": record.step, "numbers": numbers})
 
     def slowed(self, factor: float) -> None:
-        """To the other alone."""
+        """Only forwarded."""
         self.reporter.slowed(factor)
 
     def evaluating(self, done: int, total: int) -> None:
-        """To the other alone."""
+        """Only forwarded."""
         self.reporter.evaluating(done, total)
 
     def evaluated(self, record: EvaluationRecord) -> None:
-        """The validation loss; that of a larger part of the split than is usual is a curve of its own."""
+        """The validation loss; one over a larger part of the split than usual goes into a separate curve."""
         self.reporter.evaluated(record)
         name = "validation/loss" if record.compares(self.sample_tokens) else "validation/loss_of_all"
         self._send({"step": record.step, "numbers": {name: record.loss}})
 
     def sampled(self, record: SampleRecord) -> None:
-        """What the model wrote."""
+        """Send a text that the model wrote."""
         self.reporter.sampled(record)
         self._send({"step": record.step, "text": record.text})
 
     def close(self) -> None:
-        """Let them send the rest, for a while; and say which of them did not do all that they should."""
+        """Wait a limited time for the loggers to send the rest; report those that failed or missed points."""
         until_s = time.monotonic() + ENDS_S
         for feed in self.feeds:
             feed.end()
@@ -123,7 +123,7 @@ class Loggers(Reporter):
 
 
 class Feed:
-    """A logger's process, and the queue and the thread that feed it. None of its methods waits, but `wait`."""
+    """A logger's process with the queue and the thread that feed it. Only `wait` waits."""
 
     def __init__(self, name: str, command: list[str], environment: dict[str, str], about: dict[str, Any]) -> None:
         self.name, self.missed, self.failed, self.told = name, 0, "", False
@@ -136,7 +136,7 @@ class Feed:
         self.thread.start()
 
     def send(self, point: dict[str, Any]) -> None:
-        """Put a point into the queue, if there is room for it."""
+        """Put a point into the queue, or drop it if the queue is full."""
         if self.failed:
             return
         try:
@@ -145,11 +145,11 @@ class Feed:
             self.missed += 1
 
     def end(self) -> None:
-        """There is no more."""
+        """No more points follow."""
         self.over.set()
 
     def wait(self, until_s: float) -> None:
-        """Let it come to its end; after that time (time.monotonic), end it."""
+        """Wait for the process to end; kill it after that time (time.monotonic)."""
         self.thread.join(max(0.0, until_s - time.monotonic()))
         if self.thread.is_alive():
             self.failed = self.failed or "it did not come to its end in time"
@@ -157,7 +157,7 @@ class Feed:
                 self.process.kill()
 
     def message(self) -> str:
-        """What is to be said of it, once."""
+        """What to report about it; empty the second time."""
         if self.failed and not self.told:
             self.told = True
             return f"The mirror {self.name} has failed, and is left out ({self.failed}). The training does not need it."
@@ -168,7 +168,7 @@ class Feed:
 
     def _feed(self, command: list[str], environment: dict[str, str]) -> None:
         try:
-            # In a session of its own: Ctrl-C is for the training, which tells it when to end.
+            # In its own session: Ctrl-C goes to the training, which ends the logger.
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -181,7 +181,7 @@ class Feed:
             self.failed = str(error)
             return
         assert self.process.stdin
-        with suppress(OSError):  # it has ended too early, which its status says
+        with suppress(OSError):  # it ended too early; its exit status is reported
             self._write_to(self.process.stdin)
         with suppress(OSError):
             self.process.stdin.close()
@@ -206,7 +206,7 @@ class Feed:
 
 
 def has_wandb_key() -> bool:
-    """Whether wandb knows whose runs these are, or was told where to keep them."""
+    """Whether wandb has an API key, or a setting of where to keep runs."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE"):
         return True
     host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").partition("//")[2].partition("/")[0]

@@ -1,4 +1,4 @@
-"""When to look, and where to write what was seen: the observer of a training."""
+"""The observer of a training: decides when to take statistics, histograms and frames, and writes them."""
 
 import math
 import time
@@ -21,12 +21,12 @@ from vitrine.runs.reader import FILM, LIVE
 from vitrine.runs.records import HistogramRecord
 from vitrine.step import MicroBatch, Observer, State
 
-FIRST_STEPS, FIRST_LOOKS = 20, 3  # that are timed at least, before it is decided how often to look
+FIRST_STEPS, FIRST_LOOKS = 20, 3  # timed at least, before the interval of statistics is chosen
 
 
 @dataclass(frozen=True)
 class Due:
-    """What is to be looked at in one step."""
+    """What is due to be recorded in one step."""
 
     statistics: bool = False
     histograms: bool = False
@@ -40,7 +40,7 @@ class Due:
 
     @property
     def anything(self) -> bool:
-        """Whether there is anything to look at."""
+        """Whether anything is due."""
         return self.statistics or self.histograms or self.picture
 
 
@@ -52,38 +52,38 @@ class StepLoss(Observer):
         self.last: float | None = None
 
     def micro_batch(self, micro: MicroBatch, logits: Tensor, loss: Tensor) -> None:
-        """Keep the loss where it is; it is read after the step."""
+        """Keep the loss on its device; it is read after the step."""
         self.losses.append(loss)
 
     def take(self, mean: Callable[[Tensor], Tensor] = lambda losses: losses) -> float:
-        """The loss of the step that was just made; `mean` averages a tensor over all processes that train."""
+        """The loss of the last step; `mean` averages a tensor over all training processes."""
         losses = mean(torch.stack(self.losses)).tolist()
         self.losses.clear()
         self.last = sum(losses) / len(losses)
         return self.last
 
     def take_statistics(self) -> Numbers | None:
-        """The row of statistics of the step that was just made, if there is one."""
+        """The row of statistics of the last step, if there is one."""
         return None
 
     def recorded(self, number: int, duration_s: float, recording_s: float) -> None:
-        """A step was made in the one time, and written down in the other."""
+        """Receives how long a step and its recording took."""
 
     def end(self, state: State) -> None:
-        """The last step was made."""
+        """Training ends: no step follows."""
 
 
 class Recorder(StepLoss):
-    """Statistics at every `recording.statistics_every` steps; histograms and frames of the film at spaced ones.
+    """Statistics at every `recording.statistics_every` steps; histograms and frames of the film less often.
 
-    The first steps are timed. From then on statistics are taken so rarely that they cost `recording.statistics_cost`.
+    The first steps are timed. After them, the interval of statistics is chosen so that they cost `recording.statistics_cost`.
 
     Args:
         path: the run folder.
-        parameters: what is looked at.
-        initial: the flat buffer of the parameters that step 0 started from; None: they are lost, so that the film, which
-            shows what was learned since, goes no further.
-        start: the step that training starts, or goes on, from.
+        parameters: the parameters that are recorded.
+        initial: the flat buffer of the parameters that step 0 started from; None: they are lost, and the film, which
+            shows what was learned since, stops here.
+        start: the step at which training starts or resumes.
     """
 
     def __init__(
@@ -102,9 +102,11 @@ class Recorder(StepLoss):
         assert history.layout is not None
         self.layout = history.layout
         self.sampled = statistics.sample_places(parameters, self.layout)
-        self.cost = recording.statistics_cost if self.layout.since is None else 0.0  # that is still to be kept to
-        self.looking_s = 0.0  # in the step that is being made
-        self.steps_s: list[float] = []  # of the first steps, without looking
+        self.cost = (
+            recording.statistics_cost if self.layout.since is None else 0.0
+        )  # the limit, while it is still to be applied
+        self.looking_s = 0.0  # spent on recording in the current step
+        self.steps_s: list[float] = []  # of the first steps, without recording
         self.looks_s: list[float] = []
         self.histogram_steps = spaced(steps, recording.histograms)
         self.frame_steps = spaced(steps, recording.film_frames) if initial is not None else frozenset()
@@ -120,7 +122,7 @@ class Recorder(StepLoss):
         self.initial = None if initial is None else self._pick(initial, self.value_picks)
         self.before = torch.empty_like(parameters.values)
         self.columns: list[Tensor] = []
-        self.sample: tuple[Tensor, Tensor]  # values and gradients, of the step that is being made
+        self.sample: tuple[Tensor, Tensor]  # values and gradients of the current step
         self.picture: tuple[Floats, Floats]
         self.row: Tensor | None = None
         self.due = Due()
@@ -138,7 +140,7 @@ class Recorder(StepLoss):
         self.looking_s += time.perf_counter() - start
 
     def recorded(self, number: int, duration_s: float, recording_s: float) -> None:
-        """Time the first steps, and the looks in them; then decide how often to look."""
+        """Time the first steps and their recording; then choose the interval of statistics."""
         if not self.cost:
             return
         self.steps_s.append(duration_s - self.looking_s)
@@ -187,12 +189,12 @@ class Recorder(StepLoss):
             self._write_histograms(step, HISTOGRAM_KINDS[2], update)
 
     def take_statistics(self) -> Numbers | None:
-        """The row of the step that was just made, if its statistics were due."""
+        """The row of the last step, if its statistics were due."""
         row, self.row = self.row, None
         return None if row is None else to_numpy(row)
 
     def end(self, state: State) -> None:
-        """The last frame: the parameters that training ended with, and no change of them."""
+        """The last frame: the final parameters, without gradients and updates."""
         if self.initial is not None and self.film.last_step < state.step:
             nothing = np.zeros(len(self.change_picks), np.float32)
             values = self._pick(self.parameters.values, self.value_picks)

@@ -1,4 +1,4 @@
-"""Whom a training tells how far it is."""
+"""The interface that receives training progress."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ class Reporter:
     """Receives the progress of a training. The base class does nothing."""
 
     def note(self, text: str) -> None:
-        """Something worth a line."""
+        """A message of one line."""
 
     def preparing(self, what: str, done: int, total: int) -> None:
         """The corpus is being read: bytes done of a total."""
@@ -19,10 +19,10 @@ class Reporter:
         """The run exists, and its hyperparameters are resolved."""
 
     def stepped(self, record: StepRecord, tokens_per_s: float, left_s: float) -> None:
-        """A step was made; left_s is the time that the rest will take at the pace of late."""
+        """A step was made; left_s is the estimated time left, at the recent pace."""
 
     def slowed(self, factor: float) -> None:
-        """How many times as long as at first the steps take of late; 1: as long, or not much longer."""
+        """How many times slower recent steps are than the first ones; 1: not clearly slower."""
 
     def evaluating(self, done: int, total: int) -> None:
         """The validation loss is being measured: windows of text done of a total."""
@@ -31,4 +31,4 @@ class Reporter:
         """The validation loss was measured."""
 
     def sampled(self, record: SampleRecord) -> None:
-        """The model wrote a little."""
+        """The model wrote a sample."""

@@ -1,1 +1,1 @@
-"""A server that speaks OpenAI's protocol."""
+"""`vitrine serve`: a server with OpenAI's protocol."""

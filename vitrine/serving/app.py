@@ -1,4 +1,4 @@
-"""The routes: each reads a request, asks the decoding process, and answers."""
+"""The routes of `vitrine serve`: each reads a request, passes it to the decoding process, and answers."""
 
 import asyncio
 import contextlib
@@ -24,11 +24,11 @@ from vitrine.serving.request_models import Body, ChatBody, CompletionBody, check
 from vitrine.serving.response_models import Answer, Chat, Completion, stream, whole
 from vitrine.serving.served_model import Model
 
-Prompt = tuple[list[int], str, list[int]]  # ids; what is echoed of it, and where in that each token begins
+Prompt = tuple[list[int], str, list[int]]  # ids; the echoed text, and where in it each token begins
 
 
 class Server:
-    """The model, the process that decodes, and what is counted."""
+    """The routes' shared state: the model, the decoding process, and the metrics."""
 
     def __init__(self, model: Model, decoding: Decoding) -> None:
         self.model, self.decoding, self.metrics = model, decoding, Metrics()
@@ -37,7 +37,7 @@ class Server:
         """`POST /v1/completions`."""
         body = await self._body(request, CompletionBody)
         if body.best_of not in (None, body.n or 1):
-            raise ApiError(400, f"best_of must be as n: got {body.best_of} and {body.n or 1}.", "best_of")
+            raise ApiError(400, f"best_of must equal n: got {body.best_of} and {body.n or 1}.", "best_of")
         given = await asyncio.to_thread(body.prompts, self.model)
         self.decoding.check_room(len(given) * (body.n or 1))
         prompts = [await self._prompt(each, body) for each in given]
@@ -69,7 +69,7 @@ class Server:
         return JSONResponse({"object": "list", "data": [self.model.to_json()]})
 
     async def health(self, request: Request) -> Response:
-        """`GET /health`: whether requests are answered."""
+        """`GET /health`: whether the server can answer requests."""
         ready = self.decoding.ready is not None
         return JSONResponse({"status": "ok" if ready else "loading"}, 200 if ready else 503)
 
@@ -134,7 +134,7 @@ class Server:
 
 
 class _Stream(StreamingResponse):
-    """Events. end: is called when they end, and also if none was ever read."""
+    """A stream of events. end: called when it ends, even if no event was read."""
 
     def __init__(self, events: AsyncIterator[bytes], end: Callable[[], None]) -> None:
         super().__init__(events, headers={"Cache-Control": "no-store"}, media_type="text/event-stream")
@@ -148,7 +148,7 @@ class _Stream(StreamingResponse):
 
 
 def make_app(model: Model, decoding: Decoding, key: str, hosts: frozenset[str]) -> ASGIApp:
-    """The whole application."""
+    """The application of `vitrine serve`."""
     server = Server(model, decoding)
 
     @contextlib.asynccontextmanager

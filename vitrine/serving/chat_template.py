@@ -1,10 +1,10 @@
-"""Chat templates: from a list of messages to the token ids that the model continues.
+"""Chat templates: turn a list of messages into the token ids that the model continues.
 
-A template is a program that came with a tokenizer, from anywhere. It is compiled and rendered in the child process of
-`http.child_process.Sandbox`, with limits for time and memory, and there in jinja2's own sandbox.
+A template is an untrusted program that came with a tokenizer. It is compiled and rendered in the child process of
+`http.child_process.Sandbox`, with limits for time and memory, inside jinja2's own sandbox.
 
-A message can spell a special token. Such text stays text, as with transformers' `sanitize_control_tokens`: it is marked
-before the template sees it, and encoded apart from the rest.
+A message can contain the text of a special token. It stays text, as with transformers' `sanitize_control_tokens`: it
+is marked before the template gets it, and encoded separately.
 """
 
 import json
@@ -28,18 +28,18 @@ ABSENT = (
     "This model has no chat template, so it cannot take a list of messages: it continues text. Use /v1/completions, "
     "or start the server with --chat-template FILE."
 )
-LENGTH = 1_000_000  # of a text that a template may make, in characters
+LENGTH = 1_000_000  # limit of a template's text, in characters
 RENDER_S = 1.0
-COMPILE_S = 5.0  # once, at the start
-REASON = 300  # characters of an exception that an error repeats
-PRIVATE_USE = range(0xF0000, 0xFFFFE, 2)  # code points without a meaning, in pairs: marks that no message has
+COMPILE_S = 5.0  # time limit, once at the start
+REASON = 300  # characters of an exception quoted in an error
+PRIVATE_USE = range(0xF0000, 0xFFFFE, 2)  # unassigned code points, in pairs: used as marks
 
 Messages = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
 class Template:
-    """A Jinja template, as Hugging Face tokenizers have it. Can be sent to another process.
+    """A Jinja template in the form of Hugging Face tokenizers. It can be pickled.
 
     names: the special tokens that it may use, as bos_token and so on.
     """
@@ -49,7 +49,7 @@ class Template:
 
     @classmethod
     def find(cls, file: Path | None, run: Path, tokenizer: Tokenizer) -> "Template | None":
-        """From a file, or of a run. None if neither is there."""
+        """The template of a file, else of a run; None if there is neither."""
         if file is None:
             file = run / CHAT_TEMPLATE
             if not file.is_file():
@@ -73,7 +73,7 @@ class Template:
 
 
 def functions(template: Template, tokenizer: Tokenizer) -> dict[str, Callable[..., Any]]:
-    """The functions of the sandbox that chats need."""
+    """The functions that chats need in the sandbox."""
     environment = _environment()
     special = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
     longest_first = sorted(filter(None, special), key=len, reverse=True)
@@ -83,14 +83,14 @@ def functions(template: Template, tokenizer: Tokenizer) -> dict[str, Callable[..
     def compiled() -> Any:
         try:
             return environment.from_string(template.source)
-        except Exception as error:  # of jinja2, and of what it computes in advance
+        except Exception as error:  # from jinja2, or from constants that it evaluates
             raise ConfigError(f"The chat template is not valid Jinja: {_reason(error)}.") from None
 
     def compile_chat() -> None:
         compiled()
 
     def render_chat(messages: Messages) -> list[str]:
-        """The text to continue, in pieces: every second one is text of a message that spells a special token."""
+        """The text to continue, in pieces: every second one is the text of a special token in a message."""
         start, end = _unused_marks("".join(value for message in messages for value in message.values()))
         marked = [
             {key: spelled.sub(rf"{start}\g<0>{end}", value) for key, value in message.items()} for message in messages
@@ -102,11 +102,11 @@ def functions(template: Template, tokenizer: Tokenizer) -> dict[str, Callable[..
             )
         except MemoryError:
             raise
-        except Exception as error:  # of a template, and of Python inside one
+        except Exception as error:  # from the template, or from Python code inside it
             raise PromptError(f"The chat template does not take these messages: {_reason(error)}.") from None
         if len(text) > LENGTH:
             raise PromptError(f"The messages make a text of {len(text)} characters; {LENGTH} is the most.")
-        # A mark without the other is left where a template has cut the text.
+        # Single marks remain where a template has cut the text.
         pieces = re.split(f"{start}({spelled.pattern}){end}|[{start}{end}]", text)
         return [piece or "" for piece in pieces]
 
@@ -117,7 +117,7 @@ def functions(template: Template, tokenizer: Tokenizer) -> dict[str, Callable[..
             found = _encode_after_newline(tokenizer, piece, special=not literal) if piece else []
             if literal and tokenizer.token_to_id(piece) in found:
                 raise PromptError(
-                    f"The messages spell the special token {piece}, and this tokenizer knows no other way to write it. "
+                    f"The messages contain the special token {piece}, and this tokenizer cannot encode it as plain text. "
                     "Leave it out."
                 )
             ids += found
@@ -127,21 +127,21 @@ def functions(template: Template, tokenizer: Tokenizer) -> dict[str, Callable[..
 
 
 def _environment() -> Any:
-    """Jinja as transformers sets it up for chat templates."""
+    """A Jinja environment as transformers configures it for chat templates."""
     from jinja2 import TemplateError, nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.parser import Parser
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """The block `generation`, which marks the assistant's text for training: here, only its text matters."""
+        """The block `generation`, which marks the assistant's text for training; here only its text is used."""
 
-        tags = {"generation"}  # noqa: RUF012 - as jinja2 has it
+        tags = {"generation"}  # noqa: RUF012 - required by jinja2
 
         def parse(self, parser: Parser) -> nodes.Node:
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            # A call, not the bare body: in transformers, too, what is set inside is not seen outside.
+            # A call, not the bare body: as in transformers, variables set inside are not visible outside.
             return nodes.CallBlock(self.call_method("_text"), [], [], body).set_lineno(line)
 
         def _text(self, caller: Callable[[], str]) -> str:
@@ -155,7 +155,7 @@ def _environment() -> Any:
     )
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    environment.filters["tojson"] = _tojson("", "")  # known when a template is compiled; replaced before it is rendered
+    environment.filters["tojson"] = _tojson("", "")  # must exist when a template is compiled; replaced before rendering
     return environment
 
 
@@ -175,18 +175,18 @@ def _tojson(start: str, end: str) -> Callable[..., str]:
 
 
 def _unused_marks(text: str) -> tuple[str, str]:
-    """Two characters that the text has not."""
+    """Two characters that do not occur in the text."""
     return next(
         (chr(code), chr(code + 1)) for code in PRIVATE_USE if chr(code) not in text and chr(code + 1) not in text
     )
 
 
 def _encode_after_newline(tokenizer: Tokenizer, text: str, special: bool) -> list[int]:
-    """The ids of a text that others come before. At the start of a text, some tokenizers add a space."""
+    """The ids of a text that follows other text: at the start of a text, some tokenizers add a space."""
     try:
         newline = encode(tokenizer, "\n", special)
         ids = encode(tokenizer, f"\n{text}", special)
-    except PromptError:  # there is no token for a newline
+    except PromptError:  # a newline has no token
         return encode(tokenizer, text, special)
     return ids[len(newline) :] if ids[: len(newline)] == newline else encode(tokenizer, text, special)
 

@@ -1,4 +1,4 @@
-"""`vitrine serve`: the process that decodes, and the server before it."""
+"""`vitrine serve`: starts the decoding process and the HTTP server."""
 
 import contextlib
 from collections.abc import Callable
@@ -16,15 +16,15 @@ MOST_ROWS = 1024
 
 @dataclass(frozen=True)
 class Options:
-    """What can be chosen.
+    """The options of the command.
 
     step: "last", "best", or one that has a keyframe.
-    port: 0: one that is free.
+    port: 0: a free one.
     key: the API key; empty: none.
     name: of the model; empty: the run folder's.
     template: a file with a chat template; empty: the run's own, if it has one.
-    rows: texts that are decoded together.
-    queue: texts that may wait besides.
+    rows: texts decoded together.
+    queue: further texts that may wait.
     """
 
     run: str
@@ -39,7 +39,7 @@ class Options:
 
 
 def serve(options: Options, say: Callable[[str], None], warn: Callable[[str], None]) -> None:
-    """Serve a run until the process is interrupted. `say` is given the address when requests are answered."""
+    """Serve a run until the process is interrupted. `say` gets the address once the server is ready."""
     if not 1 <= options.rows <= MOST_ROWS:
         raise ConfigError(f"--parallel must be 1 to {MOST_ROWS}: got {options.rows}. Try 64.")
     if options.queue < 0:
@@ -64,12 +64,12 @@ def serve(options: Options, say: Callable[[str], None], warn: Callable[[str], No
         decoding.on_failure = server.stop
         drafts = f"drafted from {ready.drafted_from:,} tokens of its training text"
         if not ready.drafted_from:
-            drafts = "not drafted: the run's training text is not at hand"
+            drafts = "not drafted: the run's training text is missing"
         say(
             f"{model.name}, step {ready.step}, {ready.precision}, {ready.threads} threads: http://{host}:{port}/v1\n"
             f"up to {options.rows} texts at once (rows of a product: {ready.sizes}); their cache takes up to "
             f"{ready.cache_bytes / 2**20:.0f} MiB; {options.queue} more may wait; "
-            f"a text that is alone is {drafts}"
+            f"a text decoded by itself is {drafts}"
         )
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_until_stopped()

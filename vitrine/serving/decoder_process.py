@@ -1,4 +1,4 @@
-"""The server's side of the decoding process: who waits for what, and how many may."""
+"""The server's side of the decoding process: starts it, submits jobs, delivers events, limits the queue."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -11,18 +11,18 @@ from vitrine.serving.messages import Event, Failed, Job, Reading, Ready, Token
 
 RETRIES_S = (0.0, 1.0, 2.0, 4.0, 8.0)  # pauses before each try to start it again
 RETRY_AFTER_S = 1
-REMEMBERED = 1000  # prompts that ended the process
+REMEMBERED = 1000  # of the prompts that crashed the process
 
 
 class Decoding:
-    """One process; started again if it dies. All methods but `start` belong to the event loop.
+    """One decoding process; restarted if it dies. All methods except `start` run in the event loop.
 
     Args:
-        rows: texts that are decoded together.
-        queue: texts that may wait besides.
+        rows: texts decoded together.
+        queue: further texts that may wait.
 
     Attributes:
-        failure: why the process cannot be started again; empty as long as it can. on_failure: is called then.
+        failure: why the process cannot be restarted; empty as long as it can. on_failure: called then.
     """
 
     def __init__(self, run: str, step: str, rows: int, queue: int) -> None:
@@ -34,20 +34,20 @@ class Decoding:
         self._child: Child | None = None
         self._deliveries: dict[int, Callable[[Event], None]] = {}
         self._numbers = 0
-        self._reading = ""  # the prompt that it began to read last, and has told nothing of yet
-        self._deadly: dict[str, None] = {}  # those that it died of
+        self._reading = ""  # the prompt that it reads now
+        self._deadly: dict[str, None] = {}  # the prompts that crashed it
         self._restarting: asyncio.Task[None] | None = None
         self._closed = False
 
     def start(self) -> Ready:
-        """Start the process, and wait until it has its model. Raises what it cannot be started for."""
+        """Start the process, and wait until its model is loaded. Raises the error if it cannot."""
         self._child = Child(_work, *self.arguments, name="vitrine decodes")
         try:
             first = self._child.connection.recv()
         except (EOFError, OSError):
             raise RunError(
                 f"The process that decodes ended before it was ready (exit status {self._child.exit_status()}), "
-                "perhaps for want of memory. Try fewer rows: --parallel 8."
+                "perhaps because memory ran out. Try fewer rows: --parallel 8."
             ) from None
         if isinstance(first, Exception):
             raise first
@@ -56,17 +56,17 @@ class Decoding:
         return first
 
     def listen(self) -> None:
-        """Pass on what the process says, from now on."""
+        """From now on, deliver the messages of the process."""
         assert self._child
         self._child.listen(self._hear)
 
     @property
     def texts(self) -> int:
-        """Texts that are being written, or wait."""
+        """The number of texts being written or waiting."""
         return len(self._deliveries)
 
     def number(self) -> int:
-        """For a new job."""
+        """A number for a new job."""
         self._numbers += 1
         return self._numbers
 
@@ -88,9 +88,9 @@ class Decoding:
             )
 
     def submit(self, jobs: Sequence[Job], deliver: Callable[[Event], None]) -> None:
-        """Have jobs done. Every event is delivered; a Failed, or a Token that ends the text, is the last of a job.
+        """Submit jobs. Every event is delivered; the last of a job is a Failed, or a Token that ends the text.
 
-        Raises ApiError if there is no room for them, or if one has a prompt that the process died of before.
+        Raises ApiError if there is no room for them, or if one has a prompt that crashed the process before.
         """
         self.check_room(len(jobs))
         if self._deadly and any(job.digest in self._deadly for job in jobs):
@@ -111,17 +111,17 @@ class Decoding:
             raise ApiError(400, f"This request cannot be handed to the process that decodes: {error}.") from None
 
     def drop(self, number: int) -> None:
-        """Nobody waits for this job any more. One that is done is no longer there."""
+        """Drop a job whose client no longer waits. Does nothing if the job has ended."""
         if self._deliveries.pop(number, None):
             assert self._child
             self._child.send(number)
 
     def end_jobs(self, sentence: str) -> None:
-        """Everyone who waits hears that nothing more comes."""
+        """End all jobs with this error."""
         self._deliver([Failed(number, sentence) for number in [*self._deliveries]])
 
     async def close(self) -> None:
-        """Let the process go."""
+        """End the process."""
         self._closed = True
         if self._restarting:
             self._restarting.cancel()
@@ -140,7 +140,7 @@ class Decoding:
                 self._deadly = dict.fromkeys([*self._deadly, self._reading][-REMEMBERED:])
                 self._reading = ""
             self.end_jobs(
-                "The process that decodes ended unexpectedly, perhaps for want of memory. It is started again."
+                "The process that decodes ended unexpectedly, perhaps because memory ran out. It is being restarted."
             )
             self._restarting = asyncio.ensure_future(self._restart())
 
@@ -154,7 +154,7 @@ class Decoding:
             deliver(event)
 
     async def _restart(self) -> None:
-        """Several times, since what it died of may be over soon; then the server has to end."""
+        """Retry with pauses, since the cause may be temporary; if all retries fail, the server ends."""
         reason = ""
         for pause_s in RETRIES_S:
             await asyncio.sleep(pause_s)
@@ -165,7 +165,7 @@ class Decoding:
             else:
                 self.listen()
                 return
-        self.failure = f"The process that decodes could not be started again, {len(RETRIES_S)} times. {reason}"
+        self.failure = f"The process that decodes could not be restarted in {len(RETRIES_S)} tries. {reason}"
         self.on_failure()
 
 

@@ -9,7 +9,7 @@ TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_e
 
 
 class ApiError(Exception):
-    """A request that is refused: a status and one sentence, and the parameter that it is about."""
+    """A refused request: a status, one sentence, and the parameter concerned."""
 
     def __init__(
         self, status: int, message: str, param: str | None = None, code: str | None = None, retry_after_s: int = 0
@@ -24,6 +24,6 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def to_response(self) -> Response:
-        """The whole answer; all but ASCII escaped, since it may repeat half a character."""
+        """The complete response; non-ASCII is escaped, since the error may quote half a surrogate pair."""
         headers = {"Retry-After": str(self.retry_after_s)} if self.retry_after_s else None
         return Response(json.dumps(self.to_json()), self.status, headers, "application/json")

@@ -1,4 +1,4 @@
-"""What the server and its decoding process say to each other. Neither torch nor the web is needed for it."""
+"""The messages between the server and its decoding process. Needs neither torch nor the web framework."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -11,13 +11,13 @@ Top = tuple[tuple[int, float], ...]  # the likeliest tokens, likeliest first, an
 
 @dataclass(frozen=True)
 class Job:
-    """A prompt, and how it is to be continued: one text.
+    """One text to write: a prompt, and how to continue it.
 
-    choice: tells texts of one prompt and seed apart: each has its own draws.
+    choice: distinguishes texts with the same prompt and seed: each has its own random numbers.
     sampling: the decoding hyperparameters.
     ends: tokens that end a text.
-    logprobs: how many of the likeliest tokens are told, beside the chosen one; None: no log-probabilities at all.
-    echo: whether the log-probabilities of the prompt's own tokens are asked for.
+    logprobs: how many of the likeliest tokens to report, in addition to the chosen one; None: no log-probabilities.
+    echo: whether to report the log-probabilities of the prompt's own tokens.
     """
 
     number: int
@@ -35,14 +35,14 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """Of the prompt, and of what makes it take more memory to read."""
+        """A digest of the prompt, and of the options that make reading it take more memory."""
         asked = repr((self.ids, self.echo, self.echo and self.logprobs))
         return hashlib.blake2b(asked.encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token of a text (-1: none was asked for). end: why it is the last one; empty if it is not."""
+    """A token of a text (-1: no token was requested). end: why it is the last one; empty if it is not."""
 
     number: int
     id: int
@@ -62,7 +62,7 @@ class Heard:
 
 @dataclass(frozen=True)
 class Failed:
-    """A job that could not be done, in one sentence."""
+    """A job that failed, with one sentence."""
 
     number: int
     sentence: str
@@ -73,17 +73,17 @@ Event = Token | Heard | Failed
 
 @dataclass(frozen=True)
 class Reading:
-    """The decoding process begins to read a prompt. digest: of the job."""
+    """The decoding process begins to process a prompt. digest: of the job."""
 
     digest: str
 
 
 @dataclass(frozen=True)
 class Ready:
-    """The decoding process has its model.
+    """The decoding process has loaded its model.
 
-    sizes: in how many rows texts are decoded together.
-    drafted_from: tokens of training text that drafts are made from; 0: there are none.
+    sizes: the batch sizes in which texts are decoded.
+    drafted_from: tokens of training text from which drafts are made; 0: no drafts.
     """
 
     step: int

@@ -1,4 +1,4 @@
-"""Counters and times, in Prometheus' text format."""
+"""The server's metrics, in Prometheus' text format."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -8,7 +8,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Histogram:
-    """How many durations were at most so long."""
+    """A histogram of durations."""
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BOUNDS_S) + 1)
@@ -20,7 +20,7 @@ class Histogram:
         self.sum_s += duration_s
 
     def lines(self, name: str) -> list[str]:
-        """As Prometheus reads it: each bucket holds those before it."""
+        """In Prometheus' format: buckets are cumulative."""
         found, total = [], 0
         for bound, count in zip((*map(str, BOUNDS_S), "+Inf"), self.counts, strict=True):
             total += count
@@ -29,7 +29,7 @@ class Histogram:
 
 
 class Metrics:
-    """What the server counts."""
+    """All metrics of the server."""
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, int]] = Counter()
@@ -37,7 +37,7 @@ class Metrics:
         self.duration, self.first = Histogram(), Histogram()
 
     def to_text(self, writing: int, waiting: int, ready: bool) -> str:
-        """All of it. writing, waiting: texts, now."""
+        """All metrics as text. writing, waiting: the numbers of texts now."""
         parts: list[str | tuple[str, str, str]] = [
             ("requests_total", "counter", "Requests, by path and status."),
             *(f'vitrine_requests_total{{path="{path}",status="{status}"}} {count}'
@@ -46,9 +46,9 @@ class Metrics:
             f"vitrine_prompt_tokens_total {self.read}",
             ("generated_tokens_total", "counter", "Tokens written."),
             f"vitrine_generated_tokens_total {self.written}",
-            ("dropped_requests_total", "counter", "Requests whose client went away before the end."),
+            ("dropped_requests_total", "counter", "Requests whose client disconnected before the end."),
             f"vitrine_dropped_requests_total {self.dropped}",
-            ("texts_writing", "gauge", "Texts that are being written."),
+            ("texts_writing", "gauge", "Texts being written."),
             f"vitrine_texts_writing {writing}",
             ("texts_waiting", "gauge", "Texts that wait for a row."),
             f"vitrine_texts_waiting {waiting}",

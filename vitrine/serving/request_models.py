@@ -1,4 +1,4 @@
-"""What a client may send: OpenAI's parameters, checked, and turned into jobs."""
+"""The bodies of requests: OpenAI's parameters, their validation, and their conversion into jobs."""
 
 import json
 import secrets
@@ -13,7 +13,7 @@ from vitrine.serving.errors import ApiError
 from vitrine.serving.served_model import Model
 
 MOST_TOKENS = 100_000
-MOST_STOPS = 16  # OpenAI takes 4
+MOST_STOPS = 16  # OpenAI allows 4
 STOP_CHARACTERS = 1000
 
 Count = Annotated[int, Field(ge=1, le=128)]
@@ -23,7 +23,7 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
 class Body(BaseModel):
-    """What completions and chats have in common. What is left out is as in the run's [sampling]."""
+    """The parameters that completions and chats share. Defaults come from the run's [sampling]."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -41,10 +41,10 @@ class Body(BaseModel):
     stop: str | list[str] | None = None
     stream: bool | None = None
     stream_options: dict[Literal["include_usage"], bool] | None = None
-    user: str | None = None  # a label; nothing is kept of it
+    user: str | None = None  # a label; not stored
 
     def sampling(self, run: SamplingConfig) -> dict[str, Any]:
-        """The run's decoding hyperparameters, those replaced that are given."""
+        """The run's decoding hyperparameters, with the given ones replaced."""
         given = {name: getattr(self, name) for name in SamplingConfig.model_fields}
         return run.model_dump() | {name: value for name, value in given.items() if value is not None}
 
@@ -72,7 +72,7 @@ class Body(BaseModel):
         return found
 
     def common(self, model: Model) -> dict[str, Any]:
-        """What every job of this request has."""
+        """The fields that every job of this request shares."""
         return {
             "sampling": self.sampling(model.sampling),
             "seed": secrets.randbits(63) if self.seed is None else self.seed,
@@ -83,14 +83,14 @@ class Body(BaseModel):
 
     @property
     def with_usage(self) -> bool:
-        """Whether a stream ends with the numbers of tokens."""
+        """Whether a stream ends with the token counts."""
         return bool((self.stream_options or {}).get("include_usage"))
 
 
 class CompletionBody(Body):
     """`POST /v1/completions`."""
 
-    prompt: Any  # checked by `prompts`: a union of lists makes errors that nobody can read
+    prompt: Any  # checked by `prompts`: pydantic's errors for a union of lists are unreadable
     max_tokens: MaxTokens | None = None
     logprobs: Tops | None = None
     echo: bool | None = None
@@ -98,7 +98,7 @@ class CompletionBody(Body):
     suffix: None = None
 
     def prompts(self, model: Model) -> list[str | list[int]]:
-        """The prompts, as text or as ids: none so long that it cannot be read."""
+        """The prompts, as text or as ids. Raises ApiError for one that is too long."""
         given = self.prompt
         several = isinstance(given, list) and not (given and _is_id(given[0]))
         prompts = given if several else [given]
@@ -128,7 +128,7 @@ class Message(BaseModel):
     name: str | None = None
 
     def to_json(self) -> dict[str, str]:
-        """As templates read it."""
+        """The message in the form that templates expect."""
         content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return {"role": self.role, "content": content} | ({"name": self.name} if self.name is not None else {})
 
@@ -147,7 +147,7 @@ Kind = TypeVar("Kind", bound=Body)
 
 
 def parse(kind: type[Kind], raw: bytes) -> Kind:
-    """A body; what is wrong with it, in one sentence, if it cannot be used."""
+    """A validated body. Raises ApiError with one sentence about the first error."""
     try:
         value = json.loads(raw, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
@@ -201,7 +201,7 @@ def _check_prompt(prompt: Any, model: Model) -> None:
 
 
 def check(ids: list[int], model: Model, param: str) -> None:
-    """Refuse no tokens, and more of them than the model's context holds."""
+    """Refuse an empty prompt, and more tokens than the model's context holds."""
     if not ids:
         raise ApiError(400, "The prompt holds no token. Give at least one.", param)
     if len(ids) > model.context:
@@ -219,7 +219,7 @@ def _is_id(value: Any) -> bool:
 
 
 def _no_number(name: str) -> Iterator[None]:
-    raise ValueError(f"{name} is no number in JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _plain(limit: float) -> str:
@@ -227,6 +227,6 @@ def _plain(limit: float) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value as JSON, not too long."""
+    """A value as JSON, shortened if long."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 80 else text[:77] + "..."

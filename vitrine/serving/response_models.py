@@ -1,4 +1,4 @@
-"""From tokens to what a client is sent: completions and chats, whole or as a stream."""
+"""Builds the responses from tokens: completions and chats, complete or as a stream."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ class Entry:
 
 @dataclass
 class Choice:
-    """One continuation, as far as it is known. echo: the prompt's text, if it is sent too, and where its tokens begin."""
+    """One continuation so far. echo: the prompt's text, if it is to be sent, and where its tokens begin."""
 
     index: int
     job: Job
@@ -39,13 +39,13 @@ class Choice:
     end: str = ""
 
     def echoed(self, heard: Heard) -> list[Entry]:
-        """The entries of the prompt: nothing predicts its first token."""
+        """The entries of the prompt; its first token has no prediction."""
         tokens = zip(self.job.ids, [None, *heard.logprobs], [(), *heard.tops], self.offsets, strict=True)
         return [Entry(*token) for token in tokens]
 
     def take(self, token: Token) -> str:
-        """One more token. Returns the text that may be shown now."""
-        if token.id < 0:  # none was asked for
+        """Add a token. Returns the text that can be sent now."""
+        if token.id < 0:  # no token was requested
             self.end = token.end
             return ""
         self.length += 1
@@ -64,7 +64,7 @@ class Choice:
 
 @dataclass
 class Piece:
-    """What became known: of a choice, some text and log-probabilities, and whether it ended."""
+    """New output of a choice: text, log-probabilities, and whether it ended."""
 
     choice: Choice
     text: str
@@ -72,15 +72,15 @@ class Piece:
     end: str = ""
 
 
-UNREAD = 50_000  # tokens of a text that its client has not read, or log-probabilities instead; about 7 MB
-TURN = 64  # tokens after which other requests have their turn
+UNREAD = 50_000  # limit of tokens (or log-probabilities) of a text that its client has not read; about 7 MB
+TURN = 64  # tokens after which the event loop may serve other requests
 
 
 class Answer:
     """A request in progress: its choices, each written by a job.
 
     Args:
-        jobs: each with what is echoed before its continuation: the text, and where in it each token begins.
+        jobs: each with the echo before its continuation: the text, and where in it each token begins.
     """
 
     def __init__(
@@ -109,16 +109,16 @@ class Answer:
 
     @property
     def usage(self) -> dict[str, int]:
-        """Tokens read and written. A prompt counts once, however many texts continue it."""
+        """Numbers of tokens read and written. A prompt counts once, even if several texts continue it."""
         read = sum(len(choice.job.ids) for choice in self.choices if choice.job.choice == 0)
         return {"prompt_tokens": read, "completion_tokens": self.written, "total_tokens": read + self.written}
 
     def start(self) -> None:
-        """Hand the jobs over. Raises ApiError if they are not taken."""
+        """Submit the jobs. Raises ApiError if they are refused."""
         self.decoding.submit([choice.job for choice in self.choices], self._deliver)
 
     def stop(self) -> None:
-        """Whatever is still being written is not wanted any more."""
+        """Drop the jobs that have not ended."""
         for choice in self.choices:
             self.decoding.drop(choice.job.number)
 
@@ -129,7 +129,7 @@ class Answer:
         self._events.put_nowait(event)
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """What becomes known, until all is. Raises ApiError if it cannot be."""
+        """Yield new output until all texts have ended. Raises ApiError if a job fails."""
         for choice in self.choices:
             if choice.echo and not choice.job.echo:
                 yield Piece(choice, choice.echo, [])
@@ -137,12 +137,12 @@ class Answer:
         while left:
             event = await self._events.get()
             turn = (turn + 1) % TURN
-            if not turn:  # events that are there already are got without a pause
+            if not turn:  # the queue returns waiting events without yielding to the loop
                 await asyncio.sleep(0)
             if isinstance(event, Failed):
                 raise ApiError(500, event.sentence)
             choice = self._by_number[event.number]
-            if choice.end:  # by a stop string, while tokens were on their way
+            if choice.end:  # it ended by a stop string; these tokens were sent before
                 continue
             if isinstance(event, Heard):
                 choice.entries = choice.echoed(event)
@@ -159,7 +159,7 @@ class Answer:
 
 
 class Completion:
-    """The shape of `/v1/completions`."""
+    """The response format of `/v1/completions`."""
 
     kind = "text_completion"
     prefix = "cmpl-"
@@ -168,7 +168,7 @@ class Completion:
         self.model = model
 
     def chunk(self, piece: Piece) -> dict[str, Any]:
-        """One choice in a stream; in `whole`, all of one."""
+        """One choice in a stream; `whole` passes a complete one."""
         return {
             "index": piece.choice.index,
             "text": piece.text,
@@ -190,7 +190,7 @@ class Completion:
         }
 
     def _tops(self, entry: Entry) -> dict[str, float | None]:
-        """The likeliest tokens and the chosen one. Of two with the same text the likelier is shown."""
+        """The likeliest tokens and the chosen one. Of two with the same text, the likelier one is shown."""
         found: dict[str, float | None] = {}
         for token, logprob in (*entry.top, (entry.id, entry.logprob)):
             found.setdefault(self.model.token_name(token), logprob)
@@ -198,7 +198,7 @@ class Completion:
 
 
 class Chat(Completion):
-    """The shape of `/v1/chat/completions`."""
+    """The response format of `/v1/chat/completions`."""
 
     kind = "chat.completion"
     prefix = "chatcmpl-"
@@ -243,7 +243,7 @@ async def whole(answer: Answer, shape: Completion) -> dict[str, Any]:
 
 
 async def stream(answer: Answer, shape: Completion, with_usage: bool) -> AsyncIterator[bytes]:
-    """The answer as server-sent events. An error that comes later than the first of them is one, too."""
+    """The answer as server-sent events. An error after the first event is sent as an event."""
     frame = _frame(answer, shape, "chat.completion.chunk" if isinstance(shape, Chat) else shape.kind)
     usage = {"usage": None} if with_usage else {}
     try:

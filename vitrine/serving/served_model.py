@@ -1,4 +1,4 @@
-"""The model as the server knows it: its tokenizer, its limits, and its name. The numbers are in the other process."""
+"""The served model in the server's process: tokenizer, limits and name. The parameters are in the decoding process."""
 
 import time
 from collections.abc import Callable
@@ -18,15 +18,15 @@ from vitrine.serving.chat_template import RENDER_S, Messages, Template, function
 from vitrine.serving.errors import ApiError
 from vitrine.text.tokenizer import encode, end_of_text_id, load_tokenizer, name
 
-ENCODE_S, ENCODE_BYTES_PER_S = 2.0, 500_000  # that a text may take to be tokenized
+ENCODE_S, ENCODE_BYTES_PER_S = 2.0, 500_000  # time limit for tokenizing a text
 
 
 @dataclass
 class Model:
-    """What is served.
+    """The served model.
 
-    step: whose parameters; template: of chats, if the tokenizer has one. sandbox: where texts are tokenized and chats
-    rendered: the tokenizer's pattern, or the template, may take for ever.
+    step: of its parameters. template: for chats, if the tokenizer has one. sandbox: tokenizes texts and renders chats,
+    since the tokenizer's pattern, or the template, may never end.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Model:
 
     @classmethod
     def of(cls, run: str, named: str, template: str) -> "Model":
-        """Of a run folder. template: a file; empty: the run's own, if it has one."""
+        """The model of a run folder. template: a file; empty: the run's own, if it has one."""
         reader = RunReader(run)
         config, tokenizer = reader.config, load_tokenizer(reader.path / TOKENIZER)
         chats = Template.find(Path(template) if template else None, reader.path, tokenizer)
@@ -69,7 +69,7 @@ class Model:
         return ids
 
     def check_size(self, text: str, param: str) -> int:
-        """The bytes of a text. Raises ApiError if they are more than the tokens of a context can have."""
+        """The bytes of a text. Raises ApiError if they cannot fit into the context."""
         size, most = len(text.encode("utf-8", "surrogatepass")), self.context * self._token_bytes
         if size > most:
             raise ApiError(
@@ -83,11 +83,11 @@ class Model:
 
     @cached_property
     def _token_bytes(self) -> int:
-        """Of the longest token, as it is spelt: that is never shorter than the text that it stands for."""
+        """Bytes of the longest token as spelled in the vocabulary: never shorter than its text."""
         return max(len(token.encode()) for token in self.tokenizer.get_vocab())
 
     async def encode_chat(self, messages: Messages) -> list[int]:
-        """The ids that the answer to a chat continues. Raises ApiError."""
+        """The ids that the answer to a chat continues. Raises ApiError for messages that cannot be used."""
         try:
             what = "The chat template"
             pieces = await self.sandbox.call("render_chat", messages, timeout_s=RENDER_S)
@@ -99,7 +99,7 @@ class Model:
         except CallError as error:
             raise ApiError(400, f"{what} {error}, given these messages. Give others.", "messages") from None
         if not ids:
-            raise ApiError(400, "The chat template makes no text of these messages.", "messages")
+            raise ApiError(400, "The chat template gives an empty text for these messages.", "messages")
         return ids
 
     @cached_property
@@ -146,7 +146,7 @@ class Model:
 
 
 def _functions(file: str, template: Template | None) -> dict[str, Callable[..., Any]]:
-    """What the sandbox has."""
+    """The functions of the sandbox."""
     tokenizer = load_tokenizer(Path(file))
     chats = functions(template, tokenizer) if template else {}
     return chats | {"encode": lambda text, special: encode(tokenizer, text, special)}

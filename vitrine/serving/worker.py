@@ -1,6 +1,6 @@
-"""The decoding process: all texts that are being written, a token each at every step.
+"""The decoding process: writes all texts together, one token each at every step.
 
-A text that waits joins at the next step; one that ends makes room at once; one that nobody waits for is dropped.
+A waiting text joins at the next step; one that ends frees its row at once; one without a client is dropped.
 """
 
 import sys
@@ -23,16 +23,16 @@ from vitrine.serving.messages import LENGTH, STOP, Event, Failed, Heard, Job, Re
 from vitrine.training.checkpoint import find_step
 
 SAY_EVERY_S = (
-    0.02  # a message for each token would cost the server as much as the token; first and last ones go at once
+    0.02  # a message per token would cost the server as much as the token; first and last ones are sent at once
 )
-PROMPTS_AT_ONCE = 512  # tokens of new prompts that are read between two steps: those who write do not wait longer
+PROMPTS_AT_ONCE = 512  # tokens of new prompts processed between two steps: limits how long the other texts wait
 
 
 def work(connection: Connection, run: str, step: str, rows: int) -> None:
-    """What the process runs.
+    """The main function of the process.
 
     Args:
-        rows: texts that are decoded together, at most.
+        rows: the most texts decoded together.
     """
     try:
         batch = _load(connection, run, step, rows)
@@ -57,7 +57,7 @@ def _load(connection: Connection, run: str, step: str, rows: int) -> "Batch":
 
 @dataclass
 class Text:
-    """One continuation that is being written. token: what the model is given next."""
+    """One continuation being written. token: the model's next input."""
 
     job: Job
     chooser: Chooser
@@ -66,22 +66,22 @@ class Text:
 
 
 class Batch:
-    """The rows of the engine, and those that wait for one.
+    """The texts in the rows of the engine, and the jobs that wait for a row.
 
     Args:
-        known: tokens of the tokenizer; the rows of a padded vocabulary beyond stand for none, and are never drawn.
+        known: tokens of the tokenizer; the padding of the vocabulary beyond them is never sampled.
     """
 
     def __init__(self, connection: Connection, engine: Engine, known: int, ready: Ready) -> None:
         self.connection, self.engine, self.known, self.ready = connection, engine, known, ready
         self.waiting: deque[Job] = deque()
         self.rows: list[Text] = []
-        self.events: list[Event] = []  # not told yet
+        self.events: list[Event] = []  # not sent yet
         self.urgent = False  # whether one of them must not wait
         self.said_s = 0.0
 
     def run(self) -> None:
-        """Decode until the server is gone."""
+        """Decode until the server ends."""
         while True:
             try:
                 while self.connection.poll(0 if self.rows or self.waiting else None):
@@ -91,7 +91,7 @@ class Batch:
             try:
                 self._admit()
                 self._step()
-            except ConnectionError:  # the server is gone
+            except ConnectionError:  # the server has ended
                 return
             except Exception as error:
                 traceback.print_exc(file=sys.stderr)
@@ -104,7 +104,7 @@ class Batch:
                 self.events, self.urgent, self.said_s = [], False, time.monotonic()
 
     def _hear(self, message: Job | int) -> None:
-        """A new job, or the number of one that nobody waits for any more."""
+        """Receive a new job, or the number of one to drop."""
         if isinstance(message, Job):
             self.waiting.append(message)
         else:
@@ -129,7 +129,7 @@ class Batch:
         self._remove([*range(len(self.rows))])
 
     def _admit(self) -> None:
-        """Give rows to those who wait, in their order."""
+        """Give rows to waiting jobs, in their order."""
         read, row = 0, None
         while self.waiting and len(self.rows) < self.engine.rows and read < PROMPTS_AT_ONCE:
             job = self.waiting.popleft()
@@ -156,7 +156,7 @@ class Batch:
         self.events.append(Heard(job.number, tuple(chosen), tuple(tops)))
 
     def _step(self) -> None:
-        """A token for every row."""
+        """Decode one token for every row."""
         if not self.rows:
             return
         logits = self.engine.step([text.token for text in self.rows])

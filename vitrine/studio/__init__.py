@@ -1,1 +1,1 @@
-"""The studio: a page on which a run is seen, entered and steered, and the server behind it. Needs no torch."""
+"""The studio: a page that shows runs, replays their steps and controls training, and its server. Needs no torch."""

@@ -1,4 +1,4 @@
-"""The studio as one ASGI application: its guard, its errors, its page, and the routes of `api`."""
+"""The studio's ASGI application: guard, errors, page, and the routes of `studio.routes`."""
 
 import errno
 from collections.abc import AsyncIterator
@@ -28,8 +28,8 @@ def make_app(folders: list[Path], token: str, port: int) -> FastAPI:
 
     Args:
         folders: run folders, or folders of run folders.
-        token: that each request must carry; see `guard`.
-        port: that it will listen on, on the loopback address.
+        token: required in each request; see `http.guard`.
+        port: on which it will listen, on the loopback address.
     """
     listing, workers = Listing(folders), Workers.make()
 
@@ -63,7 +63,7 @@ def make_app(folders: list[Path], token: str, port: int) -> FastAPI:
 
 
 def _add_errors(app: FastAPI) -> None:
-    """Every error is one sentence, and the same sentence that a command would print."""
+    """Answer every error with one sentence, the same that a command would print."""
 
     @app.exception_handler(RefusalError)
     async def refused(request: Request, problem: RefusalError) -> Response:
@@ -71,7 +71,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def left(request: Request, problem: ClientDisconnect) -> Response:
-        return error(GONE, "The page no longer waits for this.")
+        return error(GONE, "The page no longer waits for this answer.")
 
     @app.exception_handler(VitrineError)
     async def wrong(request: Request, problem: VitrineError) -> Response:
@@ -80,9 +80,9 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(OSError)
     async def disk(request: Request, problem: OSError) -> Response:
         if isinstance(problem, FileNotFoundError):
-            return error(404, "A file of the run is gone: its folder was moved or deleted just now. Open it again.")
+            return error(404, "A file of the run is gone: its folder was just moved or deleted. Open it again.")
         full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "Make room on the disk." if full else "Look at the disk and at who may read and write there."
+        advice = "Make room on the disk." if full else "Check the disk, and the permissions there."
         return error(507 if full else 503, f"The disk refused: {problem.strerror or problem}. {advice}")
 
     @app.exception_handler(RequestValidationError)
@@ -90,13 +90,13 @@ def _add_errors(app: FastAPI) -> None:
         first = problem.errors()[0]
         name = ".".join(str(part) for part in first["loc"][1:]) or "The body"
         reason = str(first["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
-        return error(422, f"{name} is not as it should be ({reason}): got {str(first.get('input'))[:200]!r}.")
+        return error(422, f"{name} has a wrong value ({reason}): got {str(first.get('input'))[:200]!r}.")
 
     @app.exception_handler(HTTPException)
     async def not_there(request: Request, problem: HTTPException) -> Response:
         sentences = {
             404: f"There is nothing at {request.scope['path']!r}.",
-            405: f"{request.method} is not a way to ask for {request.scope['path']!r}.",
+            405: f"{request.method} is not allowed for {request.scope['path']!r}.",
         }
         answer = error(problem.status_code, sentences.get(problem.status_code, str(problem.detail)))
         answer.headers.update(problem.headers or {})
@@ -104,11 +104,11 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def mistake(request: Request, problem: Exception) -> Response:
-        return error(500, "The studio made a mistake; its terminal says more. Please report it.")
+        return error(500, "The studio failed because of a bug; its terminal shows the error. Please report it.")
 
 
 def _add_page(app: FastAPI) -> None:
-    """What the browser loads first: built from web/ into this package."""
+    """Add the page's files, which were built from web/ into this package."""
 
     @app.get("/", include_in_schema=False)
     def index() -> Response:
@@ -119,7 +119,7 @@ def _add_page(app: FastAPI) -> None:
 
     @app.get("/assets/{name}", include_in_schema=False)
     def asset(name: str) -> Response:
-        # Looked up, never joined; the names of built files carry a digest, so that they never change.
+        # Looked up, never joined to a path; the names of built files contain a digest, so their content never changes.
         files = {file.name: file for file in (PAGE / "assets").glob("*") if file.is_file()}
         if name not in files:
             raise HTTPException(404)

@@ -1,4 +1,4 @@
-"""Which runs the page may see. A name that a request brings is looked up here, and never joined to a path."""
+"""The runs that the page may open. Names in requests are looked up here, and never joined to a path."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from vitrine.studio.responses import RefusalError
 
 
 class Listing:
-    """The runs in some folders, as they are at this moment.
+    """The runs in some folders, read again at each call.
 
     Args:
         folders: run folders, or folders of run folders. The first of the latter is where new runs go.
@@ -26,7 +26,7 @@ class Listing:
         return next((folder for folder in self.folders if not _is_run(folder)), self.folders[0].parent)
 
     def paths(self) -> dict[str, Path]:
-        """Every run by the name of its folder; a second one of the same name is NAME~2."""
+        """Every run by the name of its folder; a second one with the same name is NAME~2."""
         found: dict[str, Path] = {}
         for folder in self.folders:
             for path in [folder] if _is_run(folder) else sorted(_runs_in(folder)):
@@ -41,12 +41,12 @@ class Listing:
         """The run of this name. Raises RefusalError if there is none, VitrineError if it cannot be read."""
         paths = self.paths()
         if name not in paths:
-            hint = nearest(name, paths) if paths else "There are none yet."
+            hint = nearest(name, paths) if paths else "There are no runs yet."
             raise RefusalError(404, f"There is no run {name!r} here. {hint}")
         return self.reader(paths[name])
 
     def reader(self, path: Path) -> RunReader:
-        """A run by its path, which must come from `paths`; read anew when its hyperparameters changed."""
+        """A run by its path, which must come from `paths`; read again if its hyperparameters changed."""
         try:
             changed = (path / CONFIG).stat().st_mtime_ns
         except OSError:
@@ -59,7 +59,7 @@ class Listing:
         return reader
 
     def all(self) -> tuple[dict[str, RunReader], dict[str, str]]:
-        """Every run that can be read, by name; and for those that cannot, the reason."""
+        """Every readable run by name; and the reason for each unreadable one."""
         readers, unreadable = {}, {}
         for name, path in self.paths().items():
             try:
@@ -70,7 +70,7 @@ class Listing:
 
 
 def identity(reader: RunReader) -> str:
-    """Tells this run from another of the same name, and from itself before it was resumed: what may be kept hangs on it."""
+    """Identifies a run: differs from another run of the same name, and from the same run before a resume. A key of caches."""
     events = reader.events()
     born, resumed = [e.time_s for e in events if e.kind == "born"], sum(e.kind == "resumed" for e in events)
     config = (reader.path / CONFIG).read_bytes()

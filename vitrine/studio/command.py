@@ -1,4 +1,4 @@
-"""`vitrine studio`: the address, and the server behind it."""
+"""`vitrine studio`: finds a port, starts the server, and opens the page."""
 
 import contextlib
 import os
@@ -14,17 +14,17 @@ from vitrine.http.local_server import LocalServer, listen
 from vitrine.studio.app import make_app
 
 HOST = "127.0.0.1"
-PORT, TRIED = 8737, 20  # the first port that is tried, and how many after it, where none is asked for
+PORT, TRIED = 8737, 20  # without --port: the first port to try, and how many after it
 
 
 def serve(runs: Sequence[str], port: int, browser: bool, say: Callable[[str], None]) -> None:
     """Serve these runs until the process is interrupted.
 
     Args:
-        runs: run folders, or folders of run folders; one that does not exist yet is a place for new runs.
+        runs: run folders, or folders of run folders; one that does not exist yet will hold new runs.
         port: 0: the first that is free.
         browser: whether to open the page, where there is a screen.
-        say: is given the page's address.
+        say: called with the page's address.
     """
     folders = [Path(run) for run in runs]
     for folder in folders:
@@ -42,7 +42,7 @@ def serve(runs: Sequence[str], port: int, browser: bool, say: Callable[[str], No
 
 
 def has_screen() -> bool:
-    """Whether a browser would be seen: a person sits there, and has more than a terminal."""
+    """Whether a browser can be shown: an interactive terminal on a graphical desktop."""
     if os.environ.get("CI"):
         return False
     named = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))

@@ -1,6 +1,6 @@
-"""A studio beside a training: a process of its own, that looks at the run's folder and goes when the command does.
+"""A studio during training: a separate process that reads the run's folder and ends with the command.
 
-The trainer knows nothing of it. It has a session of its own, so that a Ctrl-C in the terminal is the training's alone.
+The trainer does not depend on it. It has its own session, so that Ctrl-C in the terminal reaches only the training.
 """
 
 import os
@@ -12,14 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-GOES_S = 5.0  # that it has to leave
+GOES_S = 5.0  # for it to end
 
 
 class Companion:
-    """Nothing happens unless it is wanted.
+    """The studio of a training command; does nothing unless `wanted`.
 
     Args:
-        wanted: whether to start a studio, once the run's folder is there.
+        wanted: whether to start a studio, once the run's folder exists.
         browser: whether to open its page.
     """
 
@@ -31,7 +31,7 @@ class Companion:
         self.address, self.kept = "", False
 
     def open(self, run: Path, say: Callable[[str], None]) -> None:
-        """Start it for this run; the training does not wait for it. say: is given lines for the terminal."""
+        """Start it for this run, without waiting. say: prints a line on the terminal."""
         if not self.wanted:
             return
         self.say = say
@@ -43,7 +43,7 @@ class Companion:
         self.listener.start()
 
     def keep(self) -> None:
-        """The training has ended: leave the page open until Ctrl-C."""
+        """After the training: keep the page open until Ctrl-C."""
         self.kept = True
 
     def __enter__(self) -> "Companion":
@@ -69,7 +69,7 @@ class Companion:
         if self.address:
             self.say(f"studio      {self.address}")
         else:
-            self.say("The studio could not be opened. The training goes on without it.")
+            self.say("The studio could not be opened. The training continues without it.")
 
     def _stay(self, process: "subprocess.Popen[str]") -> None:
         assert self.listener
@@ -81,7 +81,7 @@ class Companion:
     def _close(self, process: "subprocess.Popen[str]") -> None:
         assert process.stdin
         assert process.stdout
-        process.stdin.close()  # it goes when nobody is at the other end
+        process.stdin.close()  # it ends when the other end is closed
         try:
             process.wait(GOES_S)
         except subprocess.TimeoutExpired:
@@ -91,7 +91,7 @@ class Companion:
 
 
 def main(run: str, browser: bool) -> None:
-    """What the process does: serve, until whoever started it is gone."""
+    """The main function of the process: serve until the process that started it has ended."""
     from vitrine.studio.command import serve
 
     def go_when_alone() -> None:

@@ -1,4 +1,4 @@
-"""The one stream of a page: what is new in a run since the page looked last, as server-sent events."""
+"""The event stream of a page: news of a run since a cursor, as server-sent events."""
 
 import asyncio
 import time
@@ -18,9 +18,9 @@ from vitrine.runs.records import EvaluationRecord, EventRecord, SampleRecord, St
 from vitrine.studio.catalog import Listing, identity
 from vitrine.studio.responses import RefusalError, event
 
-EVERY_S = 0.5  # at most two a second: each look reads the run's history
+EVERY_S = 0.5  # between two reads of the run's history
 HEARTBEAT_S = 10.0
-STEPS = 2000  # in one event
+STEPS = 2000  # at most in one event
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> "Cursor":
-        """From what an earlier event said; empty: from the start."""
+        """Parse the cursor of an earlier event; empty: from the start."""
         if not text:
             return cls()
         try:
@@ -54,7 +54,7 @@ class Cursor:
 
 @dataclass(frozen=True)
 class State:
-    """What an event says beside what is new; if it is as before and nothing is new, nothing is sent."""
+    """The run's state in an event. If it is unchanged and nothing is new, no event is sent."""
 
     steps_made: int
     training: bool
@@ -64,7 +64,7 @@ class State:
 
 
 def news(reader: RunReader, cursor: Cursor) -> tuple[dict[str, Any], Cursor, State]:
-    """What was written since the cursor, the cursor after it, and how the run stands."""
+    """What was written since the cursor, the new cursor, and the run's state."""
     steps = [record for _, record in reader.written_after(StepRecord, cursor.step)]
     evaluations = reader.written_after(EvaluationRecord, cursor.evaluation)
     samples = reader.written_after(SampleRecord, cursor.sample)
@@ -98,7 +98,7 @@ def news(reader: RunReader, cursor: Cursor) -> tuple[dict[str, Any], Cursor, Sta
 
 
 def thinned(steps: list[StepRecord]) -> list[StepRecord]:
-    """At most STEPS of them: the lowest and the highest loss of each stretch, and the last of all."""
+    """At most STEPS of them: the lowest and the highest loss of each stretch, and the last one."""
     if len(steps) <= STEPS:
         return steps
     losses = np.array([record.loss for record in steps])
@@ -110,7 +110,7 @@ def thinned(steps: list[StepRecord]) -> list[StepRecord]:
 
 
 def film_steps(path: Path) -> list[int]:
-    """The steps that have frames; none where there is no film."""
+    """The steps that have frames; empty without a film."""
     try:
         steps: list[int] = Film(path / FILM).steps().tolist()
     except RunError:
@@ -119,13 +119,13 @@ def film_steps(path: Path) -> list[int]:
 
 
 def is_paused(reader: RunReader) -> bool:
-    """Whether the training holds between two steps, as it was asked to."""
+    """Whether the training is paused."""
     kinds = [e.kind for e in reader.events() if e.kind in ("paused", "continued", "resumed", "born")]
     return kinds[-1:] == ["paused"]
 
 
 async def follow(listing: Listing, name: str, cursor: Cursor) -> AsyncIterator[str]:
-    """The events, without end: until the page goes away, or the run does."""
+    """The events, until the page disconnects or the run is removed."""
     sent: State | None = None
     sent_s = time.monotonic()
     while True:

@@ -1,4 +1,4 @@
-"""The hyperparameters as a form needs them, and what a form sends back. No path comes in by it."""
+"""The form of hyperparameters: its description for the page, and the settings that it sends. It accepts no path."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from vitrine.config import SECTIONS, Settings, check_name, parse_settings
 from vitrine.errors import ConfigError
 from vitrine.presets import PRESETS
 
-# What names files, or is asked for in another way.
+# Hyperparameters that name files, or have another place on the page.
 ELSEWHERE = ("data.corpus", "training.parent")
 TOKENIZER = re.compile(r"auto|char|byte|bpe:\d+")
 
@@ -25,12 +25,12 @@ def hyperparameters() -> dict[str, Any]:
 
 
 def read_settings(given: Mapping[str, Any]) -> Settings:
-    """What a form sent, by `section.key`: numbers and truth values, or text as `--set` takes it."""
+    """Read what a form sent, by `section.key`: numbers and booleans, or text as in `--set`."""
     settings: Settings = {}
     for name, value in given.items():
         section, key = check_name(name)
         if name in ELSEWHERE:
-            raise ConfigError(f"{name} cannot be set here: choose the text, or the step to go on from.")
+            raise ConfigError(f"{name} cannot be set here: choose the text, or the step to continue from.")
         if isinstance(value, str):
             value = parse_settings([f"{name}={value}"])[section][key]
         settings.setdefault(section, {})[key] = value
@@ -43,7 +43,7 @@ def read_settings(given: Mapping[str, Any]) -> Settings:
 
 
 def _describe(section: str, key: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """One row of the form, from a property of a section's JSON schema. Lists and unions are text, as `--set` takes it."""
+    """One row of the form, from a property of a section's JSON schema. Lists and unions are text, as in `--set`."""
     kinds = {"integer": "int", "number": "float", "boolean": "bool"}
     return {
         "section": section,

@@ -1,4 +1,4 @@
-"""The studio's schema as a file, from which the page's types are made: `python -m vitrine.studio.openapi`."""
+"""Writes the studio's OpenAPI schema, from which the page's types are made: `python -m vitrine.studio.openapi`."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,13 @@ FILE = Path(__file__).parents[2] / "web" / "openapi.json"
 
 
 def schema() -> str:
-    """The OpenAPI document of every route, as it is committed."""
+    """The OpenAPI document of every route, in its committed form."""
     document = _without_titles(make_app([], "", 0).openapi())
     return json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def _without_titles(part: Any) -> Any:
-    """Names say the same again as titles."""
+    """Remove the titles: they only repeat the names."""
     if isinstance(part, dict):
         titled = isinstance(part.get("title"), str) and "version" not in part
         return {key: _without_titles(value) for key, value in part.items() if not (titled and key == "title")}

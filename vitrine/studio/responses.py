@@ -1,4 +1,4 @@
-"""What the server answers with: JSON without NaN, raw numbers with their step, and refusals in one sentence."""
+"""The studio's responses: JSON without NaN, raw numbers with their step, and errors of one sentence."""
 
 import gzip
 import hashlib
@@ -14,16 +14,16 @@ from starlette.responses import Response
 from vitrine import _json
 
 IMMUTABLE = "private, max-age=31536000, immutable"
-ASK_AGAIN = "private, no-cache"  # may be kept, but is asked for again each time: mostly answered by 304
+ASK_AGAIN = "private, no-cache"  # may be cached, but is checked each time: mostly answered by 304
 NEVER = "no-store"
-# Never packed: cells and frames come out at 0.85 to 0.93 of their size, at 36 MB/s (docs/experiments.md).
+# Never compressed: cells and frames shrink only to 0.85 to 0.93 of their size, at 36 MB/s (docs/experiments.md).
 NUMBERS = "application/octet-stream"
 
-# What the schema says of answers that are raw numbers, and of those that are events.
+# The schema of answers that are raw numbers, and of those that are events.
 _HEADERS = {
     "X-Step": ("integer", "the step whose numbers these are"),
     "X-Exact": ("boolean", "whether they are known to be the run's own, to the bit"),
-    "X-Shape": ("string", "rows and columns, or a count, with a comma between"),
+    "X-Shape": ("string", "rows and columns separated by a comma, or a count"),
 }
 RAW: dict[int | str, dict[str, Any]] = {
     200: {
@@ -31,7 +31,7 @@ RAW: dict[int | str, dict[str, Any]] = {
         "content": {NUMBERS: {"schema": {"type": "string", "format": "binary"}}},
         "headers": {name: {"schema": {"type": kind}, "description": what} for name, (kind, what) in _HEADERS.items()},
     },
-    304: {"description": "as the page has it already"},
+    304: {"description": "unchanged: the page has it already"},
 }
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {"description": "server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
@@ -39,7 +39,7 @@ EVENTS: dict[int | str, dict[str, Any]] = {
 
 
 def _whole_characters(text: str) -> str:
-    """Half a character, as JSON can spell it, is no text: nothing could write it down."""
+    """Refuse half a surrogate pair, which JSON allows but UTF-8 cannot encode."""
     if not text.isascii() and any(0xD800 <= ord(character) <= 0xDFFF for character in text):
         raise ValueError("text of whole characters")
     return text
@@ -65,12 +65,12 @@ class Json(Response):
         super().__init__(content, status_code, {"Cache-Control": NEVER} | dict(headers or {}))
 
     def render(self, content: Any) -> bytes:
-        """The bytes; everything beyond ASCII escaped, since a folder's name may be no valid text."""
+        """The bytes; non-ASCII is escaped, since a folder's name may not be valid text."""
         return dumps(content).encode("ascii")
 
 
 def error(status: int, sentence: str) -> Json:
-    """The one shape of every error."""
+    """The format of every error."""
     return Json({"error": sentence}, status)
 
 
@@ -97,9 +97,9 @@ def numbers(
     """Raw little-endian numbers.
 
     Args:
-        values: an array, or the bytes as they stand in a file.
-        fixed: how long they may be kept: IMMUTABLE, ASK_AGAIN or NEVER.
-        packed: whether it is worth to compress them, where the browser takes that.
+        values: an array, or the bytes from a file.
+        fixed: how long they may be cached: IMMUTABLE, ASK_AGAIN or NEVER.
+        packed: whether to compress them, if the browser accepts it.
     """
     body = values if isinstance(values, bytes) else np.ascontiguousarray(values).tobytes()
     shape = shape or (values.shape if isinstance(values, np.ndarray) else (len(values),))

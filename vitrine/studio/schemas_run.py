@@ -1,6 +1,6 @@
-"""What every JSON route answers with, as types: the schema (`schema.py`), and the page's own types, follow from them.
+"""The types of JSON answers about runs. The OpenAPI schema (`openapi.py`) and the page's types are made from them.
 
-A number that may not be finite is null then (`answers.dumps`): Real says so.
+The type Real marks numbers that may not be finite; they are sent as null (`responses.dumps`).
 """
 
 from typing import Any, Literal
@@ -49,7 +49,7 @@ class Runs(TypedDict):
 
 
 class PlannedTensor(TypedDict):
-    """A tensor of a model. std: the spread of a normal birth."""
+    """A tensor of a model. std: the standard deviation of a normal initialisation."""
 
     name: str
     shape: list[int]
@@ -60,7 +60,7 @@ class PlannedTensor(TypedDict):
 
 
 class TensorInfo(PlannedTensor):
-    """A tensor of a run's model. memory: what the optimizer remembers of it, by name."""
+    """A tensor of a run's model. memory: the names of its optimizer state."""
 
     memory: list[str]
 
@@ -74,7 +74,7 @@ class FilmTensor(TypedDict):
 
 
 class FilmInfo(TypedDict):
-    """The film. level: one parameter is shown of each square of side 2^level."""
+    """The film. level: one parameter of each square of side 2^level is shown."""
 
     steps: list[int]
     value_level: int
@@ -93,7 +93,7 @@ class Memory(TypedDict):
 
 
 class RunMemory(TypedDict):
-    """Memory of a training process: computed from its hyperparameters; and the most that it held, program included."""
+    """Memory of a training process: computed from its hyperparameters; and the measured peak, program included."""
 
     computed: Memory
     measured_peak_bytes: int | None
@@ -102,7 +102,7 @@ class RunMemory(TypedDict):
 class Evaluation(TypedDict):
     """The validation loss of the parameters that a step starts from.
 
-    whole: over the whole split; final: over the part of it that the last evaluation measures, where that is not all.
+    whole: over the whole split; final: over the part of it that the last evaluation measures, if that is not all.
     """
 
     step: int
@@ -187,7 +187,7 @@ class LossCurve(TypedDict):
 
 
 class ValidationCurve(TypedDict):
-    """Every validation loss by the same sample of the split."""
+    """Every validation loss over the same sample of the split."""
 
     steps: list[int]
     tokens: list[int]
@@ -223,14 +223,14 @@ class ComparedRun(TypedDict):
 
 
 class Difference(TypedDict):
-    """A hyperparameter that is not the same in all runs; values: in their order, null where a run has none."""
+    """A hyperparameter that is not the same in all runs; values: in the order of the runs, null if a run has none."""
 
     key: str
     values: list[Any]
 
 
 class Comparison(TypedDict):
-    """Runs side by side: what `compare --json` prints. same_tokens: whether their losses a token can be compared."""
+    """A comparison of runs: what `compare --json` prints. same_tokens: whether their losses per token are comparable."""
 
     runs: list[ComparedRun]
     differs: list[Difference]
@@ -238,7 +238,7 @@ class Comparison(TypedDict):
 
 
 class Next(TypedDict):
-    """The ids of a prompt, and the logit of every token that may follow."""
+    """The ids of a prompt, and the logit of every possible next token."""
 
     step: int
     tokens: list[int]
@@ -246,7 +246,7 @@ class Next(TypedDict):
 
 
 class Birth(TypedDict):
-    """The run's model, born once more: its loss on the batch of step 0, and the first cells of a tensor by name."""
+    """The run's model, re-initialised: its loss on the batch of step 0, and the first cells of each tensor by name."""
 
     seed: int
     spread: float
@@ -256,7 +256,7 @@ class Birth(TypedDict):
 
 
 class Plot(TypedDict):
-    """What a picture of a verdict's evidence shows: series from first to last; or points, step and value, at keyframes."""
+    """The plot of a verdict: series from first to last; or points (step, value) at keyframes."""
 
     series: list[str]
     first: int
@@ -265,7 +265,7 @@ class Plot(TypedDict):
 
 
 class Verdict(TypedDict):
-    """One thing that was looked at in a run's health."""
+    """One check of a run's health."""
 
     name: str
     level: Literal["ill", "watch", "unknown", "ok"]
@@ -306,7 +306,7 @@ class Hyperparameters(TypedDict):
 
 
 class Recording(TypedDict):
-    """What a run will leave on disk, in bytes, and how many steps a re-entry makes at most."""
+    """What a run will leave on disk, in bytes, and the most steps that a replay makes."""
 
     statistics_bytes: int
     histogram_bytes: int
@@ -336,7 +336,7 @@ class Reading(TypedDict):
 
 
 class Plan(TypedDict):
-    """What a choice of hyperparameters comes to: what `plan --json` prints."""
+    """The plan of a choice of hyperparameters: what `plan --json` prints."""
 
     parameters: int
     tensors: list[PlannedTensor]
@@ -355,14 +355,14 @@ class Plan(TypedDict):
 
 
 class Started(TypedDict):
-    """A new run. started: whether its folder is there already."""
+    """A new run. started: whether its folder exists already."""
 
     name: str
     started: bool
 
 
 class Starting(TypedDict):
-    """A training that has no folder yet; error: it came to none."""
+    """A training that has no folder yet; error: why it will have none."""
 
     name: str
     error: str | None
@@ -375,13 +375,13 @@ class AllStarting(TypedDict):
 
 
 class ReportProgress(TypedDict):
-    """What is being done for a report; empty: none is being written."""
+    """The progress of a report; empty: none is being written."""
 
     doing: str
 
 
 class Acknowledged(TypedDict):
-    """Whether a training has done what it was asked, and at which step it stood."""
+    """Whether a training has carried out a command, and at which step."""
 
     acknowledged: bool
     step: int | None

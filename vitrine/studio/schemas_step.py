@@ -1,4 +1,4 @@
-"""What the routes answer that look inside a step, as types; see `models`."""
+"""The types of JSON answers about replayed steps; see `schemas_run`."""
 
 from typing_extensions import TypedDict
 
@@ -9,7 +9,7 @@ Likely = tuple[str, float]  # a token's text and its probability
 
 
 class Compared(TypedDict):
-    """One kind of recorded thing, held against what a replay found. steps: the first and the last."""
+    """One kind of record, compared with what a replay computed. steps: the first and the last."""
 
     what: str
     steps: tuple[int, int]
@@ -18,20 +18,20 @@ class Compared(TypedDict):
 
 
 class Norm(TypedDict):
-    """A norm as it was found, and as it was recorded."""
+    """A norm as replayed, and as recorded."""
 
     value: Real
     recorded: Real
 
 
 class LargestDifference(TypedDict):
-    """Of the probing pass, from the training pass."""
+    """The largest difference between the probing pass and the training pass."""
 
     logits: Real
     attention: Real
 
 
-# `from` is a word of the language.
+# `from` is a keyword of Python.
 Forward = TypedDict(
     "Forward",
     {
@@ -89,7 +89,7 @@ class TensorNorms(TypedDict):
 
 
 class Phases(TypedDict):
-    """A step laid open, seen from one token of one row: what `replay --json` prints."""
+    """A replayed step, seen from one token of one row: what `replay --json` prints."""
 
     step: int
     exact: bool
@@ -103,7 +103,7 @@ class Phases(TypedDict):
 
 
 class Rule(TypedDict):
-    """An update, put together from its terms."""
+    """An update as the sum of its terms."""
 
     optimizer: str
     formula: str
@@ -148,7 +148,7 @@ class Neuron(TypedDict):
 
 
 class Spread(TypedDict):
-    """How the numbers of a tensor are spread."""
+    """The distribution of a tensor's numbers."""
 
     norm: float
     mean: float
@@ -175,7 +175,7 @@ class TensorView(TypedDict):
 
 
 class Move(TypedDict):
-    """The loss with one parameter moved so far. predicted: by the run's gradient."""
+    """The loss with one parameter moved by this much. predicted: by the run's gradient."""
 
     size: float
     loss: float
@@ -184,7 +184,7 @@ class Move(TypedDict):
 
 
 class Nudge(TypedDict):
-    """What moving one parameter does to the loss of a step's batch."""
+    """How moving one parameter changes the loss of a step's batch."""
 
     step: int
     loss: float
@@ -193,7 +193,7 @@ class Nudge(TypedDict):
     moves: list[Move]
 
 
-# `from` is a word of the language.
+# `from` is a keyword of Python.
 Progress = TypedDict(
     "Progress",
     {"working": bool, "step": int | None, "from": int | None, "made": int, "of": int, "wanted": int},

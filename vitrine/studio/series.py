@@ -1,4 +1,4 @@
-"""Curves for a plot: of a run's steps, or of the statistics of its tensors, as low and high per pixel."""
+"""Curves for plots, of a run's steps or its tensors' statistics, reduced to low and high per pixel."""
 
 from collections.abc import Sequence
 
@@ -17,14 +17,14 @@ COLUMNS = ("loss", "gradient_norm", "learning_rate", "memory_bytes")
 NAMES = (*COLUMNS, "tokens_per_s", "validation")
 RATIO = "update_ratio"  # of the norm of the update to that of the weights
 KNOWN = (*STATISTICS, RATIO)
-POINTS = 200_000  # in one answer about all layers
+POINTS = 200_000  # at most in one answer about all layers
 Series = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
 def series(reader: RunReader, name: str, first: int, last: int, pixels: int) -> schemas_run.Series:
-    """The answer: at most so many points, each with the lowest and highest value of its steps.
+    """One curve: at most `pixels` points, each with the lowest and highest value of its steps.
 
-    Values that are not finite are left out of low and high; where there is no other, both are null.
+    Values that are not finite are left out of low and high; if there are no others, both are null.
     """
     steps, values = _read(reader, name)
     steps, values, last = _between(steps, values, first, last)
@@ -80,7 +80,7 @@ def parts(reader: RunReader) -> dict[str, list[str]]:
 def _between(steps: NDArray[np.int64], values: NDArray[np.float64], first: int, last: int) -> tuple[
     NDArray[np.int64], NDArray[np.float64], int
 ]:  # fmt: skip
-    """The part that is asked for, and its last step; -1: the last there is."""
+    """The requested part, and its last step; -1: the last recorded one."""
     last = int(steps[-1]) if last < 0 and len(steps) else last
     inside = slice(*np.searchsorted(steps, [first, last + 1]))
     return steps[inside], values[inside], max(last, first)
@@ -109,7 +109,7 @@ def _read(reader: RunReader, name: str) -> Series:
 
 
 def _statistic(reader: RunReader, layout: Layout, groups: Sequence[Sequence[str]], name: str) -> Series:
-    """A statistic of each group of tensors: the norm of them all, or the largest magnitude. (steps, groups)."""
+    """A statistic of each group of tensors: their joint norm, or the largest magnitude. (steps, groups)."""
     if name == RATIO:
         (steps, updates), (_, weights) = (
             _statistic(reader, layout, groups, f"{what}_norm") for what in ("update", "weight")

@@ -1,4 +1,4 @@
-"""Cells of tensors: which are asked for, and how they are read from a keyframe without torch."""
+"""Tiles of tensors: which cells a request names, and reading them from a keyframe without torch."""
 
 import json
 from collections.abc import Sequence
@@ -30,8 +30,8 @@ class Tile:
     """A rectangle of a tensor; a vector is a matrix of one row.
 
     shape: of the tensor, as the model has it. row, column, rows, columns: in cells.
-    every: of each square of so many by so many cells one is taken, the one that the film would show; 1: each cell.
-    seed: of the run: the choice hangs on it.
+    every: of each square of `every` by `every` cells one is taken, the film's pick; 1: each cell.
+    seed: of the run: it decides the picks.
     """
 
     tensor: str
@@ -59,13 +59,13 @@ class Tile:
         return self.grid[0] * self.grid[1]
 
     def places(self) -> NDArray[np.int64]:
-        """Where in the flattened tensor they stand."""
+        """Their places in the flattened tensor."""
         starts = self.row // self.every, self.column // self.every
         squares = tuple(slice(start, start + count) for start, count in zip(starts, self.grid, strict=True))
         return pick(self.tensor, self.shape, self.every.bit_length() - 1, self.seed, (squares[0], squares[1]))
 
     def cut(self, whole: Floats) -> Floats:
-        """These numbers out of a whole tensor."""
+        """These numbers, cut from a whole tensor."""
         if self.every > 1:
             return np.asarray(whole.reshape(-1)[self.places()])
         matrix = whole.reshape(self.matrix)
@@ -81,7 +81,7 @@ def tensor_of(reader: RunReader, name: str) -> TensorSpec:
 
 
 def tile_of(reader: RunReader, name: str, row: int, column: int, rows: int, columns: int, every: int) -> Tile:
-    """The rectangle that is asked for; what reaches beyond the tensor is cut off. Raises RefusalError if nothing is left."""
+    """The requested rectangle, cut to the tensor. Raises RefusalError if nothing is left."""
     plan = tensor_of(reader, name)
     _check_every(every)
     height, width = _matrix(plan.shape)
@@ -101,7 +101,7 @@ def tile_of(reader: RunReader, name: str, row: int, column: int, rows: int, colu
 
 
 def tiles_of(reader: RunReader, names: Sequence[str], mode: str, every: int) -> list[Tile]:
-    """Whole tensors; none named: all that have this mode. Raises RefusalError for too many cells."""
+    """Tiles of whole tensors; without names: all that have this mode. Raises RefusalError for too many cells."""
     _check_every(every)
     plans = [tensor_of(reader, name) for name in names]
     if len({plan.name for plan in plans}) < len(plans):
@@ -125,7 +125,7 @@ def tiles_of(reader: RunReader, names: Sequence[str], mode: str, every: int) -> 
 
 
 def check_mode(reader: RunReader, mode: str, tiles: Sequence[Tile]) -> None:
-    """Raises RefusalError for a mode that is none, or that one of these tensors has not."""
+    """Raises RefusalError for an unknown mode, or one that a tensor does not have."""
     if not mode.startswith(MEMORY):
         if mode not in MODES:
             raise RefusalError(400, f"mode is one of {', '.join(MODES)} or {MEMORY}NAME: got {mode[:100]!r}.")
@@ -143,7 +143,7 @@ def check_mode(reader: RunReader, mode: str, tiles: Sequence[Tile]) -> None:
 
 
 def read_tiles(reader: RunReader, step: int, tiles: Sequence[Tile], memory: str = "") -> list[Floats] | None:
-    """Tiles of the parameters that a step starts from, or of the optimizer's memory; None if no keyframe has them."""
+    """Tiles of the parameters that a step starts from, or of the optimizer state; None if no keyframe has them."""
     file = keyframe_path(reader.path / KEYFRAMES, step) / (MEMORIES if memory else PARAMETERS)
     try:
         if not _is_sound(file, *_stamp(file)):
@@ -155,21 +155,21 @@ def read_tiles(reader: RunReader, step: int, tiles: Sequence[Tile], memory: str 
 
 
 def read_births(reader: RunReader, tiles: Sequence[Tile]) -> list[Floats]:
-    """Tiles of the parameters as they were born."""
+    """Tiles of the initial parameters."""
     found = read_tiles(reader, 0, tiles)
     if found is None:
-        raise RunError(f"{reader.path} has no sound keyframe of its birth. vitrine verify {reader.path} says more.")
+        raise RunError(f"{reader.path} has no sound keyframe of step 0. vitrine verify {reader.path} says more.")
     return found
 
 
 def read_birth(reader: RunReader, name: str) -> Floats:
-    """A whole tensor as it was born, flattened."""
+    """The initial values of a whole tensor, flattened."""
     shape = tensor_of(reader, name).shape
     return read_births(reader, [Tile(name, shape, 0, 0, *_matrix(shape))])[0].ravel()
 
 
 def keyframes(reader: RunReader) -> list[int]:
-    """The steps whose parameters lie on disk."""
+    """The steps that have keyframes."""
     return keyframe_steps(reader.path / KEYFRAMES)
 
 
@@ -183,7 +183,7 @@ def _check_every(every: int) -> None:
 
 
 def _mapped(file: Path) -> dict[str, Floats]:
-    """The tensors of a safetensors file, as they lie there: only what is looked at is read."""
+    """The tensors of a safetensors file, memory-mapped: only what is used is read."""
     with open(file, "rb") as content:
         size = int.from_bytes(content.read(8), "little")
         header: dict[str, Any] = json.loads(content.read(size))
@@ -201,7 +201,7 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=256)
 def _is_sound(file: Path, changed: int, size: int) -> bool:
-    """Whether a file of a keyframe is what its manifest says; worked out once, as long as the file stays the same."""
+    """Whether a file of a keyframe agrees with its manifest; cached until the file changes."""
     try:
         manifest: dict[str, Any] = json.loads((file.parent / "manifest.json").read_text(encoding="utf-8"))
         return bool(sha256(file) == manifest["files"][file.name]["sha256"])

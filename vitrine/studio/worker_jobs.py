@@ -1,4 +1,4 @@
-"""What the worker processes do, with torch: replay steps, look into them, let the model write, make plans."""
+"""The jobs of the worker processes, which need torch: replay steps, inspect them, generate text, make plans."""
 
 import copy
 import math
@@ -38,8 +38,8 @@ from vitrine.training.plan import plan
 from vitrine.training.request import Request
 
 RUNS = 2  # whose replayers are kept
-STEPS, STEP_BYTES = 4, 2**30  # opened ones that are kept, and the memory that they may take; the last always is
-DIGEST_BYTES = 2**28  # of parameters, that are digested around each text
+STEPS, STEP_BYTES = 4, 2**30  # replayed ones that are kept, and the memory that they may take; the last one always is
+DIGEST_BYTES = 2**28  # the most parameters to digest before and after each text
 PAIRS = 2000  # of gradient and update, in a scatter of a tensor
 
 Key = tuple[str, str]  # a run's folder and its identity
@@ -47,7 +47,7 @@ Whole = Callable[[str], Floats]  # a whole tensor, by its name
 
 
 class WorkerJobs:
-    """Each public method is a job. run: the folder; identity: another run in the same folder has another."""
+    """Each public method is a job. run: the folder; identity: tells apart runs that had the same folder."""
 
     def __init__(self, queue: JobQueue) -> None:
         self.queue = queue
@@ -56,39 +56,39 @@ class WorkerJobs:
         self.models: OrderedDict[Key, Run] = OrderedDict()
 
     def forget(self) -> None:
-        """Start anew: something went wrong, and what is kept may be half changed."""
+        """Drop all cached objects: after an error they may be inconsistent."""
         self.replayers.clear()
         self.steps.clear()
         self.models.clear()
 
     def cells(
-        self, run: str, identity: str, step: int, mode: str, tiles: tuple[Tile, ...], opened: bool
+        self, run: str, identity: str, step: int, mode: str, tiles: tuple[Tile, ...], replayed: bool
     ) -> tuple[Floats, bool]:
-        """Tiles of tensors, one after the other, and whether they are exact. opened: whether the step has been made."""
-        if opened:
-            whole, exact = self._opened_tensors(run, identity, step, mode)
+        """Tiles of tensors, one after the other, and whether they are exact. replayed: whether the step itself is replayed."""
+        if replayed:
+            whole, exact = self._tensors_of_replayed_step(run, identity, step, mode)
         else:
-            whole, exact = self._entered_tensors(run, identity, step, mode)
+            whole, exact = self._tensors_before_step(run, identity, step, mode)
         found = np.concatenate([tile.cut(whole(tile.tensor)).ravel() for tile in tiles])
         if mode == "learned":
             found -= np.concatenate([tile.ravel() for tile in read_births(RunReader(run), tiles)])
         return found, exact
 
-    def _opened_tensors(self, run: str, identity: str, step: int, mode: str) -> tuple[Whole, bool]:
-        """How to get whole tensors of a step that is made again itself, so that its own record proves them."""
-        opened = self._open(run, identity, step)
+    def _tensors_of_replayed_step(self, run: str, identity: str, step: int, mode: str) -> tuple[Whole, bool]:
+        """A function that gives whole tensors of a replayed step, which is compared with its record."""
+        replayed = self._replayed_step(run, identity, step)
 
         def whole(name: str) -> Floats:
-            tensor = opened.tensor(name)
+            tensor = replayed.tensor(name)
             if mode.startswith(MEMORY):
                 return tensor.memory_before[mode.removeprefix(MEMORY)]
             return tensor.gradient if mode == "gradient" else tensor.update if mode == "update" else tensor.before
 
-        return whole, opened.exact
+        return whole, replayed.exact
 
-    def _entered_tensors(self, run: str, identity: str, step: int, mode: str) -> tuple[Whole, bool]:
-        """The same where the run stands now: this step was not made yet."""
-        replayer = self._enter(run, identity, step)
+    def _tensors_before_step(self, run: str, identity: str, step: int, mode: str) -> tuple[Whole, bool]:
+        """The same for the end of the run: this step was not made yet."""
+        replayer = self._replayer_before(run, identity, step)
         state = replayer.state
         flats = state.optimizer.named_state(state.optimizer.state)
 
@@ -101,40 +101,40 @@ class WorkerJobs:
 
     def phases(self, run: str, identity: str, step: int, row: int, token: int) -> dict[str, Any]:
         """The four phases of a step."""
-        return report_step(self._open(run, identity, step), row, token).to_json()
+        return report_step(self._replayed_step(run, identity, step), row, token).to_json()
 
     def parameter(self, run: str, identity: str, step: int, name: str) -> dict[str, Any]:
         """The biography of one parameter."""
         address = find_address(RunReader(run).config, name)
         if not address.index:
             raise RunError(f"A parameter is named with its place, such as {address.tensor.name}[0]: got {name!r}.")
-        return report_parameter(self._open(run, identity, step), address).to_json()
+        return report_parameter(self._replayed_step(run, identity, step), address).to_json()
 
     def neuron(self, run: str, identity: str, step: int, name: str, row: int, token: int) -> dict[str, Any]:
-        """One neuron, opened."""
+        """One neuron: its inputs, weights and output."""
         address = find_address(RunReader(run).config, name)
-        opened = self._open(run, identity, step)
-        seq = opened.micro_batches[0].inputs.shape[1]
-        return open_neuron(opened, address, row, token + seq if token < 0 else token).to_json()
+        replayed = self._replayed_step(run, identity, step)
+        seq = replayed.micro_batches[0].inputs.shape[1]
+        return open_neuron(replayed, address, row, token + seq if token < 0 else token).to_json()
 
     def tensor(self, run: str, identity: str, step: int, name: str) -> dict[str, Any]:
         """One tensor in a step, and a scatter of gradients against updates."""
         reader = RunReader(run)
-        address, opened = find_address(reader.config, name), self._open(run, identity, step)
-        numbers = opened.tensor(address.tensor.name)
+        address, replayed = find_address(reader.config, name), self._replayed_step(run, identity, step)
+        numbers = replayed.tensor(address.tensor.name)
         size, seed = numbers.gradient.size, reader.config.training.seed
         places = np.sort(
             keyed_generator(seed, "scatter", address.tensor.name).choice(size, min(PAIRS, size), replace=False)
         )
         pairs = np.stack([numbers.gradient.ravel()[places], numbers.update.ravel()[places]], axis=1)
-        return TensorView(opened, address.tensor).to_json() | {"scatter": pairs.tolist()}
+        return TensorView(replayed, address.tensor).to_json() | {"scatter": pairs.tolist()}
 
     def nudge(self, run: str, identity: str, step: int, name: str, sizes: list[float]) -> dict[str, Any]:
         """The loss of a step's batch with one parameter moved."""
         address = find_address(RunReader(run).config, name)
         if not address.index:
             raise RunError(f"One parameter is nudged, such as {address.tensor.name}[0]: got {name!r}.")
-        found = check_gradient(self._open(run, identity, step), address, sizes)
+        found = check_gradient(self._replayed_step(run, identity, step), address, sizes)
         for size, loss in zip(found.sizes, found.losses, strict=True):
             if not math.isfinite(loss):
                 raise RunError(f"Moved by {size:g}, {name} makes a loss that is not finite. Move it by less.")
@@ -149,78 +149,78 @@ class WorkerJobs:
         return reinitialise(RunReader(run), seed, spread).to_json()
 
     def next(self, run: str, identity: str, step: int, prompt: str) -> dict[str, Any]:
-        """The logits of whatever may follow a prompt."""
-        with self._model(run, identity, step) as (model, opened):
-            ids, logits = next_logits(model, opened.tokenizer, prompt)
+        """The logits of every possible next token after a prompt."""
+        with self._model(run, identity, step) as (model, owner):
+            ids, logits = next_logits(model, owner.tokenizer, prompt)
         return {"step": step, "tokens": ids, "logits": logits}
 
     def generate(
         self, run: str, identity: str, step: int, prompt: str, max_new_tokens: int, sampling: dict[str, Any], seed: int
     ) -> dict[str, Any]:
-        """Let the model write; each piece is a part. digest: of its parameters, before and after."""
+        """Generate text; each piece is a part. digest: of the model's parameters, before and after."""
 
         def on_text(text: str) -> None:
             self.queue.check()
             self.queue.say(PART, text)
 
-        with self._model(run, identity, step) as (model, opened):
+        with self._model(run, identity, step) as (model, owner):
             chosen, before = SamplingConfig(**sampling), _digest(model)
-            text = generate(model, opened.tokenizer, prompt, max_new_tokens, chosen, seed, on_text, opened.ngrams).text
+            text = generate(model, owner.tokenizer, prompt, max_new_tokens, chosen, seed, on_text, owner.ngrams).text
             return {"text": text, "digest": {"before": before, "after": _digest(model)}}
 
     def plan(
         self, corpus: list[str], preset: str, settings: Settings, steps: int, for_s: float, parent: str
     ) -> dict[str, Any]:
-        """What a choice of hyperparameters comes to, with its time."""
+        """The plan of a choice of hyperparameters, with its time."""
         request = Request(tuple(corpus), preset=preset, settings=settings, steps=steps, for_s=for_s, parent=parent)
         return plan(request, Reporter()).to_json()
 
     def ready(self) -> None:
-        """Nothing, once torch is loaded."""
+        """Does nothing; returns once torch is loaded."""
 
     @contextmanager
     def _model(self, run: str, identity: str, step: int) -> Iterator[tuple[Decoder, Run]]:
-        """The model with the parameters that a step starts from: of a keyframe, or by a replay up to it."""
+        """The model with the parameters that a step starts from: from a keyframe, or by a replay up to it."""
         key = run, identity
-        opened = self.models.get(key) or Run(run)
-        _keep(self.models, key, opened, RUNS)
+        owner = self.models.get(key) or Run(run)
+        _keep(self.models, key, owner, RUNS)
         if step in keyframe_steps(Path(run) / KEYFRAMES):
-            yield opened.model(step), opened
+            yield owner.model(step), owner
         elif warm := self.steps.get((key, step)):
             with warm.model() as decoder:
-                yield decoder, opened
+                yield decoder, owner
         else:
-            yield self._enter(run, identity, step).decoder, opened
+            yield self._replayer_before(run, identity, step).decoder, owner
 
-    def _enter(self, run: str, identity: str, step: int) -> Replayer:
-        """A replayer that stands where a step starts."""
+    def _replayer_before(self, run: str, identity: str, step: int) -> Replayer:
+        """A replayer whose state is that before a step."""
         replayer = self._replayer((run, identity))
         replayer.watch = self._watcher(step)
         replayer.go_to(step)
         return replayer
 
-    def _open(self, run: str, identity: str, step: int) -> ReplayedStep:
-        """A step laid open; one of the last few is there at once."""
+    def _replayed_step(self, run: str, identity: str, step: int) -> ReplayedStep:
+        """A replayed step; the last few are cached."""
         key = run, identity
-        opened = self.steps.get((key, step))
-        if opened is None:
+        replayed = self.steps.get((key, step))
+        if replayed is None:
             replayer = self._replayer(key)
             replayer.watch = self._watcher(step)
-            opened = replayer.replay(step)
-            opened.comparisons = copy.deepcopy(opened.comparisons)  # the replayer goes on with its own
-        _keep(self.steps, (key, step), opened, max(1, min(STEPS, STEP_BYTES // opened.size_bytes)))
-        return opened
+            replayed = replayer.replay(step)
+            replayed.comparisons = copy.deepcopy(replayed.comparisons)  # the replayer keeps changing its own
+        _keep(self.steps, (key, step), replayed, max(1, min(STEPS, STEP_BYTES // replayed.size_bytes)))
+        return replayed
 
     def _replayer(self, key: Key) -> Replayer:
         replayer = self.replayers.get(key) or Replayer(RunReader(key[0]))
-        prepare_device(replayer.config.machine)  # threads are the process's: another run may have other ones
+        prepare_device(replayer.config.machine)  # threads belong to the process: another run may need another number
         _keep(self.replayers, key, replayer, RUNS)
         for old in [old for old in self.steps if old[0] not in self.replayers]:
             del self.steps[old]
         return replayer
 
     def _watcher(self, target: int) -> Any:
-        """Is called at the start of each step of a replay: says how far it is, and ends what nobody waits for."""
+        """Called at the start of each replayed step: reports progress, and ends the replay if no client waits."""
         start: list[int] = []
 
         def watch(state: State) -> None:
@@ -235,13 +235,13 @@ class WorkerJobs:
 
 
 def _digest(model: Decoder) -> str | None:
-    """Of the parameters as they are in memory, as keyframes have it; None where that would take long."""
+    """The digest of the parameters in memory, as in keyframes; None if that would take long."""
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     return digest(model.state_dict()) if size <= DIGEST_BYTES else None
 
 
 def _keep(shelf: OrderedDict[Any, Any], key: Any, value: Any, count: int) -> None:
-    """Put something on a shelf as its newest; the oldest fall off."""
+    """Put an object into a cache as its newest; the oldest are dropped."""
     shelf[key] = value
     shelf.move_to_end(key)
     while len(shelf) > count:

@@ -1,9 +1,9 @@
-"""Worker processes: they have torch, the server has not. One job at a time; one that nobody waits for is dropped.
+"""Worker processes, which have torch, while the server has not. Each runs one job at a time.
 
-A job is a method of `worker_jobs.WorkerJobs` and its arguments. Equal jobs that wait together are one. The newest is
-done first: it is what the page shows now; but none waits for long while newer ones come, from another page perhaps.
-Between the steps of a replay, and between the tokens of a text, a job looks whether someone still waits. A worker that
-dies is started again by the next job; those that it had are refused.
+A job is a method of `worker_jobs.WorkerJobs` and its arguments. Equal waiting jobs are merged. The newest runs first,
+because the page shows it now; but after PATIENCE_S the oldest runs first, so that none waits for long. Between the steps
+of a replay, and between the tokens of a text, a job ends if its client no longer waits. If a worker dies, its jobs are
+refused, and the next job starts it again.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ from typing import Any
 from vitrine.http.child_process import Child, UnsendableError
 from vitrine.studio.responses import RefusalError
 
-NICE = 10  # a training that goes on has the processor first
-PATIENCE_S = 3.0  # after so long the oldest job comes first
+NICE = 10  # a running training has priority
+PATIENCE_S = 3.0  # after which the oldest job runs first
 PART, DONE, REFUSED, BROKEN, PROGRESS = "part", "done", "refused", "broken", "progress"
 
 
 @dataclass(eq=False)
 class Job:
-    """What a worker does, or will do; and the queues of those who wait for it."""
+    """A job that runs or waits, and the queues of its clients."""
 
     number: int
     key: str
@@ -35,10 +35,10 @@ class Job:
 
 
 class Worker:
-    """The server's side of one worker process. All its methods belong to the event loop.
+    """The server's side of one worker process. All its methods run in the event loop.
 
     Args:
-        what: the process does, as a sentence about its end names it.
+        what: what the process does, for an error text.
     """
 
     def __init__(self, what: str) -> None:
@@ -48,14 +48,14 @@ class Worker:
         self._numbers = 0
 
     def start(self) -> Child:
-        """The process; it is started if there is none."""
+        """The process; started if there is none."""
         if self._child is None:
             self._child = child = Child(work, name=f"vitrine {self.what}")
             child.listen(lambda message: self._deliver(child, message))
         return self._child
 
     async def ask(self, method: str, **arguments: Any) -> Any:
-        """Have a job done, and wait for its result. Raises RefusalError if it cannot be done."""
+        """Run a job, and wait for its result. Raises RefusalError if it fails."""
         async with contextlib.aclosing(self.follow(method, **arguments)) as messages:
             async for kind, payload in messages:
                 if kind == DONE:
@@ -63,17 +63,21 @@ class Worker:
         raise AssertionError("a job ends with its result or with an error")
 
     async def follow(self, method: str, **arguments: Any) -> AsyncGenerator[tuple[str, Any], None]:
-        """Have a job done: its parts as they come, then its result. Whoever stops listening no longer waits for it."""
+        """Run a job: yields its parts as they come, then its result. A closed generator no longer waits for it."""
         child = self.start()
         queue: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
         try:
             key = repr((method, sorted(arguments.items())))
             job = next((job for job in self._jobs.values() if job.key == key), None)
-            if job is None or method == "generate":  # each reader of a text wants it from its beginning
+            if job is None or method == "generate":  # each client needs a text from its beginning
                 job = Job(self._numbers + 1, key)
                 child.send(("job", job.number, method, arguments))
                 self._numbers, self._jobs[job.number] = job.number, job
-        except (UnsendableError, RecursionError, ValueError) as error:  # Python writes no integer of 5000 digits
+        except (
+            UnsendableError,
+            RecursionError,
+            ValueError,
+        ) as error:  # Python refuses to print integers of 5000 digits
             raise RefusalError(400, f"This cannot be handed to a worker process ({error}). Send less of it.") from None
         job.waiting.append(queue)
         try:
@@ -91,23 +95,23 @@ class Worker:
 
     @property
     def progress(self) -> dict[str, Any] | None:
-        """Where the replay stands that is going on, if one is."""
+        """The progress of the running replay, if any."""
         return next((job.progress for job in self._jobs.values() if job.progress), None)
 
     @property
     def waiting(self) -> int:
-        """How many jobs are being done or wait."""
+        """How many jobs run or wait."""
         return len(self._jobs)
 
     def end_jobs(self, sentence: str) -> None:
-        """Tell everyone who waits that there will be no result."""
+        """End all jobs with this error."""
         jobs, self._jobs = list(self._jobs.values()), {}
         for job in jobs:
             for queue in job.waiting:
                 queue.put_nowait((BROKEN, (503, sentence)))
 
     async def close(self) -> None:
-        """Let the process go."""
+        """End the process."""
         child, self._child = self._child, None
         if child is not None:
             await asyncio.to_thread(child.close)
@@ -118,8 +122,8 @@ class Worker:
         if message is None:
             self._child = None  # the next job starts another
             self.end_jobs(
-                f"The process that {self.what} ended unexpectedly (exit status {child.exit_status()}), perhaps for "
-                "want of memory. Ask again: it will be started anew."
+                f"The process that {self.what} ended unexpectedly (exit status {child.exit_status()}), perhaps "
+                "because memory ran out. Ask again: it will be started again."
             )
             return
         kind, number, payload = message
@@ -137,32 +141,32 @@ class Worker:
 
 @dataclass(frozen=True)
 class Workers:
-    """The two processes: one enters steps again, the other writes text and makes plans."""
+    """The two processes: one replays steps, the other writes text and makes plans."""
 
     replay: Worker
     writing: Worker
 
     @classmethod
     def make(cls) -> "Workers":
-        """Not started yet."""
-        return cls(Worker("enters steps again"), Worker("writes text"))
+        """Two workers that are not started yet."""
+        return cls(Worker("replays steps"), Worker("writes text"))
 
     def end_jobs(self) -> None:
-        """The studio is being closed: nobody gets a result any more."""
+        """End all jobs because the studio is being closed."""
         for worker in (self.replay, self.writing):
             worker.end_jobs("The studio was closed.")
 
     async def close(self) -> None:
-        """Let both go."""
+        """End both processes."""
         await asyncio.gather(self.replay.close(), self.writing.close())
 
 
 class CancelledJobError(Exception):
-    """Nobody waits for this job any more."""
+    """No client waits for this job any more."""
 
 
 class JobQueue:
-    """The worker's side: what is to be done, and whether it still is."""
+    """The worker's side: the waiting jobs, and whether the current one is still wanted."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -172,7 +176,7 @@ class JobQueue:
         self.changed = threading.Condition()
 
     def listen(self) -> None:
-        """In a thread of its own: take jobs until the server is gone."""
+        """Runs in its own thread: receive jobs until the server ends."""
         while True:
             try:
                 kind, number, *job = self.connection.recv()
@@ -186,7 +190,7 @@ class JobQueue:
                 self.changed.notify()
 
     def next(self) -> tuple[str, dict[str, Any]]:
-        """Wait for something to do: the newest, unless the oldest has waited long enough."""
+        """Wait for a job: the newest, unless the oldest has waited PATIENCE_S."""
         with self.changed:
             self.wanted.pop(self.number, None)
             self.changed.wait_for(lambda: self.wanted)
@@ -197,17 +201,17 @@ class JobQueue:
             return self.wanted[self.number]
 
     def check(self) -> None:
-        """Raise CancelledJobError if nobody waits for what is being done."""
+        """Raise CancelledJobError if no client waits for the current job."""
         if self.number not in self.wanted:
             raise CancelledJobError
 
     def say(self, kind: str, payload: Any) -> None:
-        """Tell the server about what is being done."""
+        """Send a message about the current job to the server."""
         self.connection.send((kind, self.number, payload))
 
 
 def work(connection: Connection) -> None:
-    """What a worker process runs."""
+    """The main function of a worker process."""
     os.nice(NICE)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch, whose threads read it when they start
     queue = JobQueue(connection)
@@ -231,4 +235,4 @@ def work(connection: Connection) -> None:
 
             traceback.print_exc()
             jobs.forget()
-            queue.say(REFUSED, (503, f"This could not be worked out ({type(error).__name__}: {error}). Try again."))
+            queue.say(REFUSED, (503, f"This could not be computed ({type(error).__name__}: {error}). Try again."))

@@ -1,1 +1,1 @@
-"""From a request to a trained run."""
+"""Training: from a request to a trained run."""

@@ -1,7 +1,7 @@
 """Keyframes: the parameters and optimizer state that a step starts from, on disk, safe against a kill.
 
-A keyframe is a folder. It is written under another name, flushed, its manifest last, and then renamed: it is
-there whole, or not at all. One that goes is renamed first, too. Nothing older is removed before the new one is safe.
+A keyframe is a folder. It is written under another name, flushed, its manifest last, and then renamed, so
+that it is never there in part. Before removal it is renamed, too. Older ones are removed only after the new one is safe.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ MODEL, OPTIMIZER, MANIFEST = "model.safetensors", "optimizer.safetensors", "mani
 class Snapshot:
     """A copy of what a step starts from, by name, on the CPU.
 
-    written_digest: what a keyframe's manifest says of the parameters; empty if it comes from no keyframe.
+    written_digest: the digest in the keyframe's manifest; empty if the snapshot comes from no keyframe.
     """
 
     step: int
@@ -49,7 +49,7 @@ class Snapshot:
 
     @property
     def digest(self) -> str:
-        """Of the parameters; see `vitrine.model.flat.digest`."""
+        """The digest of the parameters; see `vitrine.model.flat.digest`."""
         return digest(self.parameters)
 
 
@@ -61,7 +61,7 @@ def take_snapshot(state: State) -> Snapshot:
 
 
 def restore(state: State, snapshot: Snapshot) -> None:
-    """Put a state back to where a snapshot was taken."""
+    """Restore a state from a snapshot."""
     _copy(state.parameters.named(state.parameters.values), snapshot.parameters)
     _copy(state.optimizer.named_state(state.optimizer.state), snapshot.optimizer)
     state.step = snapshot.step
@@ -70,16 +70,18 @@ def restore(state: State, snapshot: Snapshot) -> None:
 def save_keyframe(folder: Path, snapshot: Snapshot) -> Path:
     """Write a snapshot as `folder`/step-NNNNNNNN, durably and atomically. Raises OSError if the disk refuses."""
     destination = keyframe_path(folder, snapshot.step)
-    folder.mkdir(exist_ok=True)  # but not the run's: where that was deleted, nothing comes back
+    folder.mkdir(exist_ok=True)  # but not the run's folder: a deleted run is not made again
     with partial(destination) as temporary:
         for name, tensors in ((MODEL, snapshot.parameters), (OPTIMIZER, snapshot.optimizer)):
             try:
                 save_file(tensors, temporary / name, metadata={"format": "pt"})
-            except SafetensorError as error:  # its name for what the disk refuses
+            except SafetensorError as error:  # raised for errors of the disk
                 found = re.search(r"os error (\d+)", str(error))
                 code = int(found[1]) if found else errno.EIO
                 raise OSError(code, os.strerror(code), str(temporary / name)) from None
-            (temporary / name).chmod(0o666 & temporary.stat().st_mode)  # safetensors lets the owner alone read
+            (temporary / name).chmod(
+                0o666 & temporary.stat().st_mode
+            )  # safetensors makes files that only the owner can read
         files = {name: _describe(temporary / name) for name in (MODEL, OPTIMIZER)}
         manifest = {"version": FORMAT_VERSION, "step": snapshot.step, "digest": snapshot.digest, "files": files}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
@@ -92,27 +94,27 @@ def save_keyframe(folder: Path, snapshot: Snapshot) -> Path:
 
 
 def load_keyframe(path: Path, optimizer: bool = True) -> Snapshot:
-    """Read a keyframe. Raises RunError, naming the file, if one bit is not as it was written.
+    """Read a keyframe. Raises RunError, naming the file, if one bit differs from what was written.
 
-    optimizer: False: its state is not needed, and not read.
+    optimizer: whether to read the optimizer's state.
     """
     try:
         return _load(path, (MODEL, OPTIMIZER) if optimizer else (MODEL,))
     except (RunError, OSError) as error:
         if not path.is_dir():
-            raise RunError(f"{path} is gone: keyframes make room for newer ones.") from None
+            raise RunError(f"{path} is gone: old keyframes are removed for newer ones.") from None
         if isinstance(error, OSError):
             raise RunError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from None
         raise
 
 
 def written_digest(path: Path) -> str:
-    """The digest of a keyframe's parameters by its manifest; nothing else is read. Raises RunError."""
+    """The digest of a keyframe's parameters from its manifest; no other file is read. Raises RunError."""
     return str(_read_manifest(path)["digest"])
 
 
 def load_initial(folder: Path, config: Config, noted: str) -> dict[str, Tensor]:
-    """The parameters of step 0: of their keyframe; where that is damaged, as the seed gives them. See `reinitialise`."""
+    """The parameters of step 0: from their keyframe or, if that is damaged, from the seed. See `reinitialise`."""
     try:
         return load_keyframe(keyframe_path(folder, 0), optimizer=False).parameters
     except RunError as error:
@@ -123,21 +125,21 @@ def load_initial(folder: Path, config: Config, noted: str) -> dict[str, Tensor]:
 
 
 def reinitialise(folder: Path, config: Config, noted: str) -> dict[str, Tensor]:
-    """The parameters of step 0 from the seed. noted: their digest in the history; empty: the keyframe's own is taken.
+    """The parameters of step 0 from the seed. noted: their digest in the history; empty: the keyframe's manifest is used.
 
-    Raises RunError if they came from elsewhere, or have another digest.
+    Raises RunError if they did not come from the seed, or have another digest.
     """
     training = config.training
     if training.parent:
-        raise RunError(f"It came from {training.parent}, so that it cannot be drawn again from the seed.")
+        raise RunError(f"It came from {training.parent}, so it cannot be made again from the seed.")
     try:
         then = noted or written_digest(keyframe_path(folder, 0))
     except RunError:
-        raise RunError("Its digest is lost with it, so that nothing would prove what the seed gives.") from None
+        raise RunError("Its digest is lost with it, so parameters from the seed cannot be checked.") from None
     drawn = {name: tensor.detach() for name, tensor in initialise(config.model, training.seed).named_parameters()}
     if (now := digest(drawn)) != then:
         raise RunError(
-            f"The seed {training.seed} now gives parameters of the digest {now[:12]}, and {then[:12]} is noted."
+            f"The seed {training.seed} now gives parameters with the digest {now[:12]}; {then[:12]} was recorded."
         )
     return drawn
 
@@ -160,13 +162,13 @@ def _load(path: Path, names: Collection[str]) -> Snapshot:
 
 
 def load_newest(folder: Path, warn: Callable[[str], None]) -> Snapshot:
-    """The newest keyframe that is sound; `warn` is told of each damaged one that was passed over."""
+    """The newest sound keyframe; `warn` is called for each damaged one that was skipped."""
     for step in reversed(keyframe_steps(folder)):
         try:
             return load_keyframe(keyframe_path(folder, step))
         except RunError as error:
             warn(f"{error} Using the one before.")
-    raise RunError(f"{folder} holds no sound keyframe: the run cannot be resumed. Start it anew with vitrine train.")
+    raise RunError(f"{folder} holds no sound keyframe: the run cannot be resumed. Start a new one with vitrine train.")
 
 
 def find_step(reader: RunReader, which: str | int) -> int:
@@ -193,13 +195,13 @@ def find_step(reader: RunReader, which: str | int) -> int:
 
 
 def load_step(reader: RunReader, which: str | int) -> Snapshot:
-    """The parameters of such a step, without the optimizer's state."""
+    """The parameters of a step (see `find_step`), without the optimizer's state."""
     step_number, folder = find_step(reader, which), reader.path / KEYFRAMES
     path = keyframe_path(folder, step_number)
     try:
         return load_keyframe(path, optimizer=False)
     except RunError as error:
-        if which in ("last", "best") and not path.is_dir():  # a newer one came just now
+        if which in ("last", "best") and not path.is_dir():  # a newer one has just replaced it
             return load_step(reader, which)
         others = [step for step in keyframe_steps(folder) if step != step_number]
         hint = f" Name another step: {reader.path} has {_listed(others)}." if others else ""
@@ -207,7 +209,7 @@ def load_step(reader: RunReader, which: str | int) -> Snapshot:
 
 
 def thin(folder: Path, budget_bytes: int, keep: Collection[int], superseded: Collection[int] = ()) -> None:
-    """Remove keyframes that were superseded, then others until they fit the budget; see `runs.keyframes.victim`."""
+    """Remove superseded keyframes, then others until they fit the budget; see `runs.retention.victim`."""
     steps = keyframe_steps(folder)
     out = set(superseded) & set(steps[1:-1]) - set(keep)
     steps = [step for step in steps if step not in out]
@@ -220,7 +222,7 @@ def thin(folder: Path, budget_bytes: int, keep: Collection[int], superseded: Col
 
 
 def _put_away(path: Path) -> Path:
-    """Give a keyframe, if it is there, a name by which nobody takes it for one: it goes whole, or not at all."""
+    """Rename a keyframe, if it exists, so that it no longer counts as one: it is never there in part."""
     hidden = path.with_name(f".{path.name}.out")
     shutil.rmtree(hidden, ignore_errors=True)
     with contextlib.suppress(FileNotFoundError):
@@ -229,7 +231,7 @@ def _put_away(path: Path) -> Path:
 
 
 class KeyframeWriter:
-    """Writes keyframes in a thread of its own, one at a time, while training goes on.
+    """Writes keyframes in a separate thread, one at a time, while training continues.
 
     Args:
         folder: the run's keyframes folder.
@@ -239,28 +241,28 @@ class KeyframeWriter:
     def __init__(self, folder: Path, recording: RecordingConfig) -> None:
         self.folder, self.recording = folder, recording
         self.best_step = 0
-        self.superseded: set[int] = set()  # were the best once
-        self.asked: set[int] = set()  # by someone: these stay
+        self.superseded: set[int] = set()  # earlier best ones
+        self.asked: set[int] = set()  # requested by a user: these stay
         self.thread: threading.Thread | None = None
         self.failure: OSError | None = None
 
     def best(self, step: int) -> None:
-        """The parameters of this step are the best so far. The keyframe of those before goes once this one is safe."""
+        """The parameters of this step are the best so far. The keyframe of the previous best is removed once this one is safe."""
         if self.best_step % self.recording.keyframe_every:
             self.superseded.add(self.best_step)
         self.best_step = step
 
     def save(self, state: State, must: bool = False) -> bool:
-        """Copy the state now; write it soon.
+        """Copy the state now; write it in the background.
 
-        While the keyframe before is still being written, this one is left out, and False is returned: training
-        does not wait for a slow disk. One that `must` be kept does.
+        While the previous keyframe is still being written, this one is skipped and False is returned: training
+        does not wait for a slow disk. With `must`, it waits.
         """
         if self.thread and self.thread.is_alive() and not must:
             return False
         self.flush()
         snapshot = take_snapshot(state)
-        # As things stand now: a best step that comes while this one is being written is not safe yet.
+        # Copies: a new best step that comes while this one is being written is not safe yet.
         rest = {self.best_step}, self.superseded - self.asked
         self.thread = threading.Thread(target=self._write, args=(snapshot, *rest), name="keyframe")
         self.thread.start()
@@ -284,7 +286,7 @@ class KeyframeWriter:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what a killed writer left half-written, or half-removed."""
+    """Remove keyframes that a killed writer left half-written or half-removed."""
     for path in folder.glob(".step-*"):
         shutil.rmtree(path, ignore_errors=True)
 

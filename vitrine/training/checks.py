@@ -1,4 +1,4 @@
-"""What is looked at before a training begins: whether text, memory, processes and packages are there for it."""
+"""Checks before a training begins: text, memory, processes and packages."""
 
 import importlib.util
 from collections.abc import Callable
@@ -11,12 +11,12 @@ from vitrine.training.device import check_device, memory_bytes
 
 
 def check_tokens(config: Config, tokens: Prepared) -> None:
-    """Every token has a row of the embedding, and every source fills a window."""
+    """Check that every token has a row of the embedding, and that every source fills a window."""
     context, known = config.model.context, tokens.tokenizer.get_vocab_size()
     if config.model.vocab_size < known:
         raise ConfigError(
             f"model.vocab_size must be at least the {known:,} tokens of the tokenizer: got {config.model.vocab_size:,}. "
-            "Leave it out, and it is that."
+            "Leave it out to use that number."
         )
     for spec, source in zip(config.data.corpus, tokens.train, strict=True):
         if len(source) < context + 1:
@@ -27,12 +27,12 @@ def check_tokens(config: Config, tokens: Prepared) -> None:
 
 
 def plan_here(config: Config) -> Plan:
-    """Parameters, compute and memory, against the memory of the device that the run trains on."""
+    """Parameters, compute and memory, compared with the memory of the training device."""
     return make_plan(config, memory_bytes(check_device(config.machine.device)))
 
 
 def check_memory(config: Config, note: Callable[[str], None]) -> None:
-    """Refuse what certainly does not fit; say so where it depends on the activations, which are an estimate."""
+    """Refuse what certainly does not fit; warn if it depends on the activations, which are an estimate."""
     plan = plan_here(config)
     memory, has = plan.memory, plan.available_bytes / 1e9
     tokens = 16 * config.training.batch_size * (config.model.context + 1)  # inputs and targets, of int64
@@ -51,7 +51,7 @@ def check_memory(config: Config, note: Callable[[str], None]) -> None:
 
 
 def check_processes(config: Config, size: int) -> None:
-    """Each process takes an equal share of the rows."""
+    """Check that the rows can be shared equally between the processes."""
     if config.training.batch_size % size:
         raise ConfigError(
             f"training.batch_size must be divisible by the number of processes: got "
@@ -60,10 +60,10 @@ def check_processes(config: Config, size: int) -> None:
 
 
 def check_loggers(config: Config) -> None:
-    """What `recording.mirror` names is installed."""
+    """Check that the packages of `recording.mirror` are installed."""
     for name in config.recording.mirror:
         found = importlib.util.find_spec(name)
-        if found is None or found.origin is None:  # a folder of that name, such as wandb makes, is no package
+        if found is None or found.origin is None:  # a folder of that name, as wandb creates, is no package
             raise ConfigError(
                 f"recording.mirror = {name} needs the package {name}, which is not installed. "
                 f"Try: pip install 'vitrine[{name}]'."

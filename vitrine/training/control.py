@@ -1,4 +1,4 @@
-"""What ends or holds a training from outside: signals, commands, the clock. All processes decide alike."""
+"""External control of a training: signals, commands and the clock, decided the same in all processes."""
 
 import os
 import signal
@@ -16,19 +16,21 @@ from vitrine.training.run_writer import Writer
 from vitrine.training.stopping import StoppedError
 from vitrine.training.timing import Pace
 
-CONTINUE, HOLD, TIME, LEAVE = range(4)  # what a process wants between two steps; the largest of all counts
+CONTINUE, HOLD, TIME, LEAVE = range(
+    4
+)  # what a process asks for between two steps; the largest value of all processes decides
 REASONS = {CONTINUE: "", TIME: "time", LEAVE: "interrupted"}
-LATE = 1.08  # times the seconds that were asked for: the clock does not let a training take longer
+LATE = 1.08  # times the requested seconds: the clock ends a training that takes longer
 
 
 @dataclass(eq=False)
 class Control:
-    """Asked between two steps, and between two batches of an evaluation, whether to go on.
+    """Decides between two steps, and between two batches of an evaluation, whether to continue.
 
     Args:
         mailbox: of the first process; None in the others.
-        for_s: seconds that the training was asked to take; 0: any.
-        began_s: from when they count (time.monotonic). paused_s: in all, which do not count.
+        for_s: seconds that the training should take; 0: no limit.
+        began_s: when they begin to count (time.monotonic). paused_s: seconds of pauses in all, which do not count.
     """
 
     processes: Processes
@@ -44,7 +46,7 @@ class Control:
     paused_s: float = 0.0
 
     def reason(self, state: State) -> str:
-        """Why to end: "interrupted" or "time"; empty: go on. It waits as long as a pause lasts."""
+        """Why to end: "interrupted" or "time"; empty: continue. Waits while the training is paused."""
         while True:
             if self.mailbox:
                 self._obey(self.mailbox, state)
@@ -56,12 +58,12 @@ class Control:
             self.paused_s += time.monotonic() - now
 
     def leave_if_asked(self, state: State) -> None:
-        """Raises StoppedError if the training is to be left now. What the clock says waits until after the step."""
+        """Raises StoppedError if a signal or a command ends the training. The clock is checked only after a step."""
         if self.reason(state) == REASONS[LEAVE]:
             raise StoppedError
 
     def between_words(self, text: str) -> None:
-        """While the first process lets the model write. Raises StoppedError if a signal came; asks no other process."""
+        """Called while the first process generates text. Raises StoppedError after a signal; no other process is asked."""
         if self.signal:
             raise StoppedError
 
@@ -73,14 +75,14 @@ class Control:
             if self.signal:
                 os._exit(128 + number)
             self.signal = number
-            self.reporter.note("Saving, then leaving. Once more to leave at once.")
+            self.reporter.note("Saving, then stopping. Once more to stop at once.")
 
         ending = [signal.SIGINT, signal.SIGTERM]
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
             ending.append(signal.SIGHUP)
         try:
             before = {number: signal.signal(number, handle) for number in ending}
-        except ValueError:  # not the main thread: whoever runs it handles signals
+        except ValueError:  # not the main thread: the calling program handles signals
             before = {}
         try:
             yield

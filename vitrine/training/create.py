@@ -1,4 +1,4 @@
-"""A new run: its folder with all that it holds before the first step, and then its training."""
+"""Creates a new run: its folder with all files from before the first step, and then its training."""
 
 import errno
 import fcntl
@@ -34,7 +34,7 @@ from vitrine.training.request import Prepared, Request, complete, lay
 from vitrine.training.state import build_state
 from vitrine.training.tokens import keep_tokens, tell_what_was_read
 
-LONGEST_NAME = 200  # bytes; the folder in which a run is made has a longer name
+LONGEST_NAME = 200  # bytes; the temporary folder of a new run has a longer name
 
 
 def train(request: Request, reporter: Reporter | None = None, started_s: float = 0.0) -> Result:
@@ -62,7 +62,7 @@ def train(request: Request, reporter: Reporter | None = None, started_s: float =
 
 
 def check_new(path: Path) -> None:
-    """Raises RunError where no run of this name can be made."""
+    """Raises RunError if no run can be made at this path."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -81,9 +81,9 @@ def check_new(path: Path) -> None:
 
 
 def _make_run(asked: Path | None, prepared: Prepared, processes: Processes) -> Path:
-    """Make the run folder: the one that was asked for, or runs/NAME-1, or the next number that is free.
+    """Make the run folder: the requested one, else runs/NAME-1 or the next free number.
 
-    It is made under another name, and gets its own when it is whole.
+    It is made under another name, and renamed when it is complete.
     """
     stem = Path(prepared.config.data.corpus[0]).name.split(".")[0].split("*")[0] or "run"
     path, number = asked or Path("runs", f"{stem}-1"), 1
@@ -105,11 +105,11 @@ def _make_run(asked: Path | None, prepared: Prepared, processes: Processes) -> P
 
 
 def _write_run(folder: Path, prepared: Prepared, processes: Processes) -> None:
-    """All that a run folder holds before the first step, the initial parameters included."""
+    """Write all files of a run from before the first step, including the initial parameters."""
     config, tokens = prepared.config, prepared.tokens
     (folder / CONFIG).write_text(config.to_toml(), encoding="utf-8")
     save_tokenizer(tokens.tokenizer, folder / TOKENIZER)
-    if tokens.tokenizer_name.endswith(".json"):  # it came from a file; what lies beside that belongs to it
+    if tokens.tokenizer_name.endswith(".json"):  # from a file; its neighbouring files belong to it
         for file in map(Path(tokens.tokenizer_name).with_name, (CHAT_TEMPLATE, TOKENIZER_CONFIG)):
             if file.is_file():
                 shutil.copyfile(file, folder / file.name)
@@ -126,7 +126,7 @@ def _write_run(folder: Path, prepared: Prepared, processes: Processes) -> None:
 
 
 def _fitting(parent: Snapshot, initial: Snapshot) -> dict[str, torch.Tensor]:
-    """The parent's parameters, if the new model has the same tensors."""
+    """The parent's parameters. Raises RunError unless the new model has the same tensors."""
     for name in parent.parameters.keys() | initial.parameters.keys():
         theirs, ours = parent.parameters.get(name), initial.parameters.get(name)
         if theirs is None or ours is None or theirs.shape != ours.shape:
@@ -153,7 +153,7 @@ def _set_facts(store: Store, config: Config, tokens: token_files.Prepared, proce
 
 
 def _rename(folder: Path, path: Path) -> bool:
-    """Give a folder another name; False if there is something of that name, perhaps since a moment ago."""
+    """Rename a folder; False if the new name is taken, even if only since a moment ago."""
     if path.exists():
         return False
     try:
@@ -166,12 +166,12 @@ def _rename(folder: Path, path: Path) -> bool:
 
 
 def _exists_already(path: Path) -> RunError:
-    return RunError(f"{path} exists already. Give --run another name, or go on with it: vitrine resume {path}.")
+    return RunError(f"{path} exists already. Give --run another name, or resume it: vitrine resume {path}.")
 
 
 @contextmanager
 def opened(path: Path, config: Config, processes: Processes, reporter: Reporter) -> Iterator[Reporter]:
-    """A run folder that is trained in: the first of several processes holds its lock for all, and has its loggers."""
+    """Open a run folder for training: the first process holds the lock for all of them, and has the loggers."""
     if not processes.first:
         with sentences(path):
             yield Reporter()
@@ -182,7 +182,7 @@ def opened(path: Path, config: Config, processes: Processes, reporter: Reporter)
 
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Hold a run folder against a second trainer."""
+    """Lock a run folder, so that no second trainer uses it."""
     with sentences(path):
         handle = open(path / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
     with handle:
@@ -190,7 +190,7 @@ def lock(path: Path) -> Iterator[None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError:  # perhaps by someone who only looks whether it is held
+            except OSError:  # perhaps another process that only tests the lock
                 if attempt == 4:
                     handle.seek(0)
                     raise RunError(

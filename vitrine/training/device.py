@@ -1,4 +1,4 @@
-"""The machine: its device, threads and number formats, and the fingerprint that exactness holds within."""
+"""The machine: device, threads, number formats, and the fingerprint within which results are exact."""
 
 import ctypes
 import functools
@@ -14,10 +14,10 @@ import torch
 from vitrine.config import MachineConfig
 from vitrine.errors import ConfigError
 
-# Raised by each change of the code that changes the bits of a step. The first, 1, was not written down.
+# Raised by each change of the code that changes the bits of a step. Version 1 was not recorded.
 ARITHMETIC = "2"
 
-CLEARLY_FASTER = 1.2  # bfloat16 rounds more: it has to earn that
+CLEARLY_FASTER = 1.2  # bfloat16 rounds more: it must be clearly faster
 
 # The instruction sets of oneDNN on x86, the larger later, each with the feature of the processor that it needs.
 ONEDNN_SETS = {
@@ -51,13 +51,13 @@ def best_device() -> str:
 
 
 def check_device(name: str) -> torch.device:
-    """The device of that name, if this machine has it."""
+    """The device of that name. Raises ConfigError if this machine lacks it."""
     try:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(f"machine.device must be cpu, cuda, cuda:N or mps: got {name!r}.") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        built = "" if torch.backends.cuda.is_built() else " (this torch is built for the CPU alone)"
+        built = "" if torch.backends.cuda.is_built() else " (this torch is built only for the CPU)"
         raise ConfigError(
             f"machine.device = {name}, but torch finds {torch.cuda.device_count()} CUDA devices "
             f"here{built}. Try machine.device = {best_device()}."
@@ -83,7 +83,7 @@ def prefers_bfloat16(device: torch.device) -> bool:
     if device.type != "cpu":
         return False
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # another program on one of the cores must not decide
+    torch.set_num_threads(1)  # so that another program on one of the cores does not distort it
     try:
         return _product_s(torch.float32) > CLEARLY_FASTER * _product_s(torch.bfloat16)
     finally:
@@ -91,7 +91,7 @@ def prefers_bfloat16(device: torch.device) -> bool:
 
 
 def _product_s(dtype: torch.dtype) -> float:
-    """The shortest time of a small matrix product, of as many as a few milliseconds allow, and at least two."""
+    """The shortest time of a small matrix product, repeated for a few milliseconds, at least twice."""
     x, weight = torch.ones(128, 256, dtype=dtype), torch.ones(256, 256, dtype=dtype)
     torch.nn.functional.linear(x, weight)
     times = list[float]()
@@ -129,19 +129,19 @@ def prepare_device(machine: MachineConfig) -> torch.device:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what is freed, where it is glibc: the next step wants as much again.
+    """Make glibc keep freed memory: the next step needs as much again.
 
-    Given back and taken anew, memory comes as pages that the system clears first: 4% of a step of 5 M parameters.
+    Memory that is given back and taken again has to be cleared by the system: 4% of a step with 5 M parameters.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
         trim_threshold, mmap_threshold = -1, -3  # as <malloc.h> numbers them
         mallopt(trim_threshold, 2**31 - 1)
-        mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)  # older ones take 32 MiB at most
+        mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)  # older versions accept 32 MiB at most
 
 
 def device_name(device: torch.device) -> str:
-    """The name of the processor or GPU, as the system gives it."""
+    """The name of the processor or GPU, as the system reports it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     capabilities = torch.cpu.get_capabilities()
@@ -156,13 +156,13 @@ def memory_bytes(device: torch.device) -> int:
 
 
 def memory_in_use(device: torch.device) -> int:
-    """Bytes that this process holds: of the GPU's memory, or of the machine's (at most so far, where only that is known)."""
+    """Bytes that this process holds: of the GPU's memory, or of the machine's (the peak so far, if only that is known)."""
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * resource.getpagesize()
-    except OSError:  # no Linux: macOS counts the largest so far, in bytes
+    except OSError:  # not Linux: macOS reports the peak, in bytes
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
@@ -179,7 +179,7 @@ def onednn_instructions() -> str:
 
 
 def mkl_limits() -> str:
-    """What the environment asks of MKL that changes its instructions, or the order in which it adds up."""
+    """Environment variables of MKL that change its instructions or its order of summation."""
     asked = (f"{name}={os.environ[name]}" for name in ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS") if os.environ.get(name))
     return " ".join(asked) or "none"
 
@@ -204,7 +204,7 @@ def fingerprint(machine: MachineConfig, precision: str, world_size: int, corpus_
 
 
 def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """How two fingerprints differ, for people. What was not noted then is not known to differ."""
+    """How two fingerprints differ, as text. A fact that was not recorded then does not count as different."""
     then = {"arithmetic": "1"} | dict(then)
     return [f"{name}: {then[name]} then, {value} now" for name, value in now.items() if then.get(name, value) != value]
 

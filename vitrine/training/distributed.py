@@ -1,4 +1,4 @@
-"""Several processes that train one model together, as torchrun starts them; or just this one."""
+"""Data-parallel training by the processes that torchrun starts; or by a single process."""
 
 import os
 import re
@@ -21,9 +21,9 @@ LOST = "Another process of this training has ended. Its own message says why."
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's place among those that train together. Rank 0 alone writes.
+    """This process's rank among those that train together. Only rank 0 writes.
 
-    store: what all of them can read and write, where there are several.
+    store: a store shared by all of them, if there are several.
     """
 
     rank: int = 0
@@ -36,7 +36,7 @@ class Processes:
         return self.rank == 0
 
     def wait(self, what: str) -> None:
-        """Until every process has come here, however long that takes: a collective would give up after minutes.
+        """Wait for every process, without a time limit: a collective would give up after minutes.
 
         Args:
             what: a name for it, used once.
@@ -58,7 +58,7 @@ class Processes:
         return values
 
     def agree(self, value: float) -> float:
-        """The largest value that any process holds: so all take the same decision."""
+        """The largest value that any process holds: so all make the same decision."""
         if self.size == 1:
             return value
         largest = torch.tensor(value, dtype=torch.float64)
@@ -68,7 +68,7 @@ class Processes:
 
 @contextmanager
 def joined(device_type: str) -> Iterator[Processes]:
-    """Among those that torchrun started with this one; alone where it did not.
+    """Join the processes that torchrun started; without torchrun, this process is the only one.
 
     Raises RunError if another of them has ended.
     """
@@ -98,7 +98,7 @@ def _join(device_type: str) -> Processes:
             )
         torch.cuda.set_device(local_rank)
     store, rank, size = next(rendezvous("env://"))
-    # What is agreed on is a number of the processor's, and stays there.
+    # Values to agree on are CPU numbers, and stay on the CPU.
     backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     return Processes(rank, size, PrefixStore("vitrine", store))
@@ -110,7 +110,7 @@ def _say_that_this_one_ends(store: Store) -> None:
 
 
 def _of_another_process(error: RuntimeError) -> bool:
-    """Whether a collective says that its other side is gone. gloo has no type of error of its own."""
+    """Whether the error says that another process is gone. gloo has no error type for it."""
     return (
         isinstance(error, dist.DistError) or re.search("gloo|NCCL|[Cc]onnection (closed|reset)", str(error)) is not None
     )

@@ -1,4 +1,4 @@
-"""How well a model predicts text that it never learned from."""
+"""Evaluation: the loss of a model on text that it was not trained on."""
 
 import math
 from collections.abc import Callable
@@ -16,12 +16,12 @@ from vitrine.model.loss import wide
 
 # Tokens in one batch: what fits a processor's cache, or keeps a GPU busy.
 TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 65_536, "mps": 16_384}
-LOGITS_AT_ONCE = 2**28  # one gigabyte: a large vocabulary must not fill a GPU
+LOGITS_AT_ONCE = 2**28  # one gigabyte, so that a large vocabulary does not fill a GPU
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Losses in nats per token, and per byte of text, so that tokenizers compare."""
+    """Losses in nats per token, and per byte of text, which is comparable between tokenizers."""
 
     loss: float
     tokens: int
@@ -29,7 +29,7 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        """exp(loss): as many equally likely tokens would be as hard to guess."""
+        """exp(loss): the number of equally likely tokens that would be as hard to predict."""
         return math.exp(min(self.loss, 700.0))
 
     def to_json(self) -> dict[str, Any]:
@@ -50,9 +50,9 @@ def evaluate(
     Args:
         tokens: (n,) token ids; tokens 1 to n - 1 are the targets.
         size_bytes: UTF-8 bytes of the text that the tokens stand for; 0: no bits per byte.
-        at_most: measure about so many tokens, in windows spread evenly; 0: all.
-        share: (rank, world size): several processes each sum up a share of the windows.
-        between: called before each batch, in every process equally often, with the windows measured so far and in all.
+        at_most: measure about this many tokens, in evenly spaced windows; 0: all.
+        share: (rank, world size): each of several processes sums up its share of the windows.
+        between: called before each batch, equally often in every process, with the windows measured so far and in all.
             An exception that it raises ends the evaluation.
     """
     if len(tokens) < 2:

@@ -1,4 +1,4 @@
-"""The loop around the step: evaluate, keep keyframes, record, and know when to stop."""
+"""The training loop: steps, evaluations, keyframes, records, and when to stop."""
 
 import dataclasses
 import time
@@ -31,10 +31,10 @@ from vitrine.training.timing import Pace
 class Result:
     """How a training ended. Losses in nats per token; None: not measured.
 
-    val_tokens: that were measured, of val_split_tokens in the validation split; val_whole: whether that is all of them.
+    val_tokens: measured tokens, of val_split_tokens in the validation split; val_whole: whether all were measured.
     stopped: "steps", "time", "target", "interrupted" or "early".
     digest: of the parameters; equal digests, equal bits.
-    duration_s: of the whole command; training_s: of the steps alone.
+    duration_s: of the whole command; training_s: of the steps only.
     signal: the number of the signal that interrupted it; 0: none.
     """
 
@@ -56,13 +56,13 @@ class Result:
 
 
 class Trainer:
-    """One run, from a step to its end.
+    """Trains one run, from a step to its end.
 
     Args:
         path: the run folder; it exists, and this process (of rank 0) holds its lock.
         started_s: when the command began (time.monotonic).
-        for_s: seconds that the training was asked to take; the clock ends it when it would take 8% more. 0: never.
-        ready_s: from when they count (time.monotonic); 0: now.
+        for_s: seconds that the training should take; the clock ends it when it would take 8% more. 0: no limit.
+        ready_s: when they begin to count (time.monotonic); 0: now.
     """
 
     def __init__(
@@ -86,15 +86,15 @@ class Trainer:
         self.decoder, self.state = build_state(config, processes)
         self.batches = make_batches(config, tokens)
         self.observer = StepLoss()
-        self.final: tuple[EvaluationRecord, Evaluation] | None = None  # the newest one like that at the end
+        self.final: tuple[EvaluationRecord, Evaluation] | None = None  # the newest measurement as large as the last one
 
     def enter(self) -> None:
-        """A new run: start from its initial parameters."""
+        """Start a new run from its initial parameters."""
         restore(self.state, load_newest(self.path / KEYFRAMES, self.reporter.note))
         self.observer = self.writer.observer(self.state, self.state.parameters.values)
 
     def resume(self) -> None:
-        """Start from the newest keyframe that is sound, and remember what the history knows of the steps before."""
+        """Start from the newest sound keyframe, and restore what the history has of earlier steps."""
         initial = self.writer.initial_parameters(self.state)
         restore(self.state, load_newest(self.path / KEYFRAMES, self.reporter.note))
         self.observer = self.writer.observer(self.state, initial)
@@ -105,7 +105,7 @@ class Trainer:
         self.reporter.note(f"Resuming at step {self.state.step}.")
 
     def run(self) -> Result:
-        """Train to the end, and leave the run safe whatever happens."""
+        """Train to the end; whatever happens, the run is left safe on disk."""
         with self.control.signals():
             try:
                 stopped = self._train()
@@ -118,7 +118,7 @@ class Trainer:
             return self._finish(stopped)
 
     def _train(self) -> str:
-        """Step after step until there is a reason to stop, which is returned."""
+        """Make steps until there is a reason to stop; returns it."""
         while not (stopped := self._between_steps()):
             number, start = self.state.step, time.perf_counter()
             step(self.state, micro_batches(self.batches, number, self.decoder, self.processes), self.observer)
@@ -126,7 +126,7 @@ class Trainer:
         return stopped
 
     def _between_steps(self) -> str:
-        """Evaluate, write a sample and keep a keyframe where they are due; the reason to stop, or nothing."""
+        """Evaluate, write a sample and keep a keyframe where they are due; returns the reason to stop, or ""."""
         self.writer.check_there()
         number, training = self.state.step, self.config.training
         at_end = number == training.steps
@@ -137,7 +137,7 @@ class Trainer:
         return reason if reason == "interrupted" else stopped or reason or ("steps" if at_end else "")
 
     def _evaluate(self) -> str:
-        """Measure a part of the validation split, and as much as at the end when the target seems to be met."""
+        """Measure a part of the validation split; as much as at the end if the target seems to be met."""
         if len(self.tokens.validation) < 2:
             return ""
         record = self._judge(self._measure(self.config.training.evaluation_tokens))
@@ -146,7 +146,7 @@ class Trainer:
         return self.rule.reason(record)
 
     def _judge(self, record: EvaluationRecord) -> EvaluationRecord:
-        """What later decisions depend on; a resumed run learns the same from its history."""
+        """Update what later decisions depend on; a resumed run restores it from its history."""
         if self.rule.measured(record):
             self.writer.best(record.step)
         return record
@@ -155,7 +155,7 @@ class Trainer:
         return self._measure(self.config.training.final_evaluation_tokens, final=True)
 
     def _measure(self, at_most: int, final: bool = False) -> EvaluationRecord:
-        self.writer.commit()  # an evaluation may take longer than a commit may wait
+        self.writer.commit()  # an evaluation may take longer than the longest wait for a commit
         start, paused_s, validation = time.perf_counter(), self.control.paused_s, self.tokens.validation
         share = (self.processes.rank, self.processes.size)
         result = evaluate(self.decoder, validation, self.tokens.validation_bytes, at_most, share, self._between_batches)
@@ -170,7 +170,7 @@ class Trainer:
         return record
 
     def _between_batches(self, done: int, total: int) -> None:
-        """In the middle of an evaluation: show how far it is. Raises StoppedError if the training is to be left."""
+        """Show the progress of an evaluation. Raises StoppedError if the training is to end."""
         self.reporter.evaluating(done, total)
         self.control.leave_if_asked(self.state)
 
@@ -191,7 +191,7 @@ class Trainer:
         self.reporter.stepped(record, self.pace.tokens_per_s, self.pace.left_s(number + 1))
 
     def _finish(self, stopped: str) -> Result:
-        """The last keyframe, the last evaluation, the result."""
+        """Make the last keyframe, the last evaluation, and the result."""
         self.writer.keep_last(self.state)
         self.observer.end(self.state)
         self.writer.secure()
@@ -223,7 +223,7 @@ class Trainer:
         return result
 
     def _look_at_end(self) -> tuple[EvaluationRecord, Evaluation] | None:
-        """What the trained model writes, and its loss over the validation split, or much of it."""
+        """Write a last sample, and measure the loss over the validation split, or a large part of it."""
         self.writer.sample(self.decoder, self.state.step, self.control.between_words, last=True)
         self.control.leave_if_asked(self.state)
         if len(self.tokens.validation) < 2:
@@ -235,7 +235,7 @@ class Trainer:
     def _diverged(self, error: DivergedError) -> DivergedError:
         last = keyframe_steps(self.path / KEYFRAMES)[-1]
         text = (
-            f"{error} The loss of the step was {self.observer.take()}. The last keyframe is of step {last}: go on from it "
+            f"{error} The loss of the step was {self.observer.take()}. The last keyframe is of step {last}: continue from it "
             f"with: vitrine train --from {self.path}@{last}"
         )
         self.writer.event(self.state.step, "diverged", text)

@@ -1,4 +1,4 @@
-"""`vitrine plan`: the sums of `plan`, and the time, which is measured on this machine."""
+"""`vitrine plan`: size, compute and memory of a training, and its time, measured on this machine."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from vitrine.training.timing import Probe
 
 @dataclass(frozen=True)
 class TimedPlan:
-    """A plan, what was read, and what a few timed steps say about how long it takes. step_s: None if it does not fit."""
+    """A plan, what was read, and the time by a few timed steps. step_s: None if it does not fit."""
 
     config: Config
     plan: Plan
@@ -65,9 +65,9 @@ class TimedPlan:
 
 
 def plan(request: Request, reporter: Reporter) -> TimedPlan:
-    """Resolve a request, add it up, and time a few steps of it if it fits."""
+    """Resolve a request, plan it, and time a few steps if it fits into memory."""
     prepared = prepare(request, reporter)
     sums = plan_here(prepared.config)
     step_s = Probe(prepared.config, prepared.tokens).step_s()[0] if sums.fits else None
-    assert prepared.tokens.summary  # of token files that were looked for in the cache, there is one
+    assert prepared.tokens.summary  # token files from the cache always have one
     return TimedPlan(prepared.config, sums, prepared.tokens.summary, step_s)

@@ -1,4 +1,4 @@
-"""From what a user asks for to every hyperparameter and the token ids: layers, early checks, tokens, size, steps."""
+"""Resolves a request into every hyperparameter and the token ids: layers, early checks, tokens, size, steps."""
 
 import time
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from vitrine.training.checks import check_loggers, check_memory, check_processes
 from vitrine.training.device import best_device, check_device, matrix_rate, physical_cores, prefers_bfloat16
 from vitrine.training.distributed import Processes
 
-STAND_IN = 256  # for the size of the vocabulary, until the tokenizer is there
+STAND_IN = 256  # stands for the vocabulary size until the tokenizer is known
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Request:
 
     corpus: files, folders, globs or hf:owner/name.
     run: the new run's folder; empty: a new one below runs/.
-    steps, target_loss: 0: not asked for. for_s: seconds that training may take; 0: no limit.
+    steps, target_loss: 0: not given. for_s: seconds that training may take; 0: no limit.
     parent: "RUN@STEP", whose parameters the run starts from; empty: random ones.
     """
 
@@ -49,13 +49,13 @@ class Request:
 
     @property
     def auto(self) -> bool:
-        """Whether the size follows from the text, and from the time."""
+        """Whether the size is chosen from the text and the time."""
         return self.preset == "auto" or not (self.preset or self.parent)
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A request on its way to a run. Each function below takes one, and returns one that knows more.
+    """A partly resolved request. Each function below takes one, and returns one that is further resolved.
 
     own: the settings of the file and of the request itself. settings: all layers.
     """
@@ -68,7 +68,7 @@ class Draft:
 
     @cached_property
     def config(self) -> Config:
-        """Every hyperparameter, as far as it is known."""
+        """Every hyperparameter, as far as known."""
         return resolve(self.settings, self.facts)
 
     def merged(self, settings: Settings) -> "Draft":
@@ -78,9 +78,9 @@ class Draft:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request, resolved: every hyperparameter, the token ids, and where the first parameters come from.
+    """A resolved request: every hyperparameter, the token ids, and the source of the initial parameters.
 
-    ready_s: when the tokens were there (time.monotonic): a time that was asked for counts from then.
+    ready_s: when the tokens were ready (time.monotonic): a requested time counts from then.
     """
 
     config: Config
@@ -95,20 +95,20 @@ def prepare(request: Request, reporter: Reporter | None = None) -> Prepared:
 
 
 def complete(draft: Draft, processes: Processes, reporter: Reporter) -> Prepared:
-    """Take a draft from its layers to what a run is made of: early checks, tokens, size, steps."""
+    """Resolve a draft of layers further: early checks, tokens, size, steps."""
     began_s, for_s = time.monotonic(), draft.request.for_s
     draft = check(draft, processes)
     tokens = read(draft, processes, reporter)
     ready_s = time.monotonic()
     if ready_s - began_s > for_s / 2 > 0:
-        reporter.note(f"Preparing took {ready_s - began_s:.0f} s; the {for_s:g} s that were asked for count from now.")
+        reporter.note(f"Preparing took {ready_s - began_s:.0f} s; the requested {for_s:g} s count from now.")
     draft = choose(draft, tokens, processes, reporter)
     config = fit(draft, tokens, ready_s, processes, reporter) if for_s else draft.config
     return Prepared(config, tokens, draft.parent, ready_s)
 
 
 def lay(request: Request) -> Draft:
-    """Lay the settings over each other: of the parent run, the preset, the file, and the request."""
+    """Merge the layers of settings: parent run, preset, file, request."""
     parent, inherited = _parent(request)
     own = merge(load_toml(Path(request.config_file)) if request.config_file else {}, request.settings or {})
     training = own.setdefault("training", {})
@@ -126,7 +126,7 @@ def lay(request: Request) -> Draft:
 
 
 def check(draft: Draft, processes: Processes) -> Draft:
-    """Look for the text, at the machine, and for mistakes, before any text is read."""
+    """Find the text, check the machine, and find mistakes, before any text is read."""
     request, device = draft.request, torch.device(draft.facts.device)
     if processes.size > 1 and any(map(is_pipe, request.corpus)):
         raise CorpusError("Several processes cannot read one pipe. Write the text to a file, and give them that.")
@@ -146,7 +146,7 @@ def check(draft: Draft, processes: Processes) -> Draft:
 
 
 def read(draft: Draft, processes: Processes, reporter: Reporter) -> token_files.Prepared:
-    """The token ids; the first process makes them, the others find them in the cache."""
+    """Read the token ids; the first process makes them, the others read them from the cache."""
     data = draft.config.data
     for rank_turn in (True, False):
         if processes.first == rank_turn:
@@ -163,7 +163,7 @@ def read(draft: Draft, processes: Processes, reporter: Reporter) -> token_files.
 
 
 def choose(draft: Draft, tokens: token_files.Prepared, processes: Processes, reporter: Reporter) -> Draft:
-    """What follows from the tokens: the size, where none is named, and the size of the vocabulary."""
+    """Choose what follows from the tokens: the size, if none is named, and the vocabulary size."""
     request, train_tokens = draft.request, sum(map(len, tokens.train))
     facts = replace(draft.facts, vocab_size=tokens.tokenizer.get_vocab_size(), train_tokens=train_tokens)
     settings = draft.settings
@@ -184,7 +184,7 @@ def choose(draft: Draft, tokens: token_files.Prepared, processes: Processes, rep
 
 
 def fit(draft: Draft, tokens: token_files.Prepared, ready_s: float, processes: Processes, reporter: Reporter) -> Config:
-    """The hyperparameters for a time: what of [training] is not given follows from what things take here."""
+    """Fit the hyperparameters of [training] that are not given to a requested time, by timings on this machine."""
     for_s, given = draft.request.for_s, set(draft.own["training"])
     check_memory(draft.config, Reporter().note)
     probe = timing.Probe(draft.config, tokens, processes, for_s / 300)
@@ -196,12 +196,12 @@ def fit(draft: Draft, tokens: token_files.Prepared, ready_s: float, processes: P
     left_s = for_s - processes.agree(time.monotonic() - ready_s)
     config = timing.fit(measured, for_s, left_s, len(tokens.validation), given, with_training)
     if "steps" not in given:
-        reporter.note(f"{config.training.steps:,} steps fit into {for_s:g} s, by the time of a few.")
+        reporter.note(f"{config.training.steps:,} steps fit into {for_s:g} s, by timing a few.")
     return config
 
 
 def _parent(request: Request) -> tuple[Snapshot | None, Settings]:
-    """The keyframe that the run starts from, and the hyperparameters that it brings along."""
+    """The keyframe that the run starts from, and its hyperparameters."""
     if not request.parent:
         return None, {}
     run, at, which = request.parent.rpartition("@")
@@ -211,26 +211,26 @@ def _parent(request: Request) -> tuple[Snapshot | None, Settings]:
     snapshot = load_step(reader, which)
     settings = reader.config.model_dump(mode="json")
     del settings["machine"], settings["recording"]
-    # What was derived from the number of steps, or meant for that run alone.
+    # Settings that were derived from the number of steps, or meant only for that run.
     del settings["schedule"]["warmup_steps"], settings["training"]["evaluate_every"]
     del settings["training"]["target_loss"], settings["training"]["final_evaluation_tokens"]
     if reader.config.model.attention_width == reader.config.model.d_model:
         del settings["model"]["head_dim"]
     if request.corpus:
-        settings["data"] = {}  # its weights and validation files belong to the text of then
+        settings["data"] = {}  # its weights and validation files belong to the parent's text
     settings["data"]["tokenizer"] = str((reader.path / TOKENIZER).resolve())
     return snapshot, settings
 
 
 def _without_other_rule(layer: Settings, own: Settings) -> Settings:
-    """A layer below, without its [optimizer] if the user asks for another rule: its rates would not fit."""
+    """A lower layer, without its [optimizer] if the user chose another optimizer: its rates would not fit."""
     asked = own.get("optimizer", {}).get("name")
     has = layer.get("optimizer", {}).get("name")
     return layer if asked in (None, has) else {name: values for name, values in layer.items() if name != "optimizer"}
 
 
 def _located(data: dict[str, Any], corpus: Sequence[str]) -> dict[str, Any]:
-    """Where the text and the validation files are that the user names."""
+    """The settings with the paths of the text and the validation files that the user named."""
     found: dict[str, Any] = {}
     if corpus:
         found["corpus"] = [located(spec) for spec in corpus]

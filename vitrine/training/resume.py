@@ -1,4 +1,4 @@
-"""A run that was interrupted is trained further."""
+"""Resumes the training of an interrupted run."""
 
 import json
 import time
@@ -18,7 +18,7 @@ from vitrine.training.tokens import check_corpus, open_tokens, tell_what_was_rea
 
 
 def resume(run: str | Path, reporter: Reporter | None = None, started_s: float = 0.0) -> Result:
-    """Go on with a run from its newest sound keyframe, to the same bits as if it had never stopped."""
+    """Resume a run from its newest sound keyframe, bit for bit as if it had never stopped."""
     started_s = started_s or time.monotonic()
     reporter = reporter or Reporter()
     reader = RunReader(run)
@@ -28,7 +28,7 @@ def resume(run: str | Path, reporter: Reporter | None = None, started_s: float =
             f"{run} has ended already, at step {ended['steps']}. To train it further: "
             f"vitrine train --from {run}@{ended['steps']}."
         )
-        return Result(**(ended | {"run": str(run)}))  # it may have been moved
+        return Result(**(ended | {"run": str(run)}))  # the folder may have been moved
     if damage := reader.damage():
         raise RunError(damage)
     _check_settings(reader)
@@ -50,7 +50,7 @@ def resume(run: str | Path, reporter: Reporter | None = None, started_s: float =
 
 
 def _check_settings(reader: RunReader) -> None:
-    """Refuse to go on with hyperparameters that are not those that the run began with."""
+    """Refuse to resume if the hyperparameters were changed since the run began."""
     if changed := reader.changed_settings():
         raise RunError(
             f"{reader.path / CONFIG} is not as it was when the run began ({changed_text(changed)}). Put it back, or start "
@@ -59,7 +59,7 @@ def _check_settings(reader: RunReader) -> None:
 
 
 def _compare_fingerprints(reader: RunReader, processes: Processes, reporter: Reporter) -> None:
-    """Say so when the machine is another than the one that the run began on."""
+    """Report if the machine differs from the one on which the run began."""
     config, then = reader.config, json.loads(reader.facts().get("fingerprint", "{}"))
     now = fingerprint(config.machine, config.training.precision, processes.size, then.get("corpus", ""))
     if differs := differences(then, now):
@@ -67,12 +67,12 @@ def _compare_fingerprints(reader: RunReader, processes: Processes, reporter: Rep
 
 
 def changed_text(changed: Mapping[str, tuple[Any, Any]]) -> str:
-    """About hyperparameters that were changed."""
+    """A text about hyperparameters that were changed."""
     return "; ".join(f"{key}: {then} then, {now} now" for key, (then, now) in sorted(changed.items()))
 
 
 def missing_text(first: int, last: int, keyframe: int) -> str:
-    """About steps that the history lost."""
+    """A text about steps that the history lost."""
     return (
         f"The steps {first} to {last} are missing from the history, although keyframe {keyframe} says that they were made: "
         f"{HISTORY}-wal was lost, or they were not recorded."

@@ -1,4 +1,4 @@
-"""What a training writes into its run folder: history, keyframes, text samples."""
+"""Writes a training's history, keyframes and text samples into its run folder."""
 
 import json
 import os
@@ -38,24 +38,24 @@ from vitrine.training.timing import SAMPLE_TOKENS
 
 
 class Writer:
-    """Writes nothing, and looks at nothing but the loss: of several processes, only the first has a `RunWriter`."""
+    """Writes nothing, and observes only the loss: of several processes, only the first has a `RunWriter`."""
 
     def initial_parameters(self, state: State) -> Tensor | None:
-        """The parameters of step 0 as a flat buffer, before any other are restored; None: not needed, or lost."""
+        """The parameters of step 0 as a flat buffer, before others are restored; None: not needed, or lost."""
         return None
 
     def observer(self, state: State, initial: Tensor | None) -> StepLoss:
-        """What looks between the phases of each step from here on."""
+        """The observer of the phases of each step from here on."""
         return StepLoss()
 
     def resumed(self, step: int, observer: StepLoss) -> None:
-        """Training goes on from this step."""
+        """Training resumes at this step."""
 
     def check_there(self) -> None:
-        """Raises OSError or RunError where the run folder is no longer the one that this training began in."""
+        """Raises OSError or RunError if the run folder is no longer the one in which this training began."""
 
     def commit(self) -> None:
-        """Before something that may take longer than a commit may wait."""
+        """Commit the history, before work that may take longer than the longest wait for a commit."""
 
     def stepped(self, record: StepRecord, observer: StepLoss) -> None:
         """A step was made."""
@@ -67,25 +67,25 @@ class Writer:
         """The parameters of this step are the best so far."""
 
     def sample(self, decoder: Decoder, step: int, between: Callable[[str], None], last: bool = False) -> None:
-        """Let the model write a little where that is due, from the parameters that this step starts from."""
+        """Generate a sample if one is due, with the parameters that this step starts from."""
 
     def keep_due(self, state: State) -> None:
         """Save a keyframe where one is due."""
 
     def keep_last(self, state: State) -> None:
-        """Save a keyframe of where the training ends."""
+        """Save a keyframe of the end of the training."""
 
     def snapshot(self, state: State) -> None:
-        """Someone asks for a keyframe of this step."""
+        """Save a keyframe that a user requested."""
 
     def event(self, step: int, kind: str, text: str = "") -> None:
-        """Something happened to the run."""
+        """Record an event of the run."""
 
     def secure(self) -> None:
-        """Wait until all of it is safe on disk."""
+        """Wait until everything is safe on disk."""
 
     def ended(self, result: dict[str, Any]) -> None:
-        """The training has ended; nothing comes after this."""
+        """The training has ended; nothing is written after this."""
 
 
 class RunWriter(Writer):
@@ -93,7 +93,7 @@ class RunWriter(Writer):
 
     def __init__(self, path: Path, config: Config, reporter: Reporter) -> None:
         self.path, self.config, self.reporter = path, config, reporter
-        self.folder = os.open(path, os.O_RDONLY)  # another folder in its place is another run
+        self.folder = os.open(path, os.O_RDONLY)  # to notice if another folder takes its place
         weakref.finalize(self, os.close, self.folder)
         self.history = History(path / HISTORY, config.recording.enabled)
         remove_partial(path / KEYFRAMES)
@@ -103,7 +103,7 @@ class RunWriter(Writer):
         self.sampled_at = -1
 
     def initial_parameters(self, state: State) -> Tensor | None:
-        """Where their keyframe is damaged, it is made again from the seed, if it has the digest that it had."""
+        """If their keyframe is damaged, it is made again from the seed, provided the digest is the same."""
         if not self.history.enabled:
             return None
         folder = self.path / KEYFRAMES
@@ -113,10 +113,10 @@ class RunWriter(Writer):
             try:
                 initial = reinitialise(folder, self.config, self.history.store.fact("birth"))
             except RunError as reason:
-                self.reporter.note(f"{error} {reason} The film, which shows what was learned since, goes no further.")
+                self.reporter.note(f"{error} {reason} The film, which shows what was learned since, stops here.")
                 return None
             save_keyframe(folder, replace(take_snapshot(state), parameters=initial))
-            self.reporter.note(f"{error} It was made again from the seed, and has the digest that it had.")
+            self.reporter.note(f"{error} It was made again from the seed, with the same digest.")
         flat = torch.zeros_like(state.parameters.values)
         for name, view in state.parameters.named(flat).items():
             view.copy_(initial[name])
@@ -130,39 +130,41 @@ class RunWriter(Writer):
         return Recorder(self.path, self.config, state.parameters, initial, self.history, state.step)
 
     def resumed(self, step: int, observer: StepLoss) -> None:
-        """The observer goes on with the last loss, and what someone asked for stays kept."""
+        """Restore the last loss of the observer, and keep the requested keyframes."""
         self.history.resumed(step)
         before = self.history.store.step_record(step - 1)
         observer.last = before.loss if before else None
         self.keyframes.asked.update(self.history.snapshots())
 
     def check_there(self) -> None:
-        """Nothing is written into a run that someone deletes, or into another that took its place."""
+        """So nothing is written into a run that was deleted, or into another run in its place."""
         (self.path / CONFIG).stat()
         if not os.path.samestat(self.path.stat(), os.fstat(self.folder)):
-            raise RunError(f"{self.path} was deleted while it trained, and is another run now: this one ends.")
+            raise RunError(
+                f"{self.path} was deleted while it trained, and another run is in its place: this training ends."
+            )
 
     def commit(self) -> None:
-        """To the history."""
+        """Write to the history."""
         self.history.store.commit()
 
     def stepped(self, record: StepRecord, observer: StepLoss) -> None:
-        """To the history, with the statistics, if they were due."""
+        """Record it in the history, with the statistics if they were due."""
         start = time.perf_counter()
         self.history.record(record, observer.take_statistics(), self.reporter.note)
         observer.recorded(record.step, record.duration_s, time.perf_counter() - start)
 
     def evaluated(self, record: EvaluationRecord) -> None:
-        """To the history, safe at once."""
+        """Record it in the history, and commit."""
         self.history.store.write(record)
         self.commit()
 
     def best(self, step: int) -> None:
-        """Its keyframe stays until there is a better one."""
+        """Keep its keyframe until there is a better one."""
         self.keyframes.best(step)
 
     def sample(self, decoder: Decoder, step: int, between: Callable[[str], None], last: bool = False) -> None:
-        """To the history. `between` is called between two tokens; if it raises StoppedError, nothing is written."""
+        """Record it in the history. `between` is called between two tokens; if it raises StoppedError, nothing is written."""
         due = self.history.enabled and self.sample_steps and (last or step in self.sample_steps)
         if not due or step == self.sampled_at:
             return
@@ -173,41 +175,41 @@ class RunWriter(Writer):
         try:
             written = generate(decoder, tokenizer, "", SAMPLE_TOKENS, sampling, seed, between)
         except StoppedError:
-            return  # only this process writes: what comes next lets all of them leave
+            return  # only this process writes: the next check makes all of them stop
         record = SampleRecord(step, "", written.text, sampling.temperature, seed)
         self.history.store.write(record)
         self.commit()
         self.reporter.sampled(record)
 
     def keep_due(self, state: State) -> None:
-        """At every so many steps, and at the best one, which must be kept."""
+        """Every `recording.keyframe_every` steps, and at the best step, which must be kept."""
         best = self.keyframes.best_step == state.step
         if state.step != self.entered_at and (best or state.step % self.config.recording.keyframe_every == 0):
             self._keep(state, must=best)
 
     def keep_last(self, state: State) -> None:
-        """If it is not there already."""
+        """Unless it exists already."""
         if state.step not in (self.entered_at, self.kept_at):
             self._keep(state, must=True)
 
     def snapshot(self, state: State) -> None:
-        """It is safe on disk afterwards, and stays."""
+        """Returns when it is safe on disk; it is never removed."""
         self.keep_last(state)
         self.keyframes.flush()
         self.keyframes.asked.add(state.step)
         self.event(state.step, "snapshot")
 
     def event(self, step: int, kind: str, text: str = "") -> None:
-        """To the history."""
+        """Write to the history."""
         self.history.store.event(step, kind, text)
 
     def secure(self) -> None:
-        """The history, and the keyframe that is being written."""
+        """Flush the history, and the keyframe that is being written."""
         self.commit()
         self.keyframes.flush()
 
     def ended(self, result: dict[str, Any]) -> None:
-        """The result, unless the training was interrupted and may be resumed."""
+        """Record the result, unless the training was interrupted and may be resumed."""
         if result["stopped"] != "interrupted":
             facts = {name: value if value == value else None for name, value in result.items()}  # JSON has no NaN
             self.history.store.set_fact("result", json.dumps(facts))
@@ -215,7 +217,7 @@ class RunWriter(Writer):
         self.history.store.close()
 
     def _keep(self, state: State, must: bool) -> None:
-        """Save a keyframe of this step; the history up to it is made safe first."""
+        """Save a keyframe of this step; the history up to it is flushed first."""
         self.check_there()
         self.commit()
         if self.keyframes.save(state, must):

@@ -1,4 +1,4 @@
-"""What a step takes: the state that it changes, and the micro-batches that it learns from."""
+"""Builds what a step needs: the training state and the micro-batches."""
 
 from collections.abc import Callable, Iterator
 
@@ -17,7 +17,7 @@ from vitrine.training.distributed import Processes
 
 
 def build_state(config: Config, processes: Processes) -> tuple[Decoder, State]:
-    """A new model on its device, with its optimizer; and the model as the step calls it."""
+    """A new model on its device, and the state with its optimizer and the model as the step calls it."""
     device = prepare_device(config.machine)
     if device.type == "cuda" and processes.size > 1:
         device = torch.device("cuda", torch.cuda.current_device())
@@ -35,7 +35,7 @@ def build_state(config: Config, processes: Processes) -> tuple[Decoder, State]:
 
 
 def make_batches(config: Config, tokens: Prepared) -> Batches:
-    """The training windows that the hyperparameters ask for."""
+    """The training windows by these hyperparameters."""
     training = config.training
     return Batches(
         tokens.train,

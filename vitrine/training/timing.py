@@ -1,4 +1,4 @@
-"""How long things take: the pace of a training, and, before one, what fits into the time of `--for`."""
+"""Timing: the pace of a training and, before one, how many steps fit into the time of `--for`."""
 
 import statistics
 import time
@@ -17,23 +17,23 @@ from vitrine.training.distributed import Processes
 from vitrine.training.evaluation import evaluate
 from vitrine.training.state import build_state, make_batches, micro_batches
 
-SAMPLE_TOKENS = 64  # that the model writes, now and then
-AT_ONCE_S = 0.5  # that one timed step may take, where there is no time to keep to
-STEPS = 50  # that are timed at most
-WRITTEN = 8  # tokens of a timed text, beside the first
+SAMPLE_TOKENS = 64  # of a sample
+AT_ONCE_S = 0.5  # for one timed step, if no time was requested
+STEPS = 50  # timed at most
+WRITTEN = 8  # tokens of a timed text, in addition to the first
 RECORDING = 1.05  # what recording adds to a step at most, and slow steps to the usual ones
-SHARE = 0.05  # of the time that was asked for: for the last evaluation, and for all between the steps
-SHOWING_S = 0.5  # after the training, besides what follows from the model: what the command shows at its end
+SHARE = 0.05  # of the requested time: for the last evaluation, and for all between the steps
+SHOWING_S = 0.5  # for what the command shows at its end, in addition to the work of the model
 
-FIRST = slice(5, 20)  # steps whose pace is the reference: the very first ones warm up
-SLOW = 2.0  # times as long as these: worth saying
+FIRST = slice(5, 20)  # steps whose pace is the reference: the very first ones are slower
+SLOW = 2.0  # times as long as these: reported as slower
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What things take, in seconds.
+    """Durations of parts of a training, in seconds.
 
-    step_s: a training step; first_s: what the first one takes more, where the model is compiled.
+    step_s: a training step; first_s: extra time of the first one, if the model is compiled.
     token_s: a token of an evaluation; 0: there is no validation text. sample_s: a text that is written during training.
     build_s: making a new model.
     """
@@ -46,10 +46,10 @@ class Timing:
 
 
 class Probe:
-    """A new model of its own that is trained, measured and made to write for a moment, and then thrown away.
+    """Trains, evaluates and samples a separate new model for a moment to time it, and drops it.
 
     Args:
-        at_once_s: what one timed step should take at most. A longer one is computed from shorter ones.
+        at_once_s: the longest one timed step should take. A longer one is computed from shorter ones.
     """
 
     def __init__(
@@ -57,19 +57,19 @@ class Probe:
     ) -> None:
         self.config, self.tokens, self.at_once_s = config, tokens, at_once_s
         self.processes = processes or Processes()
-        if self.processes.size > 1:  # the first one imports what distributes it
+        if self.processes.size > 1:  # the first one imports torch's distributed modules
             build_state(config, self.processes)
         start = time.perf_counter()
         self.decoder, self.state = build_state(config, self.processes)
         self.build_s = time.perf_counter() - start
 
     def measure(self, tokenizer: Tokenizer) -> Timing:
-        """Everything that a training spends its time on."""
+        """Time all parts of a training."""
         step_s, first_s = self.step_s()
         return Timing(step_s, first_s, self.token_s(), self.sample_s(tokenizer), self.processes.agree(self.build_s))
 
     def step_s(self) -> tuple[float, float]:
-        """A training step, and what the very first takes more where the model is compiled."""
+        """A training step, and the extra time of the very first if the model is compiled."""
         training, compiled = self.config.training, self.config.machine.compile
         rows = training.batch_size if compiled else self.processes.size  # another shape would be compiled, too
         while True:
@@ -109,9 +109,9 @@ class Probe:
         return times[0] + max(0.0, times[1] - times[0]) * (SAMPLE_TOKENS - 1) / WRITTEN
 
     def _step_s(self, batch_size: int, accumulation: int, at_least_s: float = 0.0) -> tuple[float, float]:
-        """The first step of such a shape, and the lower quartile of some more: other programs disturb a few.
+        """The first step of this shape, and the lower quartile of some more, as other programs slow down a few.
 
-        A step that is thought too short costs little, since the clock ends the training; one thought too long, all the rest.
+        Too short an estimate costs little, since the clock ends the training; too long a one wastes the rest of the time.
         """
         training = {"batch_size": batch_size, "accumulation": accumulation}
         config = self.config.model_copy(update={"training": self.config.training.model_copy(update=training)})
@@ -132,18 +132,18 @@ def fit(
     given: set[str],
     resolve: Callable[[dict[str, Any]], Config],
 ) -> Config:
-    """The hyperparameters for a time: how many steps, and how many tokens the evaluations measure.
+    """Fit hyperparameters to a time: the number of steps, and the tokens that evaluations measure.
 
     Args:
-        for_s: seconds that were asked for; left_s: that are left of them.
+        for_s: requested seconds; left_s: seconds left of them.
         held_back: validation tokens.
-        given: what of [training] is not to be changed.
-        resolve: the hyperparameters, with some of [training] set where they are not given.
+        given: the hyperparameters of [training] that must not change.
+        resolve: makes all hyperparameters from some of [training].
     """
     config, lowered = resolve({}), dict[str, int]()
 
     def tokens(name: str, share_s: float) -> int:
-        """What an evaluation measures: what it should, or what fits into its share of the time."""
+        """Tokens that an evaluation measures: the default, or what fits into its share of the time."""
         wanted = min(getattr(config.training, name) or held_back, held_back)
         if name not in given and wanted * timing.token_s > share_s:
             lowered[name] = max(1, int(share_s / timing.token_s / config.model.context)) * config.model.context
@@ -151,7 +151,7 @@ def fit(
 
     final = tokens("final_evaluation_tokens", SHARE * for_s)
     samples = config.recording.text_samples * config.recording.enabled
-    # Two more models are made; then its keyframe is written and read, a longer text is written, and health looks.
+    # Two more models are made; then its keyframe is written and read, a longer text is written, and health is examined.
     left_s -= 5 * timing.build_s + timing.first_s + (samples + 3) * timing.sample_s + SHOWING_S
     left_s = max(0.0, left_s - final * timing.token_s)
     step_s = RECORDING * timing.step_s
@@ -163,7 +163,7 @@ def fit(
 
 
 class Pace:
-    """Receives how long each step and each evaluation took."""
+    """Estimates speed and time left from the durations of steps and evaluations."""
 
     def __init__(self, config: Config, validation_tokens: int) -> None:
         self.config, self.validation_tokens = config, validation_tokens
@@ -172,9 +172,9 @@ class Pace:
         self.recent: deque[float] = deque(maxlen=10)
 
     def stepped(self, duration_s: float) -> None:
-        """A step took so long."""
+        """Add the duration of a step."""
         self.training_s, self.steps = self.training_s + duration_s, self.steps + 1
-        # The first steps are slow; later ones count alike, over about the last fifty.
+        # The first steps are slow; later ones have equal weight, over about the last fifty.
         weight = 1.0 if self.steps <= 3 else max(1 / 50, 1 / self.steps)
         self.step_s += weight * (duration_s - self.step_s)
         self.recent.append(duration_s)
@@ -182,17 +182,17 @@ class Pace:
             self.first.append(duration_s)
 
     def evaluated(self, duration_s: float, tokens: int) -> None:
-        """An evaluation took so long."""
+        """Add the duration of an evaluation."""
         self.token_s = duration_s / tokens
 
     @property
     def tokens_per_s(self) -> float:
-        """Tokens learned from in each second of training, of late."""
+        """Training tokens per second, recently."""
         return self.config.tokens_per_step / self.step_s if self.step_s else 0.0
 
     @property
     def slowdown(self) -> float:
-        """How many times as long as the first steps the last ten took, by their medians; 1: less than twice as long."""
+        """How many times slower the last ten steps are than the first ones, by medians; 1: less than twice."""
         if self.steps < FIRST.stop + len(self.recent):
             return 1.0
         factor = statistics.median(self.recent) / statistics.median(self.first[FIRST])

@@ -1,4 +1,4 @@
-"""The token ids of a run: kept in its folder, or pointed at, and made again if the cache lost them."""
+"""The token ids of a run: in its folder or, for a large corpus, in the cache; made again if lost there."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,12 @@ from vitrine.runs.reader import TOKENIZER, TOKENS, RunReader
 from vitrine.text import token_files
 from vitrine.text.sources import Reading
 
-KEPT_TOKENS_BYTES = 64 * 2**20  # a corpus up to this size is kept in the run; a larger one is pointed at
+KEPT_TOKENS_BYTES = 64 * 2**20  # a corpus up to this size is copied into the run; for a larger one the run has its path
 POINTER = "pointer.json"
 
 
 def keep_tokens(tokens: token_files.Prepared, folder: Path) -> None:
-    """Copy the token ids into a run that is made, or write down where they are."""
+    """Copy the token ids into a new run, or record their path."""
     size = sum(array.nbytes for array in (*tokens.train, tokens.validation))
     if size <= KEPT_TOKENS_BYTES:
         token_files.copy_prepared(tokens, folder)
@@ -26,7 +26,7 @@ def keep_tokens(tokens: token_files.Prepared, folder: Path) -> None:
 
 
 def open_tokens(reader: RunReader) -> token_files.Prepared:
-    """The token ids of a run: kept in it, or pointed at; made anew if the cache lost them."""
+    """The token ids of a run, from its folder or the cache; made again if the cache lost them."""
     if not reader.config.data.corpus:
         raise RunError(
             f"{reader.path} was imported, and has no text of its own. Name one: vitrine evaluate {reader.path} FILE, "
@@ -48,7 +48,7 @@ def open_tokens(reader: RunReader) -> token_files.Prepared:
 
 
 def tokens_folder(reader: RunReader) -> Path:
-    """Where the token ids of a run are, or were."""
+    """The folder of a run's token ids; it may no longer exist."""
     pointer = reader.path / TOKENS / POINTER
     if not pointer.is_file():
         return pointer.parent
@@ -56,18 +56,18 @@ def tokens_folder(reader: RunReader) -> Path:
 
 
 def check_corpus(reader: RunReader, reporter: Reporter) -> None:
-    """Refuse to go on if the text is another than it was; without it, the run's own token ids serve."""
+    """Refuse to resume if the text has changed; without the text, the run's own token ids are used."""
     data = reader.config.data
     try:
         found = token_files.source_digests(data.corpus, Reading.of(data))
     except CorpusError as error:
-        reporter.note(f"{error} Going on with the token ids that the run keeps.")
+        reporter.note(f"{error} Continuing with the token ids that the run keeps.")
         return
     _compare_digests(reader, found)
 
 
 def tell_what_was_read(tokens: token_files.Prepared, config: Config, reporter: Reporter) -> None:
-    """A line for each thing that is worth one about the text."""
+    """Report what was read, a line for each notable fact."""
     for line in tokens.summary.lines(config) if tokens.summary else ():
         reporter.note(line)
 
@@ -78,6 +78,6 @@ def _compare_digests(reader: RunReader, found: list[str]) -> None:
         if now != then:
             raise CorpusError(
                 f"{spec} has changed since the run began (SHA-256 {then[:12]} then, {now[:12]} now), so "
-                f"the run cannot be resumed exactly. Put the old text back, or start anew from its "
+                f"the run cannot be resumed exactly. Put the old text back, or start a new run from its "
                 f"parameters: vitrine train {spec} --from {reader.path}@last."
             )

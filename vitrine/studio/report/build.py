@@ -1,7 +1,7 @@
-"""A report: one HTML file with the studio's page and what it asks for, of one run. Needs no torch in this process.
+"""Builds a report: one HTML file with the studio's page and its data for one run. Needs no torch in this process.
 
-The studio itself is asked, as the page would ask it, and its answers are put into the file: so a report cannot say
-anything else than the studio. `bundle` says how they lie in it; `shell` is the page around them.
+The studio's application gets the page's requests, and its answers are stored in the file, so a report shows the same as
+the studio. `bundle` defines their format in the file; `html` is the page around them.
 """
 
 import asyncio
@@ -27,27 +27,27 @@ from vitrine.studio.report.bundle import CUTS, Answer, ShortFilm, cut_film, pack
 from vitrine.studio.report.html import Shell
 
 LARGEST_BYTES = 5_000_000
-SMALLEST = 0.25  # of its raw bytes, is what a film can be compressed to, with luck
-MOST_STEPS = 8  # in full
+SMALLEST = 0.25  # the best compression of a film that is expected, as a share of its raw bytes
+MOST_STEPS = 8  # of steps kept in full
 SERIES = ("loss", "gradient_norm", "learning_rate", "tokens_per_s", "memory_bytes", "validation")
-REQUESTS = CONSTANTS["requests"]  # what the page asks for: a report answers the same requests
+REQUESTS = CONSTANTS["requests"]  # the page's requests: a report has answers to the same ones
 PIXELS = REQUESTS["curve_pixels"]
-PARTS = REQUESTS["scale_parts"]  # of the run: by their highest norms the page chooses what its colours stand for
-OVERVIEW = REQUESTS["overview_cells"]  # of all tensors in a picture
-AROUND = 12  # exact cells to each side of the chosen one
+PARTS = REQUESTS["scale_parts"]  # of the run: the page chooses its colour scales by their highest norms
+OVERVIEW = REQUESTS["overview_cells"]  # cells of all tensors in one picture
+AROUND = 12  # exact cells on each side of the chosen one
 NUDGES = tuple(REQUESTS["nudges"])
 WARNING = (
-    "It contains text of what the model was trained on, and text that the model wrote: look before you pass it on."
+    "It contains text of what the model was trained on, and text that the model wrote: check it before you share it."
 )
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What a report is to hold beside the film and the curves.
+class Selection:
+    """What to include in a report in addition to the film and the curves.
 
-    steps: in full; none: birth, one half-way, the last, where they are at hand at keyframes. cell: whose story is told;
-    empty: one of the first matrix. prompt: None: as the page begins. here: one step more, where the page stands.
+    steps: in full; empty: the first, one half-way and the last, if keyframes are near. cell: whose history is included;
+    empty: one of the first matrix. prompt: None: the page's default. here: a further step, the one that the page shows.
     """
 
     steps: tuple[int, ...] = ()
@@ -58,7 +58,7 @@ class Wish:
 
 @dataclass(frozen=True)
 class Report:
-    """The file, and what is in it. parts: bytes of each. refused: steps that could not be kept, and why."""
+    """The file and its contents. parts: bytes of each. refused: steps that could not be kept, and why."""
 
     html: bytes
     run: str
@@ -74,10 +74,10 @@ class Report:
 
 
 class Inside:
-    """Asks an application about one run as a browser would, without a network.
+    """A client of the application for one run: sends requests as a browser would, without a network.
 
     Args:
-        headers: that let the requests through its guard.
+        headers: that the guard requires.
     """
 
     def __init__(self, app: ASGIApp, run: str, headers: Mapping[str, str]) -> None:
@@ -86,7 +86,7 @@ class Inside:
     async def ask(
         self, path: str, query: Mapping[str, Any] | None = None, body: dict[str, Any] | None = None
     ) -> Answer:
-        """Whatever it answers. path: below the run; with a / in front: below /api."""
+        """The answer, even an error. path: below the run; with a leading /: below /api."""
         whole = f"/api{path}" if path.startswith("/") else f"/api/runs/{self.run}/{path}".rstrip("/")
         waiting = [b"" if body is None else json.dumps(body).encode()]
         start: dict[str, Any] = {}
@@ -95,7 +95,7 @@ class Inside:
         async def receive() -> Message:
             if waiting:
                 return {"type": "http.request", "body": waiting.pop(), "more_body": False}
-            await asyncio.Event().wait()  # nobody hangs up: who cancels, cancels this too
+            await asyncio.Event().wait()  # never disconnects: a cancellation ends this, too
             raise AssertionError
 
         async def send(message: Message) -> None:
@@ -122,16 +122,16 @@ class Inside:
         return Answer(path, dict(query or {}), start["status"], given, bytes(said), body)
 
 
-async def make_report(inside: Inside, reader: RunReader, wish: Wish, shell: Shell, say: Say) -> Report:
-    """Ask for everything, and put as much of the film beside it as there is room for.
+async def make_report(inside: Inside, reader: RunReader, selection: Selection, shell: Shell, say: Say) -> Report:
+    """Collect all answers, and add as much of the film as fits.
 
-    Raises RunError for a wish that cannot be met. say: is told what is being done.
+    Raises RunError for a selection that is not possible. say: called with what is being done.
     """
     info = await _about(inside, "")
-    steps = choose_steps(reader, info, wish)
-    asking = Asking(inside, info, wish, say)
+    steps = choose_steps(reader, info, selection)
+    asking = Asking(inside, info, selection, say)
     await asking.start()
-    # Where the run ends there is a keyframe, unless it was killed, or trains: to get there could take long.
+    # The end of the run has a keyframe, unless it was killed or still trains: replaying up to it could take long.
     end = [info["steps_made"]] if info["steps_made"] in info["keyframes"] else []
     for step in [*steps, *end]:
         await asking.step(step)
@@ -154,11 +154,11 @@ async def make_report(inside: Inside, reader: RunReader, wish: Wish, shell: Shel
     return replace(report, refused=asking.refused)
 
 
-def choose_steps(reader: RunReader, info: dict[str, Any], wish: Wish) -> list[int]:
-    """The steps that are kept in full."""
-    made, wanted = info["steps_made"], set(wish.steps)
-    if wish.here is not None and wish.here < made:
-        wanted.add(wish.here)
+def choose_steps(reader: RunReader, info: dict[str, Any], selection: Selection) -> list[int]:
+    """The steps to keep in full."""
+    made, wanted = info["steps_made"], set(selection.steps)
+    if selection.here is not None and selection.here < made:
+        wanted.add(selection.here)
     for step in wanted:
         if not 0 <= step < made:
             hint = f"Give steps from 0 to {made - 1}." if made else "It has made none yet."
@@ -166,18 +166,18 @@ def choose_steps(reader: RunReader, info: dict[str, Any], wish: Wish) -> list[in
     if len(wanted) > MOST_STEPS:
         raise RunError(f"A report keeps {MOST_STEPS} steps in full at most: got {len(wanted)}. Leave some out.")
     at_hand = [step for step in info["keyframes"] if step < made]
-    if at_hand and not wish.steps:
+    if at_hand and not selection.steps:
         wanted |= {at_hand[0], min(at_hand, key=lambda step: abs(step - made / 2)), at_hand[-1]}
     return sorted(wanted)
 
 
 class Asking:
-    """Asks what the page would ask, and keeps the answers; also refusals, so that the page says the same sentence."""
+    """Sends the page's requests, and keeps the answers; errors too, so that the page shows the same sentence."""
 
-    def __init__(self, inside: Inside, info: dict[str, Any], wish: Wish, say: Say) -> None:
+    def __init__(self, inside: Inside, info: dict[str, Any], selection: Selection, say: Say) -> None:
         self.inside, self.info, self.say = inside, info, say
-        self.cell = wish.cell or _first_cell(info)
-        self.prompt = _first_prompt(info) if wish.prompt is None else wish.prompt
+        self.cell = selection.cell or _first_cell(info)
+        self.prompt = _first_prompt(info) if selection.prompt is None else selection.prompt
         self.tensor, _, place = self.cell.rstrip("]").partition("[")
         shape = next((t["shape"] for t in info["tensors"] if t["name"] == self.tensor), None)
         digits = place.split(",")
@@ -192,19 +192,19 @@ class Asking:
             )
         self.row, self.column = places[0] if len(places) == 2 else 0, places[-1]
         self.answers: list[Answer] = []
-        self.full: list[int] = []  # the steps that could be made again
+        self.full: list[int] = []  # the steps that could be replayed
         self.refused: dict[int, str] = {}  # those that could not, and why
 
     async def keep(
         self, path: str, query: Mapping[str, Any] | None = None, body: dict[str, Any] | None = None
     ) -> Answer:
-        """Ask, and keep the answer."""
+        """Send a request, and keep the answer."""
         answer = await self.inside.ask(path, query, body)
         self.answers.append(answer)
         return answer
 
     async def start(self) -> None:
-        """The run, and its curves."""
+        """Keep the run and its curves."""
         self.say("the run and its curves")
         listing = await _about(self.inside, "/runs")
         mine = [row | {"training": False} for row in listing["runs"] if row["name"] == self.inside.run]
@@ -216,7 +216,7 @@ class Asking:
             await self.keep("layers", {"statistic": statistic, "by": "tensor", **self._whole(PARTS)})
 
     async def pictures(self, steps: list[int]) -> None:
-        """Where there is no film: cells of every tensor, at birth and at the end."""
+        """If there is no film, keep cells of every tensor at the start and at the end."""
         shapes = {tensor["name"]: tuple(tensor["shape"]) for tensor in self.info["tensors"]}
         level = 0
         while sum(math.prod(grid_shape(shape, level)) for shape in shapes.values()) > OVERVIEW:
@@ -225,7 +225,7 @@ class Asking:
             await self.keep("tiles", {"step": step, "mode": "value", "every": 1 << level})
 
     async def health(self) -> None:
-        """The verdicts, and the curves that show them."""
+        """Keep the verdicts and their curves."""
         self.say("health")
         said = json.loads((await self.keep("health")).content)
         known = {answer.query["name"] for answer in self.answers if answer.path == "series"}
@@ -237,11 +237,11 @@ class Asking:
             await self.keep("series", {"name": name, **self._whole(PIXELS)})
 
     def _whole(self, pixels: int) -> dict[str, int]:
-        """Up to the step that the run had reached when it was first asked for."""
+        """Up to the step that the run had reached at the first request."""
         return {"last": max(0, self.info["steps_made"] - 1), "pixels": pixels}
 
     async def step(self, step: int) -> None:
-        """One step in full; of the end of the run, from which no step was made, what there is."""
+        """Keep one step in full; for the end of the run, after which no step was made, what exists."""
         made = step < self.info["steps_made"]
         self.say(f"step {step} in full" if made else "the end")
         if made:
@@ -260,7 +260,7 @@ class Asking:
         await self.keep("next", None, {"prompt": self.prompt, "step": step})
 
     async def _stories(self, step: int, token: int) -> None:
-        """Of the chosen cell, its tensor, and its neuron."""
+        """Keep the history of the chosen cell, its tensor and its neuron."""
         await self.keep("parameter", {"name": self.cell, "step": step})
         await self.keep("tensor", {"name": self.tensor, "step": step})
         layer, _, kind = self.tensor.rpartition(".")
@@ -268,7 +268,7 @@ class Asking:
             await self.keep("neuron", {"name": f"{layer}[{self.row}]", "step": step, "row": 0, "token": token})
 
     async def _tile(self, step: int, mode: str) -> None:
-        """The cells around the chosen one."""
+        """Keep the cells around the chosen one."""
         top, left = max(0, self.row - AROUND), max(0, self.column - AROUND)
         place = {
             "row": top,
@@ -320,7 +320,7 @@ def fit(reader: RunReader, info: dict[str, Any], about: dict[str, Any], answers:
 def _pack(
     info: dict[str, Any], about: dict[str, Any], answers: list[Answer], short: ShortFilm | None
 ) -> dict[str, bytes]:
-    """The run as it stands in this file: with the film that it has here, and not in training any more."""
+    """Pack the run for this file: with the film included here, and no longer in training."""
     here = info | {"film": short and short.info, "training": False, "paused": False}
     here["config"] = _plain_names(info["config"])
     if here["ended"] and "run" in here["ended"]:
@@ -330,7 +330,7 @@ def _pack(
 
 
 def _plain_names(config: dict[str, Any]) -> dict[str, Any]:
-    """The names of the files that were learned from, without the folders of whoever trained."""
+    """The names of the training files, without their folders."""
     data, training = config["data"], config["training"]
     data = {key: [PurePath(name).name for name in value] if key == "corpus" else value for key, value in data.items()}
     if not isinstance(data["validation"], int | float):
@@ -340,7 +340,7 @@ def _plain_names(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_folders(answer: Answer, reader: RunReader) -> Answer:
-    """A sentence may name the run's folder: here it is only its name."""
+    """Replace the run's folder by its name in the sentences of an answer."""
     if answer.headers.get("content-type") != "application/json":
         return answer
     folder = json.dumps(f"{reader.path.parent}/")[1:-1].encode()
@@ -369,10 +369,10 @@ def _first_cell(info: dict[str, Any]) -> str:
 
 
 def _first_prompt(info: dict[str, Any]) -> str:
-    """What the page first asks the model to go on from: see defaultPrompt in web/src/lib/writing.svelte.ts."""
-    wish, known = "The ", info["vocab"]
-    if known is None or all(letter in known for letter in wish):
-        return wish
+    """The page's default prompt: see defaultPrompt in web/src/lib/writing.svelte.ts."""
+    prompt, known = "The ", info["vocab"]
+    if known is None or all(letter in known for letter in prompt):
+        return prompt
     return str(info["samples"][0]["prompt"]) if info["samples"] else ""
 
 

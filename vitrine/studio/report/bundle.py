@@ -1,6 +1,6 @@
-"""What a report holds: answers of the studio, and as much of the film as there is room for. Needs no torch.
+"""The data of a report: answers of the studio, and as much of the film as fits. Needs no torch.
 
-Both are read by web/src/lib/bundle.ts, which answers the page from them as the studio would.
+web/src/lib/bundle.ts reads both, and answers the page's requests from them as the studio would.
 """
 
 import gzip
@@ -23,7 +23,7 @@ NUMBERS = ("x-step", "x-exact", "x-shape", "content-type")  # headers that the p
 
 @dataclass(frozen=True)
 class Answer:
-    """What the studio answered to one question about the run. path: below /api/runs/RUN/."""
+    """The studio's answer to one request about the run. path: below /api/runs/RUN/."""
 
     path: str
     query: dict[str, Any]
@@ -42,7 +42,7 @@ class Cut:
     changes: int
 
 
-# What is tried in turn, until it fits: all cells first, then fewer; gradients and updates go before the picture does.
+# Tried in turn until the file fits: all cells, then fewer; gradients and updates are left out before values are.
 CUTS = (
     Cut(100, 262_144, 65_536),
     Cut(100, 65_536, 16_384),
@@ -70,7 +70,7 @@ class ShortFilm:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the page is told of it, as of a film."""
+        """Its description for the page, in the format of a film's."""
         sizes = [
             {"name": name, "values": list(grid.shape), "changes": list(self.changes.indices[name].shape)}
             for name, grid in self.values.indices.items()
@@ -86,11 +86,11 @@ class ShortFilm:
 
     @property
     def raw_bytes(self) -> int:
-        """Before it is compressed."""
+        """Its size before compression."""
         return self.birth.nbytes + self.picks.nbytes + sum(map(len, self.cells))
 
     def packed(self) -> bytes:
-        """Its parts one after the other, under a line of JSON that says how long they are; compressed."""
+        """A line of JSON with the lengths of its parts, then the parts; compressed."""
         parts = [self.picks.astype("<u4").tobytes(), self.birth.astype("<f4").tobytes()]
         parts += [scales.astype("<f4").tobytes() for scales in self.scales]
         parts += self.cells
@@ -98,7 +98,7 @@ class ShortFilm:
 
 
 def cut_film(reader: RunReader, film: Film, cut: Cut, last_step: int) -> ShortFilm:
-    """Frames spread evenly over the film, the first and the last among them; every cell is one that the film has."""
+    """Frames spread evenly over the film, the first and the last among them; every cell is one of the film's."""
     config = reader.config
     seed, shapes = config.training.seed, {t["name"]: tuple(t["shape"]) for t in film.facts["tensors"]}
     values, of_values = _coarser(film.values, shapes, seed, cut.values)
@@ -123,20 +123,20 @@ def cut_film(reader: RunReader, film: Film, cut: Cut, last_step: int) -> ShortFi
 
 
 def foretold(cells: NDArray[np.int8], scale: NDArray[np.float64], now: NDArray[np.float64]) -> NDArray[np.int16]:
-    """The bytes of the next frame, if nothing changed but the scale: what is left is small, and compresses well."""
+    """The next frame as predicted if only the scale changed: the differences are small, and compress well."""
     with np.errstate(all="ignore"):
         same = np.floor(cells * scale / now + 0.5)
     return np.where(np.isfinite(same), same, 0).clip(-127, 127).astype(np.int16)
 
 
 def pack(head: dict[str, Any], parts: Sequence[bytes]) -> bytes:
-    """A line of JSON, then the parts; compressed. The head says how long each part is."""
+    """A line of JSON, then the parts; compressed. The line has the length of each part."""
     line = json.dumps(head | {"sizes": [len(part) for part in parts]}, allow_nan=False, separators=(",", ":"))
     return gzip.compress(b"".join([line.encode("ascii"), b"\n", *parts]), 6, mtime=0)
 
 
 def pack_answers(about: dict[str, Any], answers: Sequence[Answer]) -> bytes:
-    """Answers of the studio, and what the report says of itself."""
+    """Pack the answers of the studio, and the description of the report."""
     index = [
         {
             "path": answer.path,
@@ -151,7 +151,7 @@ def pack_answers(about: dict[str, Any], answers: Sequence[Answer]) -> bytes:
 
 
 def _coarser(fine: Picks, shapes: dict[str, tuple[int, ...]], seed: int, cells: int) -> tuple[Picks, NDArray[np.int64]]:
-    """The finest picks of at most so many cells that a film has, and where they stand in its frames; 0: none."""
+    """The finest picks of at most `cells` of a film's cells, and their places in its frames; 0: none."""
     if cells == 0:
         none = {name: np.empty((0, 0), np.int64) for name in shapes}
         return Picks(fine.level, none), np.empty(0, np.int64)
@@ -162,12 +162,12 @@ def _coarser(fine: Picks, shapes: dict[str, tuple[int, ...]], seed: int, cells: 
     for name, grid in fine.indices.items():
         shape = shapes[name]
         rows, columns = np.divmod(coarse.indices[name].ravel(), shape[-1])
-        # A vector is one row; a pick stands in its own square.
+        # A vector is one row; each pick lies in its own square.
         places.append(start + (rows >> fine.level) * grid.shape[1] + (columns >> fine.level))
         start += grid.size
     found = np.concatenate(places)
     if not np.array_equal(_flat(fine)[found], _flat(coarse)):
-        raise RunError("The film's cells are not those that its seed gives: it cannot be cut. Is it of another run?")
+        raise RunError("The film's cells are not those of its seed, so it cannot be cut. Is it from another run?")
     return coarse, found
 
 

@@ -1,4 +1,4 @@
-"""The studio's built page as one file: script and style inside, data behind it, and no way to a network."""
+"""The HTML of a report: the studio's built page in one file, with script, style and data, and no network access."""
 
 import base64
 import hashlib
@@ -20,7 +20,7 @@ TITLE = re.compile(r"<title>.*?</title>", re.DOTALL)
 
 
 class Shell:
-    """The page of a report. Raises RunError where the page has not been built, or is not one that can be put into a file.
+    """The page of a report. Raises RunError if the page has not been built, or cannot be put into one file.
 
     Args:
         page: the folder of the built page.
@@ -35,9 +35,9 @@ class Shell:
         text = SCRIPT.sub("", STYLE.sub("", text))
         text = ICON.sub(lambda found: f'href="{_data_address(page / "assets" / found[1])}"', text)
         if len(scripts) != 1 or "assets/" in text or "</style" in "".join(styles).lower():
-            raise RunError(f"The page in {page} cannot be put into one file: build it anew, with «make page».")
+            raise RunError(f"The page in {page} cannot be put into one file. Build it again with «make page».")
         digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
-        # Nothing may be loaded, and no script run but this one.
+        # Nothing may be loaded, and only this script may run.
         policy = (
             f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data: blob:; "
             "worker-src blob:; media-src blob:; base-uri 'none'; form-action 'none'"
@@ -49,7 +49,7 @@ class Shell:
         self._script = f'<script type="module">{scripts[0]}</script>\n  '
 
     def page(self, title: str, warning: str, data: dict[str, bytes]) -> bytes:
-        """The whole file. data: by the id that the script looks it up with."""
+        """The whole file. data: by the id by which the script finds it."""
         blocks = "".join(
             f'<script type="application/octet-stream" id="{name}">{base64.b64encode(content).decode("ascii")}</script>\n  '
             for name, content in data.items()
@@ -63,7 +63,7 @@ class Shell:
 
 
 def _script(page: Path, name: str) -> str:
-    """A built script that can stand in a page: what would end it, or hide its end, is spelled in another way."""
+    """A built script that can be inlined: text that would end the element, or hide its end, is escaped."""
     text = (page / "assets" / name).read_text(encoding="utf-8")
     return re.sub(r"<(?=/script|script)", r"\\x3c", text.replace("<!--", r"\x3c!--"), flags=re.IGNORECASE)
 

@@ -1,4 +1,4 @@
-"""The routes that give cells of tensors as raw numbers: a rectangle of one, or the whole of several."""
+"""The routes of cells of tensors as raw numbers: a rectangle of one tensor, or several whole tensors."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -23,10 +23,10 @@ Mode = Annotated[str, Query(description="birth, value, learned, gradient, update
 Place = Annotated[int, Query(ge=0, lt=LARGEST)]
 Size = Annotated[int, Query(ge=1, lt=LARGEST)]
 Every = Annotated[
-    int, Query(ge=1, le=2**24, description="K, a power of two: one cell of each K x K square, as the film picks it")
+    int, Query(ge=1, le=2**24, description="K, a power of two: one cell of each K x K square, the film's pick")
 ]
 Tensors = Annotated[
-    tuple[str, ...], Query(max_length=TENSORS, description="in this order; none: every one that has the mode")
+    tuple[str, ...], Query(max_length=TENSORS, description="in this order; none: every tensor that has the mode")
 ]
 
 
@@ -37,15 +37,15 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
     async def cells(
         request: Request, reader: RunReader, step: int, mode: str, tiles: list[Tile], v: str, shape: tuple[int, ...]
     ) -> Response:
-        """The numbers of these tiles, one tile after the other: from a keyframe, or from the replay worker."""
+        """The numbers of these tiles, one tile after the other: from a keyframe, or by the replay worker."""
         kept = fixed(reader, v)
         check_mode(reader, mode, tiles)
         found, exact = await run_in_threadpool(on_disk, reader, step, mode, tiles), True
         if found is None:
-            made = check_step(reader, step, opened=mode in ("gradient", "update"))
+            made = check_step(reader, step, replayed=mode in ("gradient", "update"))
             job = workers.replay.ask(
                 "cells", run=str(reader.path), identity=identity(reader), step=step, mode=mode, tiles=tuple(tiles),
-                opened=step < made,
+                replayed=step < made,
             )  # fmt: skip
             found, exact = await while_there(request, job)
         fixed_for, at = kept if exact else NEVER, 0 if mode == "birth" else step
@@ -91,7 +91,7 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
         columns: Size = 256,
         v: Version = "",
     ) -> Response:
-        """Where in the flattened tensor the numbers of such a tile stand. uint32."""
+        """The places of such a tile's numbers in the flattened tensor. uint32."""
         reader = listing.open(run)
         part = tile_of(reader, tensor, row, column, rows, columns, every)
         places = part.places().astype("<u4")
@@ -101,7 +101,7 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
 
 
 def on_disk(reader: RunReader, step: int, mode: str, tiles: Sequence[Tile]) -> Floats | None:
-    """Cells that keyframes hold, flattened; None if they have to be worked out."""
+    """Cells from keyframes, flattened; None if they have to be computed."""
     if mode in ("gradient", "update"):
         return None
     if mode == "birth":

@@ -1,4 +1,4 @@
-"""The routes that steer: what may be chosen, what it comes to, a new run, and the mailbox of one that trains."""
+"""The routes that start and control trainings: hyperparameters, plan, new runs, commands to a training."""
 
 import asyncio
 import hashlib
@@ -33,20 +33,20 @@ from vitrine.studio.worker_pool import Workers
 from vitrine.text.builtin import keep, python_topics
 
 NAME = re.compile(r"\w[\w .-]{0,63}")
-TRAININGS = 4  # at once, of those in the studio's folders: more would only wait for each other's cores
-STARTS_S, ANSWERS_S, LOOK_EVERY_S = 30.0, 5.0, 0.05  # how long a new run, and a request, are waited for
-PYTHON = "python"  # the text that every Python carries
+TRAININGS = 4  # at once, in the studio's folders: more would only compete for the cores
+STARTS_S, ANSWERS_S, LOOK_EVERY_S = 30.0, 5.0, 0.05  # how long to wait for a new run, and for an answer to a command
+PYTHON = "python"  # the text of Python's own documentation
 
 
 class Parent(BaseModel):
-    """The keyframe that a new run goes on from."""
+    """The keyframe from which a new run starts."""
 
     run: Text
     step: Annotated[int, Field(ge=0, lt=LARGEST)]
 
 
 class Choice(BaseModel):
-    """What a person chose for a new run. corpus: "python", or a run whose text is to be used again."""
+    """The user's choices for a new run. corpus: "python", or a run whose text is used again."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -60,25 +60,25 @@ class Choice(BaseModel):
 
     @property
     def for_s(self) -> float:
-        """Seconds; 0: not asked for."""
+        """Seconds; 0: no limit."""
         return parse_seconds(self.for_time) if self.for_time else 0.0
 
     @property
     def checked_preset(self) -> str:
-        """One that there is; none where the architecture is the parent's."""
+        """The preset, if it exists; empty if the architecture is the parent's."""
         if self.preset not in (*PRESETS, "auto", ""):
             raise RunError(f"There is no preset {self.preset[:100]!r}. There are: {', '.join(['auto', *PRESETS])}.")
         return "" if self.parent and self.preset == "auto" else self.preset
 
 
 class NewRun(Choice):
-    """The same, with a name."""
+    """The choices for a new run, with its name."""
 
     name: Text
 
 
-class Wish(BaseModel):
-    """What a training is asked to do."""
+class TrainingCommand(BaseModel):
+    """A command to a training."""
 
     action: Literal["pause", "resume", "stop", "snapshot"]
 
@@ -95,7 +95,7 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
 
     @router.post("/plan", response_model=schemas_run.Plan)
     async def plan(request: Request, body: Choice) -> Response:
-        """What a choice comes to: parameters, memory, time."""
+        """The plan of a choice: parameters, memory, time."""
         corpus = await run_in_threadpool(corpus_of, listing, body)
         job = workers.writing.ask(
             "plan",
@@ -110,7 +110,7 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
 
     @router.post("/runs", response_model=schemas_run.Started)
     async def start(body: NewRun) -> Response:
-        """Start a training as a process of its own. started: whether its folder is there already."""
+        """Start a training as a separate process. started: whether its folder exists already."""
         path = new_path(listing, body.name)
         if body.name in starts and starts[body.name].error() is None:
             raise RefusalError(409, f"{body.name} is being started already.")
@@ -128,17 +128,17 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
 
     @router.get("/starting", response_model=schemas_run.AllStarting)
     def starting() -> Response:
-        """Trainings that were started here and have no folder yet, or came to none: then with the reason."""
+        """Trainings that were started here and have no folder yet, or failed before they had one: then with the reason."""
         for name in [name for name, new in starts.items() if new.there]:
             starts.pop(name).process.poll()
         return Json({"starting": [{"name": name, "error": new.error()} for name, new in starts.items()]})
 
     @router.post("/runs/{run}/requests", response_model=schemas_run.Acknowledged)
-    async def requests(run: Name, body: Wish) -> Response:
-        """Ask a training to pause, to go on, to stop, or to keep a keyframe; it answers between two steps."""
+    async def requests(run: Name, body: TrainingCommand) -> Response:
+        """Tell a training to pause, to continue, to stop, or to keep a keyframe; it answers between two steps."""
         path = listing.open(run).path
         if not is_training(path):
-            raise RefusalError(409, f"{run} is not being trained now, so that it cannot {body.action}.")
+            raise RefusalError(409, f"{run} is not being trained now, so it cannot {body.action}.")
         number, began_s, step = ask(path, body.action), time.monotonic(), None
         while step is None and time.monotonic() - began_s < ANSWERS_S:
             await asyncio.sleep(LOOK_EVERY_S)
@@ -149,19 +149,19 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
 
 
 def check_trainings(listing: Listing, starting: "list[Start]") -> None:
-    """Raises RefusalError where as many runs train already as the studio starts at once."""
+    """Raises RefusalError if the limit of trainings at once is reached."""
     training = [name for name, path in listing.paths().items() if is_training(path)]
     if len(training) + len(starting) >= TRAININGS:
         names = ", ".join([*training, *(new.path.name for new in starting)])
         raise RefusalError(
             429,
-            f"{TRAININGS} runs train at once at most, and these do: {names}. Wait for one, or stop it; "
+            f"At most {TRAININGS} runs train at once, and these are training: {names}. Wait for one, or stop it; "
             "`vitrine train` in a terminal has no such limit.",
         )
 
 
 def corpus_of(listing: Listing, choice: Choice) -> list[str]:
-    """The files to learn from: the text that was sent, kept in the cache; or those of a name that we know."""
+    """The files to learn from: the sent text, stored in the cache; or the files of a known name."""
     if choice.text.strip():
         return [str(keep_text(choice.text))]
     if choice.corpus == PYTHON:
@@ -174,7 +174,7 @@ def corpus_of(listing: Listing, choice: Choice) -> list[str]:
 
 
 def keep_text(text: str) -> Path:
-    """A text as a file of the cache; the same text is the same file."""
+    """Store a text in the cache; equal texts share a file."""
     content = text.encode("utf-8")
     return keep(f"text-{hashlib.sha256(content).hexdigest()[:16]}.txt", content)
 
@@ -185,12 +185,12 @@ def parent_of(listing: Listing, choice: Choice) -> str:
         return ""
     reader = listing.open(choice.parent.run)
     if choice.parent.step not in keyframes(reader):
-        raise RefusalError(404, f"{choice.parent.run} has no keyframe of step {choice.parent.step} to go on from.")
+        raise RefusalError(404, f"{choice.parent.run} has no keyframe of step {choice.parent.step} to start from.")
     return f"{reader.path}@{choice.parent.step}"
 
 
 def new_path(listing: Listing, name: str) -> Path:
-    """Where a new run of this name goes. Raises RefusalError for a name that is none, or is taken."""
+    """The folder for a new run of this name. Raises RefusalError if the name is invalid or taken."""
     if not NAME.fullmatch(name) or name.endswith((" ", ".")):
         raise RefusalError(
             400,
@@ -204,7 +204,7 @@ def new_path(listing: Listing, name: str) -> Path:
 
 
 def command(listing: Listing, body: NewRun, path: Path, corpus: list[str]) -> list[str]:
-    """`vitrine train`, with all that was chosen."""
+    """The `vitrine train` command line of these choices."""
     settings: Settings = read_settings(body.settings)
     pairs = [f"{section}.{key}={_toml(value)}" for section, keys in settings.items() for key, value in keys.items()]
     wanted = {"run": str(path), "preset": body.checked_preset, "from": parent_of(listing, body)}
@@ -219,7 +219,7 @@ def command(listing: Listing, body: NewRun, path: Path, corpus: list[str]) -> li
 
 @dataclass
 class Start:
-    """A training that was started, until its folder is there."""
+    """A training that was started and has no folder yet."""
 
     process: "subprocess.Popen[bytes]"
     path: Path
@@ -227,7 +227,7 @@ class Start:
 
     @classmethod
     def begin(cls, command: list[str], path: Path) -> "Start":
-        """Start it in a session of its own: it goes on when the studio ends."""
+        """Start it in its own session, so that it continues when the studio ends."""
         said = tempfile.TemporaryFile()  # noqa: SIM115 - read when the process has ended
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -244,7 +244,7 @@ class Start:
         return (self.path / CONFIG).is_file()
 
     def error(self) -> str | None:
-        """What it said at last, if it ended without making a run."""
+        """Its last message, if it ended without making a run."""
         status = self.process.poll()
         if status is None or self.there:
             return None
@@ -254,4 +254,4 @@ class Start:
 
 
 def _toml(value: Any) -> str:
-    return json.dumps(value)  # its numbers, texts, lists and truth values are TOML's
+    return json.dumps(value)  # JSON's numbers, strings, lists and booleans are valid TOML

@@ -1,4 +1,4 @@
-"""The routes on which a model writes: next-token logits, and text."""
+"""The routes of the playground: next-token logits, generated text, and models initialised with other seeds."""
 
 import contextlib
 from collections.abc import AsyncGenerator
@@ -28,14 +28,14 @@ WrittenAt = Annotated[int, Field(ge=0, lt=LARGEST)]
 
 
 class NextRequest(BaseModel):
-    """A prompt, and the step whose parameters are asked."""
+    """A prompt, and the step whose parameters are used."""
 
     prompt: Prompt
     step: WrittenAt
 
 
 class GenerateRequest(BaseModel):
-    """A prompt and the decoding hyperparameters; what is left out is as the run has it."""
+    """A prompt and the decoding hyperparameters; the defaults are the run's."""
 
     prompt: Prompt = ""
     step: WrittenAt
@@ -48,14 +48,14 @@ class GenerateRequest(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
 
     def sampling(self, reader: RunReader) -> SamplingConfig:
-        """The run's own, some of it replaced; validated."""
+        """The run's own, with the given ones replaced; validated."""
         names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         return validate(merge(reader.config.model_dump(mode="json"), {"sampling": given})).sampling
 
 
 class BirthRequest(BaseModel):
-    """A seed, and what its random values are multiplied by."""
+    """A seed, and a factor for its random values."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     spread: Annotated[float, Field(ge=0, le=MOST_SPREAD, allow_inf_nan=False)] = 1.0
@@ -66,12 +66,12 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
     router = APIRouter(prefix="/api/runs/{run}", responses=ERRORS)
 
     def worker_for(reader: RunReader, step: int) -> Worker:
-        """A keyframe is only read; any other step has to be entered again."""
+        """The text worker reads keyframes; any other step needs the replay worker."""
         return workers.writing if step in keyframes(reader) else workers.replay
 
     @router.post("/next", response_model=schemas_run.Next)
     async def following(request: Request, run: Name, body: NextRequest) -> Response:
-        """The ids of a prompt, and the raw logit of every token that may follow."""
+        """The ids of a prompt, and the raw logit of every possible next token."""
         reader = listing.open(run)
         check(reader, body.prompt, body.step)
         job = worker_for(reader, body.step).ask(
@@ -81,7 +81,7 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
 
     @router.post("/births", response_model=schemas_run.Birth)
     async def births(request: Request, run: Name, body: BirthRequest) -> Response:
-        """The run's model, newborn by this seed and spread: its first numbers, and its loss on the batch of step 0."""
+        """The run's model, re-initialised with this seed and spread: its first numbers, and its loss on the batch of step 0."""
         reader = listing.open(run)
         job = workers.writing.ask(
             "births", run=str(reader.path), identity=identity(reader), seed=body.seed, spread=body.spread
@@ -90,7 +90,7 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
 
     @router.post("/generate", responses=EVENTS, response_class=Response)
     async def generate(request: Request, run: Name, body: GenerateRequest) -> Response:
-        """Server-sent events: text, piece by piece; at last the whole."""
+        """Server-sent events: the text in pieces, and at the end the whole text."""
         reader = listing.open(run)
         check(reader, body.prompt, body.step)
         messages = worker_for(reader, body.step).follow(
@@ -103,7 +103,9 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
             sampling=body.sampling(reader).model_dump(),
             seed=body.seed,
         )
-        first = await while_there(request, anext(messages))  # what is refused at once has its status
+        first = await while_there(
+            request, anext(messages)
+        )  # so that an error before the first piece has its HTTP status
         return StreamingResponse(
             _pieces(first, messages, body.step), 200, {"Cache-Control": NEVER}, "text/event-stream"
         )
@@ -112,8 +114,8 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
 
 
 def check(reader: RunReader, prompt: str, step: int) -> None:
-    """Raise PromptError or RefusalError for what cannot be continued."""
-    check_step(reader, step, opened=False)
+    """Raise PromptError or RefusalError if the prompt cannot be continued."""
+    check_step(reader, step, replayed=False)
     encode(load_tokenizer(reader.path / TOKENIZER), prompt)
 
 

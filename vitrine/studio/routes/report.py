@@ -1,4 +1,4 @@
-"""The routes by which the page has a report written."""
+"""The routes that write a report for the page."""
 
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -10,7 +10,7 @@ from starlette.responses import Response
 from vitrine.http.requests import while_there
 from vitrine.studio import schemas_run
 from vitrine.studio.catalog import Listing
-from vitrine.studio.report.build import MOST_STEPS, Inside, Wish, make_report
+from vitrine.studio.report.build import MOST_STEPS, Inside, Selection, make_report
 from vitrine.studio.report.html import Shell
 from vitrine.studio.responses import NEVER, Json, RefusalError, Text
 from vitrine.studio.routes.runs import ERRORS, LARGEST, Name
@@ -27,7 +27,7 @@ FILE: dict[int | str, dict[str, Any]] = {
 
 
 class ReportRequest(BaseModel):
-    """What a report is to hold; empty: as `vitrine report` does it. here: a step that is kept beside those at hand."""
+    """What to include in a report; empty: as in `vitrine report`. here: a step to keep in addition to the default ones."""
 
     steps: Annotated[list[Step], Field(max_length=MOST_STEPS)] = []
     here: Step | None = None
@@ -42,28 +42,28 @@ def make_router(listing: Listing) -> APIRouter:
 
     @router.get("/report", response_model=schemas_run.ReportProgress)
     def progress(run: Name) -> Response:
-        """What is being done for a report, at once; empty: none is being written."""
+        """The progress of a report, without waiting; empty: none is being written."""
         listing.open(run)
         return Json(schemas_run.ReportProgress(doing=doing.get(run, "")))
 
     @router.post("/report", responses=FILE, response_class=Response)
     async def report(request: Request, run: Name, body: ReportRequest) -> Response:
-        """One HTML file with the page and the run in it; see docs/report.md. It contains text of the user's."""
+        """One HTML file with the page and the run in it; see docs/report.md. It contains parts of the user's text."""
         reader = listing.open(run)
         if doing:
-            raise RefusalError(409, f"A report of {next(iter(doing))} is being written: wait for it, or cancel it.")
+            raise RefusalError(409, f"A report of {next(iter(doing))} is being written. Wait for it, or cancel it.")
         doing[run] = "the run and its curves"
         headers = {name: request.headers[name] for name in ("host", "authorization") if name in request.headers}
-        wish = Wish(tuple(body.steps), body.cell, body.prompt, body.here)
+        selection = Selection(tuple(body.steps), body.cell, body.prompt, body.here)
         try:
             made = make_report(
-                Inside(request.app, run, headers), reader, wish, Shell(), lambda what: doing.update({run: what})
+                Inside(request.app, run, headers), reader, selection, Shell(), lambda what: doing.update({run: what})
             )
             written = await while_there(request, made)
         finally:
             doing.clear()
         name = f"attachment; filename=\"report.html\"; filename*=UTF-8''{quote(f'{run}.html', safe='')}"
-        # Not as HTML: it is to be saved, and never to be a page of this address.
+        # Not served as HTML: it is to be saved, and must never run as a page of this origin.
         return Response(
             written.html, 200, {"Content-Disposition": name, "Cache-Control": NEVER}, "application/octet-stream"
         )

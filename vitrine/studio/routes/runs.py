@@ -1,4 +1,4 @@
-"""The routes that read a run: everything that needs no torch."""
+"""The routes that read runs: listing, curves, event stream, film. They need no torch."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -23,7 +23,7 @@ from vitrine.studio.responses import ASK_AGAIN, EVENTS, IMMUTABLE, NEVER, RAW, J
 from vitrine.studio.tiles import keyframes, read_birth
 from vitrine.text.tokenizer import load_tokenizer, spell
 
-VOCABULARY = 2000  # largest that is sent token by token
+VOCABULARY = 2000  # the largest that is sent as a list of tokens
 LARGEST = 2**31  # of numbers in requests
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -36,7 +36,7 @@ Step = Annotated[int, Query(ge=0, lt=LARGEST, description="with the parameters t
 First = Annotated[int, Query(ge=0, lt=LARGEST)]
 Last = Annotated[int, Query(ge=-1, lt=LARGEST, description="-1: the last there is")]
 Pixels = Annotated[int, Query(ge=1, le=10_000)]
-Version = Annotated[str, Query(description="the run's identity: what is fixed may then be kept for good")]
+Version = Annotated[str, Query(description="the run's identity: with it, what never changes may be cached for good")]
 
 
 def make_router(listing: Listing) -> APIRouter:
@@ -45,13 +45,13 @@ def make_router(listing: Listing) -> APIRouter:
 
     @router.get("/runs", response_model=schemas_run.Runs)
     def runs() -> Response:
-        """Every run; first the one that recorded something last."""
+        """Every run, the most recently recorded first."""
         readers, unreadable = listing.all()
         rows = []
         for name, reader in readers.items():
             try:
                 rows.append(_row(name, reader))
-            except (VitrineError, OSError) as error:  # one that is damaged, or goes just now, spoils no other
+            except (VitrineError, OSError) as error:  # a damaged or just deleted run must not affect the others
                 unreadable[name] = str(error)
         rows.sort(key=lambda row: -row["modified_s"])
         broken: list[schemas_run.UnreadableRun] = [
@@ -61,12 +61,10 @@ def make_router(listing: Listing) -> APIRouter:
 
     @router.get("/compare", response_model=schemas_run.Comparison)
     def side_by_side(
-        run: Annotated[
-            tuple[str, ...], Query(description="a run's name; to be repeated, 2 to 8 times", max_length=100)
-        ],
+        run: Annotated[tuple[str, ...], Query(description="a run's name; given 2 to 8 times", max_length=100)],
         pixels: Annotated[int, Query(ge=1, le=2000, description="points of each curve of the training loss")] = 400,
     ) -> Response:
-        """Runs side by side: the hyperparameters that differ, their curves by step, tokens and time, their samples."""
+        """Compare runs: the hyperparameters that differ, their curves by step, tokens and time, their samples."""
         return Json(compare([(name, listing.open(name)) for name in run], pixels).to_json())
 
     @router.get("/runs/{run}", response_model=schemas_run.RunInfo)
@@ -122,7 +120,7 @@ def _add_film(router: APIRouter, listing: Listing) -> None:
 
     @router.get("/runs/{run}/film/{number}", responses=RAW, response_class=Response)
     def frame(request: Request, run: Name, number: Annotated[int, Path(ge=0, lt=LARGEST)], v: Version = "") -> Response:
-        """One frame as it stands in the file (docs/run-format.md). Rounded, so never exact."""
+        """One frame as stored in the file (docs/run-format.md). Rounded, so never exact."""
         reader = listing.open(run)
         film = open_film(reader)
         steps = film.steps()
@@ -136,7 +134,7 @@ def _add_film(router: APIRouter, listing: Listing) -> None:
         "/runs/{run}/live", responses=RAW | {204: {"description": "there is no picture yet"}}, response_class=Response
     )
     def live(request: Request, run: Name) -> Response:
-        """Asks for a live picture, and gives the newest: values, gradients, updates at the picks. float32."""
+        """Request a live picture, and return the newest: values, gradients, updates at the picks. float32."""
         reader = listing.open(run)
         pictures = LiveReader(reader.path / LIVE)
         training = is_training(reader.path)
@@ -150,7 +148,7 @@ def _add_film(router: APIRouter, listing: Listing) -> None:
 
 
 def fixed(reader: RunReader, version: str) -> str:
-    """How long an answer that cannot change may be kept: for good only by who says which run is meant.
+    """How long an answer that never changes may be cached: for good only if the request gives the run's identity.
 
     Another run may have the same name later, and a resumed one makes its last steps again.
     """
@@ -158,7 +156,7 @@ def fixed(reader: RunReader, version: str) -> str:
         return ASK_AGAIN
     if version != identity(reader):
         raise RefusalError(
-            409, "The run has changed since the page opened it: it was resumed or made anew. Open it again."
+            409, "The run has changed since the page opened it: it was resumed or replaced. Open it again."
         )
     return IMMUTABLE
 

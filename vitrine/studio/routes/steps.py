@@ -1,4 +1,4 @@
-"""The routes that look inside a step: one parameter, one neuron, one tensor, the four phases; and health."""
+"""The routes of replayed steps: one parameter, one neuron, one tensor, the four phases; and health."""
 
 from typing import Annotated, Any
 
@@ -36,8 +36,8 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
     router = APIRouter(prefix="/api/runs/{run}", responses=ERRORS)
 
     async def ask(request: Request, reader: RunReader, step: int, method: str, **arguments: Any) -> Any:
-        """What the replay worker finds of a step that was made."""
-        check_step(reader, step, opened=True)
+        """The replay worker's answer about a step that was made."""
+        check_step(reader, step, replayed=True)
         job = workers.replay.ask(method, run=str(reader.path), identity=identity(reader), step=step, **arguments)
         return await while_there(request, job)
 
@@ -73,7 +73,7 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
 
     @router.get("/progress", response_model=schemas_step.Progress)
     async def progress(run: Name, step: Step) -> Response:
-        """Where the replay worker stands, at once."""
+        """The progress of the replay worker, without waiting."""
         listing.open(run)
         stands = workers.replay.progress
         nothing = {"step": None, "from": None, "made": 0, "of": 0}
@@ -81,19 +81,19 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
 
     @router.get("/health", response_model=schemas_run.Health)
     async def health(request: Request, run: Name) -> Response:
-        """Verdicts on the run, each with its evidence."""
+        """Verdicts on the run, each with its plot."""
         reader = listing.open(run)
         return Json(await while_there(request, workers.replay.ask("health", run=str(reader.path))))
 
     return router
 
 
-def check_step(reader: RunReader, step: int, opened: bool) -> int:
-    """How many steps were made. Raises RefusalError if this one was not. opened: it is to be made again itself."""
+def check_step(reader: RunReader, step: int, replayed: bool) -> int:
+    """How many steps were made. Raises RefusalError if this one was not. replayed: whether the step itself is to be replayed."""
     made = max([reader.steps_made(), *keyframes(reader)])
-    last = made - 1 if opened else made
+    last = made - 1 if replayed else made
     if step < 0 or step > last:
-        can = "be opened" if opened else "be entered"
-        range_ = f"Give one from 0 to {last}." if last >= 0 else "It has to make one first."
+        can = "be replayed" if replayed else "be shown"
+        range_ = f"Give one from 0 to {last}." if last >= 0 else "It has made no step yet."
         raise RefusalError(404, f"{reader.path.name} has made {made} steps: step {step} cannot {can}. {range_}")
     return made
