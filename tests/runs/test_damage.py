@@ -68,7 +68,7 @@ def test_a_damaged_birth_is_made_again_from_the_seed(loss, known, unended, small
     assert (unended / "film/frames.bin").read_bytes() == (small / "film/frames.bin").read_bytes()
 
 
-@pytest.mark.parametrize("reason", ["Its digest is lost with it", "The seed 1 now gives parameters of the digest"])
+@pytest.mark.parametrize("reason", ["Its digest is lost with it", "The seed 1 now gives parameters with the digest"])
 def test_a_birth_that_nothing_proves_is_not_made_up_and_the_run_goes_on(reason, unended, digest, command):
     frames = (unended / "film/frames.bin").read_bytes()
     if reason.startswith("Its"):

@@ -39,6 +39,8 @@ export class Page {
     back: (info) => this.regain(info),
   });
 
+  private reading = 0;
+
   async start(): Promise<void> {
     this.preferences.listen();
     document.addEventListener('visibilitychange', () => this.line.attend());
@@ -180,8 +182,8 @@ export class Page {
     run.grow(state);
     if (navigator.following) navigator.step = state.steps_made;
     const kept = state.evaluations?.length || state.film_steps?.length || !before.film;
-    if (before.training && !state.training) void this.finish();
-    else if (state.steps_made > before.steps_made && kept) void this.reread();
+    const ended = before.training && !state.training;
+    if (ended || (state.steps_made > before.steps_made && kept)) void this.reread(ended);
   }
 
   /** The line is whole again. */
@@ -198,32 +200,25 @@ export class Page {
     void this.reread();
   }
 
-  /** The run has come to its end: its keyframes and result are read again. */
-  private async finish(): Promise<void> {
-    const { navigator } = this;
-    await this.reread();
-    const { name, steps_made } = this.run.info!;
-    this.view.said = `${name} has ended after ${steps_made} steps.`;
-    if (navigator.following) {
-      navigator.following = false;
-      navigator.go(steps_made);
-    }
-  }
-
-  private async reread(): Promise<void> {
-    const { run, navigator } = this;
+  /** Read the run's keyframes and result again. ended: it trained until now. Of several readings, the last one counts. */
+  private async reread(ended = false): Promise<void> {
+    const { run, navigator, view } = this;
     const { signal } = run;
+    const reading = ++this.reading;
     try {
       const info = await api.getRun(run.info!.name, signal);
-      if (signal.aborted) return;
+      if (signal.aborted || reading !== this.reading) return;
       if (navigator.following) navigator.step = info.steps_made;
       run.renew(info);
       void run.measure();
+      if (!info.training && (ended || navigator.following))
+        view.said = `${info.name} has ended after ${info.steps_made} steps.`;
+      if (!info.training && navigator.following) navigator.go(info.steps_made);
       if (!run.film && info.film) await this.loadFilm();
       const { following, writing, writingStep } = navigator;
       if (following && writing.next?.step !== writingStep) void writing.ask();
     } catch (error) {
-      this.view.fail(error);
+      view.fail(error);
     }
   }
 }
