@@ -46,6 +46,7 @@ DOCUMENTS = [
 ]
 
 
+@pytest.mark.full  # importing the harness and transformers takes most of a minute
 def test_the_harness_finds_the_same_loglikelihoods_as_in_the_exported_folder(served: Served, tmp_path: Path) -> None:
     documents = tmp_path / "documents.jsonl"
     documents.write_text("".join(json.dumps(document) + "\n" for document in DOCUMENTS), encoding="utf-8")

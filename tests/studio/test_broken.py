@@ -25,7 +25,6 @@ def window(chromium: "sync_api.Browser", studio: Studio) -> Iterator[Browser]:
     """A page of a browser of its own, let in; its console has nothing but failed requests."""
     context = chromium.new_context(viewport={"width": 1280, "height": 720})
     seen = Browser(context.new_page(), studio)
-    seen.page.goto(studio.address)
     yield seen
     context.close()
     assert [line for line in seen.said if FAILED not in line] == []

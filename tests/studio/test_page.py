@@ -41,8 +41,10 @@ class Browser:
         page.on("pageerror", lambda error: self.said.append(str(error)))
 
     def open(self, **where: object) -> "sync_api.Page":
-        self.page.goto("about:blank")
-        self.page.goto(f"{self.studio.url}/#run=small&" + "&".join(f"{key}={value}" for key, value in where.items()))
+        """The page, loaded anew where it stands at this place of the run."""
+        if self.page.url != "about:blank":
+            self.page.goto("about:blank")
+        self.page.goto(f"{self.studio.address}&run=small&" + "&".join(f"{key}={value}" for key, value in where.items()))
         return self.page
 
     def identical(self) -> None:
@@ -59,7 +61,6 @@ def browser(chromium: "sync_api.Browser", studio: Studio) -> Iterator[Browser]:
     context = chromium.new_context(viewport={"width": 1280, "height": 720}, color_scheme="light")
     context.add_init_script(OPENING_SEEN)
     seen = Browser(context.new_page(), studio)
-    seen.page.goto(studio.address)  # lets it in
     yield seen
     context.close()
     assert seen.said == []
@@ -72,6 +73,7 @@ def reader(runs: Path) -> RunReader:
 
 def test_the_first_screen_names_all_that_was_learned(browser: Browser, reader: RunReader):
     page = browser.page
+    page.goto(browser.studio.address)
     page.wait_for_selector("canvas")
     total = sum(tensor.parameters for tensor in inspect(reader).view.tensors)
     assert f"{total:,} learned numbers" in page.inner_text("header")

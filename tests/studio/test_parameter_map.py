@@ -48,7 +48,6 @@ def wide(tmp_path_factory: pytest.TempPathFactory, own_cache: Path, book_file: P
 def wide_browser(chromium: "sync_api.Browser", wide: Studio) -> Iterator[Browser]:
     context = chromium.new_context(viewport={"width": 1280, "height": 720}, color_scheme="light")
     seen = Browser(context.new_page(), wide)
-    seen.page.goto(wide.address)
     yield seen
     context.close()
     assert seen.said == []
@@ -158,7 +157,6 @@ def test_wheel_drag_and_two_fingers_move_the_map(wide_browser: Browser):
     page = wide_browser.page
     touch = page.context.new_cdp_session(page)
     touch.send("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 2})
-    page.goto("about:blank")
     wide_browser.open(step=4)
     still(page)
     cell = ["blocks.1.mlp.expand.weight", 300, 50]
@@ -357,7 +355,6 @@ def test_what_is_not_finite_is_hatched(browser: Browser, chromium: "sync_api.Bro
 
 def test_a_run_that_was_made_anew_is_opened_again(browser: Browser, studio: Studio):
     page, asked = browser.page, list[str]()
-    page.goto("about:blank")  # what the first page asked for is over
     page.on("request", lambda request: asked.append(urlparse(request.url).path + "?" + urlparse(request.url).query))
     refused = []
 

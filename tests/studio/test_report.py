@@ -365,7 +365,6 @@ def page(chromium: "sync_api.Browser", studio: Studio) -> Iterator["sync_api.Pag
     page, said = context.new_page(), list[str]()
     page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: said.append(str(error)))
-    page.goto(studio.address)
     yield page
     context.close()
     assert said == []
@@ -374,7 +373,7 @@ def page(chromium: "sync_api.Browser", studio: Studio) -> Iterator["sync_api.Pag
 def test_the_button_writes_a_report_of_where_the_page_stands(
     page: "sync_api.Page", studio: Studio, tmp_path: Path, open_report: Open, reader: RunReader
 ):
-    page.goto(f"{studio.url}/#" + urlencode({"run": "small", "step": 77, "cell": CELL, "prompt": "When "}))
+    page.goto(f"{studio.address}&" + urlencode({"run": "small", "step": 77, "cell": CELL, "prompt": "When "}))
     page.wait_for_selector("[data-state=identical]", timeout=120_000)
     page.get_by_role("button", name="Share").click()
     menu = page.get_by_role("dialog", name="Share")
@@ -394,7 +393,7 @@ def test_the_button_writes_a_report_of_where_the_page_stands(
 
 
 def test_a_report_that_is_cancelled_makes_way_for_the_next(page: "sync_api.Page", studio: Studio):
-    page.goto(f"{studio.url}/#run=small&step=159")
+    page.goto(f"{studio.address}&run=small&step=159")
     page.wait_for_selector("canvas")
     page.get_by_role("button", name="Share").click()
     page.get_by_role("button", name="write the report").click()
@@ -434,7 +433,8 @@ def test_a_wish_of_the_page_is_refused_in_the_same_sentence(studio: Studio, body
     assert sentence in refused.json()["error"]
 
 
-def test_an_address_is_followed_although_the_page_has_written_its_own_over_it(page: "sync_api.Page"):
+def test_an_address_is_followed_although_the_page_has_written_its_own_over_it(page: "sync_api.Page", studio: Studio):
+    page.goto(studio.address)
     page.wait_for_function("() => location.hash.includes('step=')")
     page.evaluate(
         "() => { const own = location.hash; location.hash = 'run=small&step=77'; history.replaceState(null, '', own); }"
@@ -459,7 +459,7 @@ def test_a_copied_link_restores_every_state(
     wanted = {"run": "small", **state}
     if place == "report":
         page = open_report(file).page
-    page.goto((f"{studio.url}/" if place == "studio" else file.as_uri()) + "#" + urlencode(wanted))
+    page.goto((f"{studio.address}&" if place == "studio" else f"{file.as_uri()}#") + urlencode(wanted))
     page.get_by_role("button", name="Share").click()
     link = page.get_by_label("Address of this view").input_value()
     if place == "studio":

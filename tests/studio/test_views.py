@@ -18,7 +18,6 @@ def seen(chromium: "sync_api.Browser", studio: Studio, other: Path) -> Iterator[
     """A page that has two runs to look at."""
     context = chromium.new_context(viewport={"width": 1280, "height": 720}, reduced_motion="reduce")
     browser = Browser(context.new_page(), studio)
-    browser.page.goto(studio.address)
     yield browser
     context.close()
     assert browser.said == []
@@ -166,7 +165,6 @@ def test_a_run_goes_on_from_a_keyframe_with_another_learning_rate(
         context = chromium.new_context(viewport={"width": 1280, "height": 720})
         browser = Browser(context.new_page(), studio)
         page = browser.page
-        page.goto(studio.address)
         browser.open(step=130)
         page.get_by_role("button", name="continue from 120").click()
         page.get_by_label("steps", exact=True).fill("12")
