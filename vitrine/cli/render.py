@@ -445,9 +445,8 @@ def _comparison(found: "Comparison") -> str:
     return "\n".join(parts)
 
 
-FORMS: dict[
-    str, Callable[[Any], str]
-] = {  # keyed by the type's name: importing the types would load torch for every command
+# Keyed by the type's name: importing the types would load torch for every command.
+FORMS: dict[str, Callable[[Any], str]] = {
     "TimedPlan": _plan,
     "Evaluation": _evaluation,
     "Exported": _exported,

@@ -211,9 +211,10 @@ export class Page {
       if (navigator.following) navigator.step = info.steps_made;
       run.renew(info);
       void run.measure();
-      if (!info.training && (ended || navigator.following))
-        view.said = `${info.name} has ended after ${info.steps_made} steps.`;
-      if (!info.training && navigator.following) navigator.go(info.steps_made);
+      if (!info.training) {
+        if (ended || navigator.following) view.said = `${info.name} has ended after ${info.steps_made} steps.`;
+        if (navigator.following) navigator.go(info.steps_made);
+      }
       if (!run.film && info.film) await this.loadFilm();
       const { following, writing, writingStep } = navigator;
       if (following && writing.next?.step !== writingStep) void writing.ask();
