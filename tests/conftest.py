@@ -5,6 +5,7 @@ import fcntl
 import os
 import pydoc_data.topics
 import shutil
+import signal
 import subprocess
 import tarfile
 import time
@@ -17,6 +18,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 from typer.testing import CliRunner
+
+# A shell starts its background commands with SIGINT ignored, and the commands under test would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

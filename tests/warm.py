@@ -1,15 +1,18 @@
 """Processes of the `vitrine` command that start at once: each is forked from one that has imported torch already.
 
 For tests in which the process is the point: its signals, its streams, its death. It is a real process with a number, a
-folder, an environment and streams of its own. What the environment decides when torch or Python starts (threads,
-instruction sets, encodings) is that of the tests: a test that changes it starts Python itself.
+folder, an environment and streams of its own, and what it starts of Vitrine (workers, trainings, the studio beside one)
+is forked from it in turn. What the environment decides when torch or Python starts (threads, instruction sets,
+encodings) is that of the tests: a test that changes it starts Python itself.
 """
 
+import asyncio
 import atexit
 import contextlib
 import fcntl
 import json
 import os
+import runpy
 import selectors
 import signal
 import socket
@@ -17,8 +20,11 @@ import subprocess
 import sys
 import termios
 import time
+import warnings
+from collections.abc import Sequence
+from multiprocessing import util
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).parents[1]
 _nursery: "tuple[subprocess.Popen[bytes], socket.socket] | None" = None  # the process that forks, and how it is asked
@@ -27,24 +33,14 @@ _nursery: "tuple[subprocess.Popen[bytes], socket.socket] | None" = None  # the p
 class Vitrine(subprocess.Popen):
     """`vitrine ARGUMENTS`, started. As subprocess.Popen, with its cwd, env, stdin, stdout, stderr, text and start_new_session."""
 
-    def _execute_child(  # type: ignore[override]
-        self, args: Any, executable: Any, preexec_fn: Any, close_fds: Any, pass_fds: Any, cwd: Any, env: Any, *rest: Any
-    ) -> None:
-        assert preexec_fn is None
-        p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite = rest[3:9]
+    def _execute_child(self, args: Any, *how: Any) -> None:  # type: ignore[override]
+        pipes, order = _order(["-m", "vitrine", *args], how)
         ours, theirs = socket.socketpair()
-        streams = [own if own != -1 else number for number, own in enumerate((p2cread, c2pwrite, errwrite))]
-        order = {
-            "arguments": [str(word) for word in args],
-            "cwd": str(cwd or Path.cwd()),
-            "env": {**(env or os.environ)},
-        }
-        order["own_session"] = rest[14]
         with theirs:
             control, content = _asked(), json.dumps(order).encode()
-            socket.send_fds(control, [len(content).to_bytes(4)], [*streams, theirs.fileno()])
+            socket.send_fds(control, [len(content).to_bytes(4)], [*_streams(pipes), theirs.fileno()])
             control.sendall(content)
-        self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
+        self._close_pipe_fds(*pipes)
         self._child_created = True
         self.pid, self._ended = int.from_bytes(ours.recv(8)), ours
         self._status = b""
@@ -84,6 +80,24 @@ def vitrine(
     return subprocess.CompletedProcess(arguments, process.returncode, output, said)
 
 
+def plainly(arguments: Sequence[object], **how: Any) -> "subprocess.Popen[str]":
+    """`vitrine ARGUMENTS`, as a user starts it."""
+    return subprocess.Popen([sys.executable, "-m", "vitrine", *map(str, arguments)], **how)
+
+
+def _order(words: Sequence[object], how: Sequence[Any]) -> tuple[Sequence[int], dict[str, Any]]:
+    """What subprocess.Popen._execute_child is given after the arguments: its pipes, and the rest as `_become` wants it."""
+    _, preexec_fn, _, _, cwd, env, _, _, _, *rest = how
+    assert preexec_fn is None
+    order = {"words": [str(word) for word in words], "cwd": str(cwd or Path.cwd()), "env": {**(env or os.environ)}}
+    return rest[:6], {**order, "own_session": rest[11]}
+
+
+def _streams(pipes: Sequence[int]) -> list[int]:
+    """The child's standard input, output and error."""
+    return [own if own != -1 else number for number, own in enumerate((pipes[0], pipes[3], pipes[5]))]
+
+
 def _asked() -> socket.socket:
     global _nursery
     if _nursery is None:
@@ -111,7 +125,7 @@ def serve(number: int) -> None:
     import vitrine.api
     import vitrine.cli.main
     import vitrine.run
-    import vitrine.studio.companion  # noqa: F401 - with torch, all that takes long
+    import vitrine.studio.command  # noqa: F401 - with torch, all that takes long
 
     control, (woken, wakes) = socket.socket(fileno=number), socket.socketpair()
     woken.setblocking(False)
@@ -136,25 +150,18 @@ def serve(number: int) -> None:
                 order = json.loads(control.recv(int.from_bytes(size), socket.MSG_WAITALL))
                 child = os.fork()
                 if child == 0:
-                    signal.set_wakeup_fd(-1)
-                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                    for held in (control, woken, wakes, *born.values()):
-                        held.close()
-                    _become(order, fds)
+                    _become(order, fds[:3])
                 for fd in fds[:3]:
                     os.close(fd)
                 born[child] = socket.socket(fileno=fds[3])
                 born[child].sendall(child.to_bytes(8))
 
 
-def _become(order: dict[str, Any], fds: list[int]) -> None:
-    """The command, in this process, which ends with it."""
+def _become(order: dict[str, Any], streams: Sequence[int], passed: Sequence[int] = ()) -> NoReturn:
+    """In a process that was just forked: be Python with these words, and end with it."""
     status = 1
     try:
-        for number, fd in enumerate(fds[:3]):
-            os.dup2(fd, number)
-        for fd in fds:
-            os.close(fd)
+        _forget_the_parent(streams, passed)
         if order["own_session"]:
             os.setsid()
             if os.isatty(0):
@@ -162,15 +169,18 @@ def _become(order: dict[str, Any], fds: list[int]) -> None:
         os.chdir(order["cwd"])
         os.environ.clear()
         os.environ.update(order["env"])
-        sys.stdin, sys.stdout, sys.stderr = (
-            open(number, mode, buffering, encoding="utf-8", closefd=False)  # noqa: SIM115 - for as long as the process lives
-            for number, mode, buffering in ((0, "r", -1), (1, "w", -1), (2, "w", 1))
-        )
-        sys.argv = ["vitrine", *order["arguments"]]
         from vitrine.cli import main
 
         main.STARTED_S = time.monotonic()
-        main.main()
+        subprocess.Popen, util.spawnv_passfds = _Forked, _spawn  # type: ignore[misc]
+        how, what, *words = order["words"]
+        sys.argv = [what, *words] if how == "-m" else ["-c", *words]
+        if how == "-c":
+            exec(what, {"__name__": "__main__"})
+        else:
+            warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
+            runpy.run_module(what, run_name="__main__")
+        status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
@@ -178,5 +188,52 @@ def _become(order: dict[str, Any], fds: list[int]) -> None:
 
         traceback.print_exc()
     finally:
-        sys.stderr.flush()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(status)
+
+
+def _forget_the_parent(streams: Sequence[int], passed: Sequence[int]) -> None:
+    """These standard streams, and no open file, signal handler or event loop of the parent."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        with contextlib.suppress(OSError, ValueError):  # SIGKILL, SIGSTOP
+            if callable(signal.getsignal(number)):
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    asyncio._set_running_loop(None)
+    for number, fd in enumerate(streams):
+        os.dup2(fd, number)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for fd in [int(file.name) for file in Path("/dev/fd").iterdir()]:
+        if fd > 2 and fd not in passed:  # the number stays taken: an object of the parent may close it yet
+            with contextlib.suppress(OSError):
+                os.dup2(nothing, fd, inheritable=False)
+    sys.stdin, sys.stdout, sys.stderr = (
+        open(number, mode, buffering, encoding="utf-8", closefd=False)  # noqa: SIM115 - for as long as the process lives
+        for number, mode, buffering in ((0, "r", -1), (1, "w", -1), (2, "w", 1))
+    )
+
+
+class _Forked(subprocess.Popen):
+    """In such a process: Vitrine is forked, all else is started."""
+
+    def _execute_child(self, args: Any, *how: Any) -> None:  # type: ignore[override]
+        if list(args[:2]) != [sys.executable, "-m"] or args[2] not in ("vitrine", "vitrine.studio.companion"):
+            super()._execute_child(args, *how)  # type: ignore[misc]
+            return
+        pipes, order = _order(args[1:], how)
+        self.pid = os.fork()
+        if self.pid == 0:
+            _become(order, _streams(pipes))
+        self._child_created = True
+        self._close_pipe_fds(*pipes)
+
+
+def _spawn(path: bytes, words: Sequence[str], passed: Sequence[int]) -> int:
+    """In such a process: what multiprocessing spawns is forked. As multiprocessing.util.spawnv_passfds."""
+    order = {"words": words[words.index("-c") :], "cwd": str(Path.cwd()), "env": {**os.environ}, "own_session": False}
+    child = os.fork()
+    if child == 0:
+        _become(order, (0, 1, 2), [int(fd) for fd in passed])
+    return child

@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import openai
 import pytest
 
 import vitrine
+from tests.warm import Vitrine
 
 CONTEXT = 48
 SIZE = {"n_layers": 2, "n_heads": 2, "d_model": 32, "context": CONTEXT}
@@ -49,9 +49,9 @@ class Served:
 
 
 @contextmanager
-def serving(run: Path, *options: str) -> Iterator[Served]:
-    command = [sys.executable, "-m", "vitrine", "serve", str(run), "--port", "0", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+def serving(run: Path, *options: str, start: Callable[..., "subprocess.Popen[str]"] = Vitrine) -> Iterator[Served]:
+    command = ["serve", run, "--port", "0", *options]
+    with start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         first = process.stdout.readline()
         found = re.search(r"http://\S+:\d+", first)

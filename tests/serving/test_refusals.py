@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import openai
 import pytest
 
-from tests.serving.conftest import CONTEXT, Served
+from tests.serving.conftest import CONTEXT, Served, serving
+from tests.warm import plainly
 
 GOOD = {"model": "small", "prompt": "ab", "max_tokens": 2}
 
@@ -200,10 +201,11 @@ def decoding_process(served: Served) -> int:
 
 
 def test_the_decoding_process_is_started_again_when_it_dies(served: Served) -> None:
-    stream = iter(served.client.completions.create(**GOOD | {"max_tokens": 50_000}, stream=True))
-    next(stream)
-    os.kill(decoding_process(served), signal.SIGKILL)
-    with pytest.raises(openai.APIError, match="ended unexpectedly"):
-        list(stream)
-    assert eventually(lambda: served.metrics()["vitrine_ready"] == 1)
-    assert post(served, GOOD)[0] == 200
+    with serving(served.run, start=plainly) as own:
+        stream = iter(own.client.completions.create(**GOOD | {"max_tokens": 50_000}, stream=True))
+        next(stream)
+        os.kill(decoding_process(own), signal.SIGKILL)
+        with pytest.raises(openai.APIError, match="ended unexpectedly"):
+            list(stream)
+        assert eventually(lambda: own.metrics()["vitrine_ready"] == 1)
+        assert post(own, GOOD)[0] == 200

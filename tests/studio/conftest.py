@@ -3,7 +3,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import made_once, vitrine_in
-from tests.warm import Vitrine
+from tests.warm import Vitrine, plainly
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -79,7 +78,8 @@ class Studio:
             ["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
         )
         rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
-        return [int(pid) for pid, parent, what in rows if int(parent) == self.process.pid and "spawn_main" in what]
+        ours = [(int(pid), what) for pid, parent, what in rows if int(parent) == self.process.pid]
+        return [pid for pid, what in ours if "spawn_main" in what or ("tests.warm" in what)]
 
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "web" / "openapi.json").read_text(encoding="utf-8"))
@@ -141,11 +141,6 @@ def studio(runs: Path) -> Iterator[Studio]:
     """A server over that folder, in a process that never had torch."""
     with serve(runs, start=plainly) as served:
         yield served
-
-
-def plainly(arguments: list[object], **how: object) -> "subprocess.Popen[str]":
-    """`vitrine ARGUMENTS` as a user starts it."""
-    return subprocess.Popen([sys.executable, "-m", "vitrine", *map(str, arguments)], **how)
 
 
 @pytest.fixture(scope="session")

@@ -97,8 +97,7 @@ def test_the_page_opens_with_the_training_and_stays_until_ctrl_c(tmp_path: Path,
     browser.chmod(0o755)
     with contextlib.ExitStack() as taken:
         with contextlib.suppress(OSError):  # someone has it already, as well
-            listener = taken.enter_context(socket.socket())
-            listener.bind(("127.0.0.1", 8737))
+            taken.enter_context(socket.create_server(("127.0.0.1", 8737)))
         with in_terminal(
             "train", book_file, "--run", "r", *SMALL, "--studio", cwd=tmp_path, BROWSER=str(browser)
         ) as command:

@@ -49,7 +49,10 @@ class Browser:
 
     def identical(self) -> None:
         """Wait until the step is re-run, and every cell shown is the step's own."""
-        self.page.wait_for_selector("[data-state=identical]")
+        try:
+            self.page.wait_for_selector("[data-state=identical]")
+        except sync_api.TimeoutError:
+            pytest.fail(f"The step was not re-run. The page shows: {self.page.inner_text('body')}")
 
     def exact(self) -> None:
         self.identical()
