@@ -3,7 +3,6 @@
 import io
 import itertools
 import json
-import os
 import pickle
 import random
 import re
@@ -11,7 +10,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import pytest
 import torch
 
 from tests.conftest import TINY
+from tests.training.test_distributed import start_two
 from tests.warm import Vitrine
 from vitrine.runs.reader import RunReader
 
@@ -197,37 +196,19 @@ def test_two_processes_give_the_losses_of_one_within_1e_4(vitrine, book, tmp_pat
         "machine.threads=1",
     ]
     assert vitrine("train", book, *settings, "--steps", 50, "--run", "one").returncode == 0
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node",
-            "2",
-            "--standalone",
-            "-m",
-            "vitrine",
-            "train",
-            str(book),
-            *settings,
-            "--steps",
-            "50",
-            "--run-dir",
-            "two",
-            "--json",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    first, second = start_two(
+        ["-m", "vitrine", "train", book, *settings, "--steps", 50, "--run-dir", "two", "--json"],
+        tmp_path,
+        stdout=subprocess.PIPE,
     )
-    assert done.returncode == 0, done.stderr
+    printed, complaints = first.communicate(timeout=240)
+    assert first.returncode == 0, complaints
+    assert second.communicate(timeout=30)[0] == ""  # rank 0 alone prints
+    assert second.returncode == 0
     one, two = _losses(tmp_path / "one"), _losses(tmp_path / "two")
     assert len(one) == len(two) == 50
     assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-4
-    assert json.loads(done.stdout)["steps"] == 50  # rank 0 alone printed
+    assert json.loads(printed)["steps"] == 50
 
 
 @pytest.fixture(scope="module")

@@ -139,6 +139,7 @@ def run_notebook(name: str, folder: Path) -> list[str]:
     return given
 
 
+@pytest.mark.full
 def test_the_notebook_on_parameters_shows_one_and_a_step_that_is_exact(tmp_path: Path) -> None:
     shown = run_notebook("parameters.ipynb", tmp_path)
     assert "<svg" in shown[0]
@@ -150,6 +151,7 @@ def test_the_notebook_on_parameters_shows_one_and_a_step_that_is_exact(tmp_path:
     assert [file.name for file in tmp_path.iterdir()] == ["temporary"]
 
 
+@pytest.mark.full
 def test_the_notebook_on_transformers_has_the_same_logits_text_and_digest_there(tmp_path: Path) -> None:
     shown = run_notebook("transformers.ipynb", tmp_path)
     assert "'model.safetensors'" in shown[1]

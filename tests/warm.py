@@ -1,4 +1,4 @@
-"""Processes of the `vitrine` command that start at once: each is forked from one that has imported torch already.
+"""Python processes that start at once: each is forked from one that has imported torch and Vitrine already.
 
 For tests in which the process is the point: its signals, its streams, its death. It is a real process with a number, a
 folder, an environment and streams of its own, and what it starts of Vitrine (workers, trainings, the studio beside one)
@@ -30,11 +30,11 @@ ROOT = Path(__file__).parents[1]
 _nursery: "tuple[subprocess.Popen[bytes], socket.socket] | None" = None  # the process that forks, and how it is asked
 
 
-class Vitrine(subprocess.Popen):
-    """`vitrine ARGUMENTS`, started. As subprocess.Popen, with its cwd, env, stdin, stdout, stderr, text and start_new_session."""
+class Python(subprocess.Popen):
+    """`python ARGUMENTS`, such as -m MODULE or -c CODE. As subprocess.Popen, with its streams, cwd, env, start_new_session."""
 
     def _execute_child(self, args: Any, *how: Any) -> None:  # type: ignore[override]
-        pipes, order = _order(["-m", "vitrine", *args], how)
+        pipes, order = _order(args, how)
         ours, theirs = socket.socketpair()
         with theirs:
             control, content = _asked(), json.dumps(order).encode()
@@ -63,6 +63,13 @@ class Vitrine(subprocess.Popen):
         return self.returncode
 
 
+class Vitrine(Python):
+    """`vitrine ARGUMENTS`."""
+
+    def __init__(self, arguments: Sequence[object], **how: Any) -> None:
+        super().__init__(["-m", "vitrine", *arguments], **how)
+
+
 def vitrine(
     *arguments: object, check: bool = False, timeout_s: float = 120, stdin: str | None = None, **how: Any
 ) -> "subprocess.CompletedProcess[str]":
@@ -78,11 +85,6 @@ def vitrine(
     if check and process.returncode:
         raise AssertionError(f"vitrine {arguments} ended with {process.returncode}: {said}")
     return subprocess.CompletedProcess(arguments, process.returncode, output, said)
-
-
-def plainly(arguments: Sequence[object], **how: Any) -> "subprocess.Popen[str]":
-    """`vitrine ARGUMENTS`, as a user starts it."""
-    return subprocess.Popen([sys.executable, "-m", "vitrine", *map(str, arguments)], **how)
 
 
 def _order(words: Sequence[object], how: Sequence[Any]) -> tuple[Sequence[int], dict[str, Any]]:
@@ -183,6 +185,8 @@ def _become(order: dict[str, Any], streams: Sequence[int], passed: Sequence[int]
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
     except BaseException:
         import traceback
 

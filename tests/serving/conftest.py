@@ -49,9 +49,9 @@ class Served:
 
 
 @contextmanager
-def serving(run: Path, *options: str, start: Callable[..., "subprocess.Popen[str]"] = Vitrine) -> Iterator[Served]:
+def serving(run: Path, *options: str) -> Iterator[Served]:
     command = ["serve", run, "--port", "0", *options]
-    with start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with Vitrine(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         first = process.stdout.readline()
         found = re.search(r"http://\S+:\d+", first)

@@ -13,8 +13,7 @@ from urllib.parse import urlsplit
 import openai
 import pytest
 
-from tests.serving.conftest import CONTEXT, Served, serving
-from tests.warm import plainly
+from tests.serving.conftest import CONTEXT, Served
 
 GOOD = {"model": "small", "prompt": "ab", "max_tokens": 2}
 
@@ -194,18 +193,17 @@ def test_health_and_metrics(served: Served) -> None:
 
 
 def decoding_process(served: Served) -> int:
-    """Its number: the one child that has torch."""
+    """Its number."""
     children = Path(f"/proc/{served.process.pid}/task/{served.process.pid}/children").read_text().split()
-    [found] = [int(pid) for pid in children if "libtorch" in Path(f"/proc/{pid}/maps").read_text()]
+    [found] = [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == "vitrine decodes\n"]
     return found
 
 
 def test_the_decoding_process_is_started_again_when_it_dies(served: Served) -> None:
-    with serving(served.run, start=plainly) as own:
-        stream = iter(own.client.completions.create(**GOOD | {"max_tokens": 50_000}, stream=True))
-        next(stream)
-        os.kill(decoding_process(own), signal.SIGKILL)
-        with pytest.raises(openai.APIError, match="ended unexpectedly"):
-            list(stream)
-        assert eventually(lambda: own.metrics()["vitrine_ready"] == 1)
-        assert post(own, GOOD)[0] == 200
+    stream = iter(served.client.completions.create(**GOOD | {"max_tokens": 50_000}, stream=True))
+    next(stream)
+    os.kill(decoding_process(served), signal.SIGKILL)
+    with pytest.raises(openai.APIError, match="ended unexpectedly"):
+        list(stream)
+    assert eventually(lambda: served.metrics()["vitrine_ready"] == 1)
+    assert post(served, GOOD)[0] == 200

@@ -3,6 +3,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import made_once, vitrine_in
-from tests.warm import Vitrine, plainly
+from tests.warm import Vitrine
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -74,12 +75,13 @@ class Studio:
 
     def workers(self) -> list[int]:
         """The process numbers of the workers."""
-        listed = subprocess.run(
-            ["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
-        )
+        listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,comm="], capture_output=True, text=True, check=True)
         rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
-        ours = [(int(pid), what) for pid, parent, what in rows if int(parent) == self.process.pid]
-        return [pid for pid, what in ours if "spawn_main" in what or ("tests.warm" in what)]
+        return [
+            int(pid)
+            for pid, parent, name in rows
+            if int(parent) == self.process.pid and name in ("vitrine replays", "vitrine writes")
+        ]
 
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "web" / "openapi.json").read_text(encoding="utf-8"))
@@ -141,6 +143,11 @@ def studio(runs: Path) -> Iterator[Studio]:
     """A server over that folder, in a process that never had torch."""
     with serve(runs, start=plainly) as served:
         yield served
+
+
+def plainly(arguments: list[object], **how: object) -> "subprocess.Popen[str]":
+    """`vitrine ARGUMENTS`, as a user starts it."""
+    return subprocess.Popen([sys.executable, "-m", "vitrine", *map(str, arguments)], **how)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """The page, in the system's own browser: what it shows is what the run has."""
 
-import base64
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.studio.conftest import BROWSER, Studio, serve
 from vitrine.config import SamplingConfig
@@ -165,40 +166,6 @@ def test_the_bars_are_what_the_library_would_draw_from(browser: Browser, studio:
         assert (p > 0) == bool(kept[token] > 0)
 
 
-@pytest.mark.parametrize("mode", ["value", "learned", "gradient"])
-def test_every_colour_is_the_number_of_its_cell(
-    browser: Browser, chromium: "sync_api.Browser", studio: Studio, mode: str
-):
-    page = browser.open(step=STEP, mode=mode)
-    browser.exact()
-    page.wait_for_timeout(200)
-    pixels = pixels_of(chromium, page.screenshot())
-    palette = np.array(page.evaluate("() => window.vitrine.palette()"))
-    steps = (len(palette) - 1) // 2
-    draws, looked = np.random.default_rng(1), 0
-    for name, shape in (("blocks.0.mlp.expand.weight", (96, 24)), ("blocks.1.mlp.shrink.weight", (24, 96)),
-                        ("blocks.1.attention.key.weight", (24, 24)), ("blocks.0.mlp.expand.bias", (1, 96))):  # fmt: skip
-        exact = studio.cells(
-            "small", tensor=name, step=STEP, mode=mode, row=0, column=0, rows=shape[0], columns=shape[1]
-        )
-        scale = page.evaluate("name => window.vitrine.scale(name)", name)
-        for _ in range(60):
-            cell = {"name": name, "row": int(draws.integers(shape[0])), "column": int(draws.integers(shape[1]))}
-            where = page.evaluate("c => window.vitrine.where(c.name, c.row, c.column)", cell)
-            x, y = where["x"] + where["width"] / 2, where["y"] + where["height"] / 2
-            colour = pixels[int(y), int(x)]
-            distance = np.abs(palette - colour).sum(1)
-            if distance.min() > 3:
-                continue  # under the ring that marks the chosen cell
-            share = float(exact[cell["row"], cell["column"]]) / scale["full"]
-            if scale["bend"]:
-                value = float(exact[cell["row"], cell["column"]])
-                share = np.arcsinh(value / scale["bend"]) / np.arcsinh(scale["full"] / scale["bend"])
-            assert abs((int(distance.argmin()) - steps) - np.clip(share, -1, 1) * steps) <= 1.5, cell
-            looked += 1
-    assert looked >= 200
-
-
 def test_the_parameter_map_is_walked_with_the_keys(browser: Browser):
     page = browser.open(step=150, cell=CELL)
     page.wait_for_selector(f'[data-cell="{CELL}"]')
@@ -233,21 +200,7 @@ def test_a_run_started_from_the_page_is_watched_to_its_end(
         assert seen.said == []
 
 
-def pixels_of(chromium: "sync_api.Browser", screenshot: bytes, width: int = 0, height: int = 0) -> np.ndarray:
-    """A screenshot's pixels, (height, width, 3), read by the browser on a page of its own; of its own size, or another."""
-    page = chromium.new_page()
-    source = "data:image/png;base64," + base64.b64encode(screenshot).decode()
-    width, height, data = page.evaluate(
-        """async ([source, width, height]) => {
-            const image = new Image(); image.src = source; await image.decode();
-            const [w, h] = [width || image.width, height || image.height];
-            const canvas = new OffscreenCanvas(w, h), context = canvas.getContext('2d');
-            context.drawImage(image, 0, 0, w, h);
-            const data = context.getImageData(0, 0, w, h).data;
-            let text = ''; for (let i = 0; i < data.length; i += 8192) text += String.fromCharCode(...data.subarray(i, i + 8192));
-            return [w, h, btoa(text)];
-        }""",
-        [source, width, height],
-    )
-    page.close()
-    return np.frombuffer(base64.b64decode(data), np.uint8).reshape(height, width, 4)[..., :3].astype(np.int64)
+def pixels_of(picture: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
+    """The pixels of a PNG, (height, width, 3); scaled to (width, height) if wanted."""
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    return np.asarray(image.resize(size) if size else image).astype(np.int64)

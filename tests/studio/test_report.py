@@ -10,7 +10,6 @@ import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
@@ -18,11 +17,10 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 
-from tests.conftest import vitrine_in
+from tests import warm
 from tests.studio.conftest import SMALL, Studio, until
 from tests.studio.test_page import MISSING, OPENING_SEEN, pixels_of
 from tests.warm import Vitrine
-from vitrine.cli.render import render
 from vitrine.errors import RunError
 from vitrine.inspection.views import inspect
 from vitrine.runs.control import ask
@@ -30,7 +28,6 @@ from vitrine.runs.film import Film
 from vitrine.runs.reader import RunReader, is_training
 from vitrine.studio.events import is_paused
 from vitrine.studio.report import build as reporting
-from vitrine.studio.report.command import Written, write_report
 from vitrine.studio.report.html import Shell
 from vitrine.studio.tiles import read_birth
 
@@ -62,12 +59,9 @@ class Opened:
 def file(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of the small run, as the command writes it."""
     out = tmp_path_factory.mktemp("report") / "small.html"
-    chosen = ["--cell", CELL, "--steps", "birth,120,150"]
-    with ThreadPoolExecutor() as threads:  # since the browser's has a loop already
-        work = threads.submit(vitrine_in, out.parent, "report", runs / "small", "--out", out, *chosen, check=True)
-        done = work.result()
-    assert "check it before you share it" in done.stdout
-    assert "in full: 0, 120, 150" in done.stdout
+    said = write(runs / "small", out, "--steps", "birth,120,150")
+    assert "check it before you share it" in said
+    assert "in full: 0, 120, 150" in said
     return out
 
 
@@ -104,10 +98,9 @@ def reader(runs: Path) -> RunReader:
     return RunReader(runs / "small")
 
 
-def write(run: Path, out: Path, steps: str = "0", cell: str = CELL) -> Written:
-    """As the command does it; in a thread of its own, since the browser's has a loop already."""
-    with ThreadPoolExecutor() as threads:
-        return threads.submit(write_report, str(run), str(out), steps, cell, False, lambda what: None).result()
+def write(run: Path, out: Path, *options: object) -> str:
+    """Write a report; what the command said."""
+    return warm.vitrine("report", run, "--out", out, "--cell", CELL, *options, check=True).stdout
 
 
 def cell_at(page: "sync_api.Page", name: str) -> float:
@@ -146,7 +139,7 @@ def test_the_film_of_a_report_has_the_colours_of_the_film_of_the_run(
     page = open_report(file).go(run="small", step=frame.step, cell="final_norm.gain[0]", mode=mode)
     page.wait_for_function(f"() => window.vitrine?.shown().step === {frame.step}")
     page.wait_for_timeout(200)
-    pixels = pixels_of(chromium, page.screenshot())
+    pixels = pixels_of(page.screenshot())
     palette = np.array(page.evaluate("() => window.vitrine.palette()"))
     steps, looked, start, draws = (len(palette) - 1) // 2, 0, 0, np.random.default_rng(2)
     picks, numbers = (film.values, frame.learned) if mode == "value" else (film.changes, frame.updates)
@@ -239,7 +232,7 @@ def test_the_poster_sets_the_first_sentence_against_the_last(
         assert start in "".join(words.split())
     content = (tmp_path / "poster.png").read_bytes()
     assert struct.unpack(">II", content[16:24]) == (2560, 1440)
-    pixels = pixels_of(chromium, content, 640, 360)
+    pixels = pixels_of(content, (640, 360))
     left, right = pixels[50:225, :320], pixels[50:225, 320:]
     assert np.abs(left - right).mean() > 1  # what was learned can be seen
     assert len(np.unique(right.reshape(-1, 3), axis=0)) > 50
@@ -319,10 +312,10 @@ def test_a_run_without_a_film_or_a_step_still_has_a_report(runs: Path, tmp_path:
     with sqlite3.connect(tmp_path / "newborn" / "run.sqlite") as history:
         for table in ("steps", "evaluations", "samples", "statistics", "columns", "histograms"):
             history.execute(f"DELETE FROM {table}")
-    written = write(tmp_path / "newborn", tmp_path / "out.html", "")
-    assert written.report.steps == []
-    assert "none was recorded" in render(written)
-    page = open_report(written.file).go(run="newborn", step=0, cell=CELL)
+    said = write(tmp_path / "newborn", tmp_path / "out.html")
+    assert "in full: none" in said
+    assert "none was recorded" in said
+    page = open_report(tmp_path / "out.html").go(run="newborn", step=0, cell=CELL)
     assert cell_at(page, CELL) == np.float32(inspect(RunReader(runs / "small"), CELL, 0).to_json()["birth"])
 
 
@@ -336,17 +329,17 @@ def test_a_run_in_training_with_a_hostile_name_is_reported_as_it_stands(
         until(lambda: (run / "run.sqlite").is_file() and RunReader(run).steps_made() > 20, 60)
         ask(run, "pause")
         until(lambda: is_paused(RunReader(run)))
-        written = write(run, tmp_path / "out.html")
+        write(run, tmp_path / "out.html", "--steps", 0)
         assert is_training(run)
     finally:
         training.terminate()
         training.wait(30)
-    text = written.file.read_text(encoding="utf-8")
+    text = (tmp_path / "out.html").read_text(encoding="utf-8")
     assert f"<title>{html.escape(HOSTILE)} · Vitrine</title>" in text
     assert HOSTILE not in text
     assert len(re.findall("<script", text)) == 3  # the page's own, the answers, the film
     assert len(re.findall("</script", text)) == 3
-    page = open_report(written.file).go(run=HOSTILE, step=0)
+    page = open_report(tmp_path / "out.html").go(run=HOSTILE, step=0)
     page.wait_for_selector("[data-state=identical]")
     assert page.evaluate("() => window.hacked") is None
     assert page.title() == f"{HOSTILE} · Vitrine"

@@ -5,9 +5,9 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 import torch.distributed as dist
 
 from tests.conftest import TINY
+from tests.warm import Python
 from vitrine import api
 from vitrine.errors import ConfigError, RunError
 from vitrine.runs.reader import RunReader
@@ -22,19 +23,20 @@ from vitrine.training import resume as resuming
 from vitrine.training.distributed import ENDED, LOST, Processes
 
 
-def start_two(arguments: list[str], folder: Path) -> "list[subprocess.Popen[str]]":
-    """Two processes, in the environment that torchrun gives them."""
+def start_two(arguments: Sequence[object], folder: Path, **streams: int) -> list[Python]:
+    """Two Python processes, in the environment that torchrun gives them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return [
-        subprocess.Popen(
-            [sys.executable, *arguments],
+        Python(
+            arguments,
             cwd=folder,
             env=shared | {"RANK": rank, "LOCAL_RANK": rank},
             stderr=subprocess.PIPE,
             text=True,
+            **streams,
         )
         for rank in ("0", "1")
     ]

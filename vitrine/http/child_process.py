@@ -172,6 +172,8 @@ class Sandbox:
 
 
 def _begin(target: Callable[..., None], connection: Connection, *arguments: Any) -> None:
+    with contextlib.suppress(OSError):  # what `ps` and `top` show; only Linux has this file
+        Path("/proc/self/comm").write_text(multiprocessing.current_process().name)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal: the server decides when to end
     with contextlib.suppress(EOFError, BrokenPipeError):  # the server has ended
         target(connection, *arguments)
