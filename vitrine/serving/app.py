@@ -76,9 +76,10 @@ class Server:
     async def show_metrics(self, request: Request) -> Response:
         """`GET /metrics`, for Prometheus."""
         writing = min(self.decoding.texts, self.decoding.rows)
-        ready = self.decoding.ready is not None
-        text = self.metrics.to_text(writing, self.decoding.texts - writing, ready)
-        return Response(text, headers={"Content-Type": CONTENT_TYPE})
+        self.metrics.writing.set(writing)
+        self.metrics.waiting.set(self.decoding.texts - writing)
+        self.metrics.ready.set(self.decoding.ready is not None)
+        return Response(self.metrics.to_bytes(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _body(self, request: Request, kind: Any) -> Any:
         body = await asyncio.to_thread(parse, kind, await request.body())
@@ -116,14 +117,14 @@ class Server:
         answer = Answer(self.model, self.decoding, jobs, stops)
         answer.start()
         started_s = time.perf_counter()
-        answer.on_first = lambda: self.metrics.first.add(time.perf_counter() - started_s)
+        answer.on_first = lambda: self.metrics.first.observe(time.perf_counter() - started_s)
 
         def end() -> None:
             answer.stop()
-            self.metrics.read += answer.usage["prompt_tokens"]
-            self.metrics.written += answer.written
-            self.metrics.dropped += not answer.done
-            self.metrics.duration.add(time.perf_counter() - started_s)
+            self.metrics.read.inc(answer.usage["prompt_tokens"])
+            self.metrics.written.inc(answer.written)
+            self.metrics.dropped.inc(not answer.done)
+            self.metrics.duration.observe(time.perf_counter() - started_s)
 
         if body.stream:
             return _Stream(stream(answer, shape, body.with_usage), end)
@@ -190,7 +191,7 @@ class _Counted:
         async def send_and_count(message: Any) -> None:
             if message["type"] == "http.response.start":
                 path = scope["path"] if scope["path"] in _COUNTED else "other"
-                self.metrics.requests[path, message["status"]] += 1
+                self.metrics.requests.labels(path, message["status"]).inc()
             await send(message)
 
         await self.app(scope, receive, send_and_count if scope["type"] == "http" else send)
