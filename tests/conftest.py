@@ -91,10 +91,11 @@ def book_file(tmp_path_factory: pytest.TempPathFactory, prose: str) -> Path:
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory, own_cache: Path, book_file: Path) -> Path:
-    """A run of 20 steps, with keyframes at 0, 5, 10, 15 and 20; read only."""
+    """A run of 20 steps, with keyframes at 0, 5, 10, 15 and 20, and two texts; read only."""
 
     def make(folder: Path) -> None:
-        vitrine_in(folder, "train", book_file, *TINY, "--steps", 20, "--run", "run", check=True)
+        with_text = ["--set", "recording.text_samples=1"]
+        vitrine_in(folder, "train", book_file, *TINY, *with_text, "--steps", 20, "--run", "run", check=True)
 
     return made_once(tmp_path_factory, "small", make) / "run"
 
@@ -153,7 +154,7 @@ TINY = [
     "--set",
     "recording.keyframe_every=5",
     "--set",
-    "recording.text_samples=1",
+    "recording.text_samples=0",
     "--set",
     "data.tokenizer=char",
 ]

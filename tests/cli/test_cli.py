@@ -252,7 +252,7 @@ def test_a_disk_that_takes_no_more_is_one_sentence_and_breaks_nothing(limit_byte
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, before[1]))
     try:
         rarely = ["--set", "recording.keyframe_every=50"]
-        done = vitrine("train", "book.txt", *TINY, *rarely, "--steps", 400, "--run", "r")
+        done = vitrine("train", "book.txt", *TINY, *rarely, "--steps", 150, "--run", "r")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert done.returncode == 2

@@ -41,6 +41,7 @@ SETTINGS = {
     "training.precision": "float32",
     "recording.keyframe_every": 20,
     "recording.film_frames": 0,
+    "recording.text_samples": 0,
     "recording.statistics_every": 1,
     "data.tokenizer": "char",
     "machine.device": "cpu",

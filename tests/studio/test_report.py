@@ -444,37 +444,42 @@ STATES = [
 ]
 
 
-@pytest.mark.parametrize("state", STATES, ids=lambda state: state.get("view", "map"))
 @pytest.mark.parametrize("place", ["studio", "report"])
 def test_a_copied_link_restores_every_state(
-    page: "sync_api.Page", studio: Studio, file: Path, open_report: Open, state: dict[str, str], place: str
+    page: "sync_api.Page", studio: Studio, file: Path, open_report: Open, place: str
 ):
-    wanted = {"run": "small", **state}
     if place == "report":
         page = open_report(file).page
-    page.goto((f"{studio.address}&" if place == "studio" else f"{file.as_uri()}#") + urlencode(wanted))
-    page.get_by_role("button", name="Share").click()
-    link = page.get_by_label("Address of this view").input_value()
-    if place == "studio":
-        page.get_by_role("button", name="copy link").click()
-        page.get_by_role("button", name="copied").wait_for()
-        assert page.evaluate("() => navigator.clipboard.readText()") == link
-    assert "access=" not in link
+    page.goto(f"{studio.address}&run=small" if place == "studio" else f"{file.as_uri()}#run=small")
+    page.get_by_role("button", name="Share").wait_for()
     other = page.context.new_page()
-    other.goto(link)
-    other.wait_for_selector(".title")
-    for shown in (page, other):
-        parts = shown.evaluate("() => Object.fromEntries(new URLSearchParams(location.hash.slice(1)))")
-        assert {key: parts.get(key) for key in wanted} == wanted
-    step = other.get_by_label("Step", exact=True).first.input_value()
-    assert step == state["step"]
-    if "phase" in state:
-        other.wait_for_selector(f'[data-phase="{state["phase"]}"]')
-    if "prompt" in state:
-        assert other.get_by_label("your text").input_value() == state["prompt"]
-        assert float(other.get_by_label("temperature", exact=True).input_value()) == float(state["temperature"])
-        assert other.get_by_label("top-k", exact=True).input_value() == state["top_k"]
-    if "mode" in state and "view" not in state:
-        assert other.get_by_role("button", name="learned so far").get_attribute("aria-pressed") == "true"
-        other.wait_for_selector(f'td[aria-selected=true][data-cell="{CELL}"]')
-    other.close()
+    for state in STATES:
+        wanted = {"run": "small", **state}
+        page.evaluate("place => { location.hash = place }", urlencode(wanted))
+        page.wait_for_function(
+            "step => document.querySelector('[role=slider]').ariaValueNow === step", arg=state["step"]
+        )
+        page.get_by_role("button", name="Share").click()
+        link = page.get_by_label("Address of this view").input_value()
+        if place == "studio":
+            page.get_by_role("button", name="copy link").click()
+            page.get_by_role("button", name="copied").wait_for()
+            assert page.evaluate("() => navigator.clipboard.readText()") == link
+        page.keyboard.press("Escape")
+        assert "access=" not in link
+        other.goto("about:blank")
+        other.goto(link)
+        other.wait_for_selector(".title")
+        for shown in (page, other):
+            parts = shown.evaluate("() => Object.fromEntries(new URLSearchParams(location.hash.slice(1)))")
+            assert {key: parts.get(key) for key in wanted} == wanted
+        assert other.get_by_label("Step", exact=True).first.input_value() == state["step"]
+        if "phase" in state:
+            other.wait_for_selector(f'[data-phase="{state["phase"]}"]')
+        if "prompt" in state:
+            assert other.get_by_label("your text").input_value() == state["prompt"]
+            assert float(other.get_by_label("temperature", exact=True).input_value()) == float(state["temperature"])
+            assert other.get_by_label("top-k", exact=True).input_value() == state["top_k"]
+        if "mode" in state and "view" not in state:
+            assert other.get_by_role("button", name="learned so far").get_attribute("aria-pressed") == "true"
+            other.wait_for_selector(f'td[aria-selected=true][data-cell="{CELL}"]')

@@ -119,6 +119,7 @@ export class Page {
     Object.assign(writing.sampling, sampling);
     if (info.training && typeof step !== 'number') this.navigator.follow();
     else this.navigator.go(typeof step === 'number' ? step : (this.report?.begin ?? info.steps_made));
+    void this.navigator.cells.load(); // of another mode or cell, although the step may be the same
   }
 
   // --- a run ---------------------------------------------------------------------------------------------------
