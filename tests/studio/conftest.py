@@ -140,8 +140,8 @@ def other(tmp_path_factory: pytest.TempPathFactory, runs: Path, book_file: Path)
 
 @pytest.fixture(scope="session")
 def studio(runs: Path) -> Iterator[Studio]:
-    """A server over that folder, in a process that never had torch."""
-    with serve(runs, start=plainly) as served:
+    """A server over that folder."""
+    with serve(runs) as served:
         yield served
 
 

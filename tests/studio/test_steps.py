@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from starlette.requests import ClientDisconnect
 
-from tests.studio.conftest import Studio, serve, until
+from tests.studio.conftest import Studio, plainly, serve, until
 from vitrine.http.child_process import UnsendableError
 from vitrine.http.requests import while_there
 from vitrine.inspection.replay import Replayer
@@ -353,16 +353,18 @@ def test_a_page_that_goes_takes_its_replay_with_it(studio: Studio):
     assert stands["wanted"] == 0
 
 
-def test_the_server_has_no_torch(studio: Studio):
+def test_the_server_has_no_torch(runs: Path):
     imported = "import sys, vitrine.studio.command, vitrine.studio.app; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", imported], check=True)
-    whole(studio, "final_norm.gain", step=2, mode="gradient")
-    maps = Path(f"/proc/{studio.process.pid}/maps")
-    if not maps.is_file():
-        pytest.skip("NOT CHECKED on this system: what a process has loaded is read from /proc")
-    worker = [pid for pid in studio.workers() if "libtorch" in Path(f"/proc/{pid}/maps").read_text()]
-    assert worker  # the check would notice
-    assert "libtorch" not in maps.read_text()
+    with serve(runs, start=plainly) as studio:
+        whole(studio, "final_norm.gain", step=2, mode="gradient")
+        maps = Path(f"/proc/{studio.process.pid}/maps")
+        if not maps.is_file():
+            pytest.skip("NOT CHECKED on this system: what a process has loaded is read from /proc")
+        assert [
+            pid for pid in studio.workers() if "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+        ]  # the check would notice
+        assert "libtorch" not in maps.read_text()
 
 
 def test_the_workers_go_when_the_server_is_killed(runs: Path):
