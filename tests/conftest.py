@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import ctypes
 import fcntl
+import gc
 import os
 import pydoc_data.topics
 import shutil
@@ -23,6 +24,12 @@ from tests import warm
 
 # A shell starts its background commands with SIGINT ignored, and the commands under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the garbage collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,6 +14,7 @@ import atexit
 import contextlib
 import ctypes
 import fcntl
+import gc
 import json
 import os
 import runpy
@@ -121,6 +122,8 @@ def serve(number: int) -> None:
     import vitrine.run
     import vitrine.studio.command  # noqa: F401 - with torch, all that takes long
 
+    gc.collect()
+    gc.freeze()  # the garbage collector would touch, and so copy, all that was imported
     _serve(socket.socket(fileno=number))
 
 
