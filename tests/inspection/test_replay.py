@@ -194,7 +194,7 @@ def test_from_python_a_step_is_numpy_arrays(one):
 
 
 def test_it_works_while_the_training_goes_on_and_changes_no_bit_of_it(book, tmp_path, vitrine):
-    command = ["train", str(book), *TINY, *HARD, "--steps", "150", "--json"]
+    command = ["train", str(book), *TINY, *HARD, "--steps", "100", "--json"]
     alone = json.loads(vitrine(*command, "--run", "alone").stdout)["digest"]
     training = Vitrine([*command, "--run", "r"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     reader = _wait_for_steps(tmp_path / "r", 12, training)

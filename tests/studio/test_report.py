@@ -191,6 +191,7 @@ def test_every_view_of_a_report_opens(file: Path, open_report: Open, runs: Path)
     assert str(runs) not in file.read_text()
 
 
+@pytest.mark.full  # it takes its ten seconds
 def test_the_time_lapse_runs_from_birth_to_the_end_and_can_be_saved(file: Path, open_report: Open, tmp_path: Path):
     page = open_report(file).go()
     page.wait_for_selector("canvas[data-film=playing]")
