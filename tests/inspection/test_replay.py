@@ -117,7 +117,7 @@ def test_run_on_to_the_next_keyframe_it_has_the_same_digest(one):
 
 
 def test_a_step_that_was_never_made_is_refused(one):
-    with pytest.raises(RunError, match=r"has made 24 steps: there is no step 24 to open\. Name one from 0 to 23\."):
+    with pytest.raises(RunError, match=r"has made 24 steps: there is no step 24 to replay\. Name one from 0 to 23\."):
         Replayer(RunReader(one)).replay(24)
 
 

@@ -256,7 +256,7 @@ def test_a_film_that_is_gone_is_named(copy, command):
 
 @pytest.mark.parametrize("step", [-1, 20, 9999])
 def test_commands_and_python_agree_on_the_steps_there_are(step, small, command):
-    sentence = f"{small} has made 20 steps: there is no step {step} to open. Name one from 0 to 19."
+    sentence = f"{small} has made 20 steps: there is no step {step} to replay. Name one from 0 to 19."
     with pytest.raises(RunError) as refusal:
         open_run(small).step(step)
     assert str(refusal.value) == sentence

@@ -44,7 +44,7 @@ class Verdict:
     """One thing that was looked at. A rule leaves the name to its decorator.
 
     sentence: what was found, with its numbers; cause: what usually causes it, and what to try (empty when ok).
-    evidence: values, thresholds, steps. step: the one to open with `vitrine replay RUN --step N`.
+    evidence: values, thresholds, steps. step: the one to look at with `vitrine replay RUN --step N`.
     plot: of the evidence; None where nothing could be judged.
     """
 

@@ -45,7 +45,7 @@ class Replayer:
 
     def go_to(self, number: int) -> None:
         """Stand where step `number` starts. Raises RunError if the run has not come so far."""
-        self.reader.check_step(number, "enter")
+        self.reader.check_step(number, "start from")
         snapshot = self._keyframe_before(number)
         if not snapshot.step <= self.state.step <= number or not self.started:
             self._start(snapshot)

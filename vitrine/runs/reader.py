@@ -98,10 +98,10 @@ class RunReader:
         since_s = self._rows("SELECT total(duration_s) FROM steps WHERE step >= ?", last[0][1])[0][0]
         return float(last[0][0] + since_s)
 
-    def check_step(self, step: int, to: Literal["open", "enter"] = "open") -> None:
-        """Raise RunError if there is no such step. A step that was made can be opened; the one after it can be entered."""
+    def check_step(self, step: int, to: Literal["replay", "start from"] = "replay") -> None:
+        """Raise RunError if there is no such step. A step that was made can be replayed; one can also start from the one after."""
         made = max([self.steps_made(), *keyframe_steps(self.path / KEYFRAMES)])
-        last = made - 1 if to == "open" else made
+        last = made - 1 if to == "replay" else made
         if not 0 <= step <= last:
             known = f"Name one from 0 to {last}." if last >= 0 else "It has to make one first."
             raise RunError(f"{self.path} has made {made} steps: there is no step {step} to {to}. {known}")

@@ -99,7 +99,7 @@ class RunWriter(Writer):
         remove_partial(path / KEYFRAMES)
         self.keyframes = KeyframeWriter(path / KEYFRAMES, config.recording)
         self.sample_steps = spaced(config.training.steps + 1, config.recording.text_samples)
-        self.entered_at = self.kept_at = 0
+        self.started_at = self.kept_at = 0
         self.sampled_at = -1
 
     def initial_parameters(self, state: State) -> Tensor | None:
@@ -124,7 +124,7 @@ class RunWriter(Writer):
 
     def observer(self, state: State, initial: Tensor | None) -> StepLoss:
         """The recorder, where steps are recorded."""
-        self.entered_at = state.step
+        self.started_at = state.step
         if not self.history.enabled:
             return StepLoss()
         return Recorder(self.path, self.config, state.parameters, initial, self.history, state.step)
@@ -184,12 +184,12 @@ class RunWriter(Writer):
     def keep_due(self, state: State) -> None:
         """Every `recording.keyframe_every` steps, and at the best step, which must be kept."""
         best = self.keyframes.best_step == state.step
-        if state.step != self.entered_at and (best or state.step % self.config.recording.keyframe_every == 0):
+        if state.step != self.started_at and (best or state.step % self.config.recording.keyframe_every == 0):
             self._keep(state, must=best)
 
     def keep_last(self, state: State) -> None:
         """Unless it exists already."""
-        if state.step not in (self.entered_at, self.kept_at):
+        if state.step not in (self.started_at, self.kept_at):
             self._keep(state, must=True)
 
     def snapshot(self, state: State) -> None:
