@@ -4,7 +4,6 @@ import json
 import shutil
 import sqlite3
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 import vitrine as package
 from tests.conftest import TINY, vitrine_in
-from tests.warm import Vitrine
+from tests.warm import Python, Vitrine
 from vitrine.errors import RunError
 from vitrine.inspection.replay import Replayer
 from vitrine.inspection.step_report import StepReport, report_step
@@ -198,7 +197,7 @@ def test_it_works_while_the_training_goes_on_and_changes_no_bit_of_it(book, tmp_
     alone = json.loads(vitrine(*command, "--run", "alone").stdout)["digest"]
     training = Vitrine([*command, "--run", "r"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     reader = _wait_for_steps(tmp_path / "r", 12, training)
-    asked = subprocess.Popen([sys.executable, "-c", _ASK, str(tmp_path / "r")], stdout=subprocess.PIPE, text=True)
+    asked = Python(["-c", _ASK, tmp_path / "r"], stdout=subprocess.PIPE, text=True)
     replayed = Replayer(reader).replay(9)
     assert replayed.exact, replayed.comparisons.differs
     assert training.poll() is None  # it still trains

@@ -24,6 +24,7 @@ SETTINGS = {
     "model.d_ff": 256,  # 77,000 parameters: the film shows all values, and a part of the gradients
     "model.context": 16,
     "training.batch_size": 2,
+    "optimizer.name": "adamw",  # the quickest
     "training.evaluate_every": STEPS,
     "training.evaluation_tokens": 256,
     "data.tokenizer": "char",

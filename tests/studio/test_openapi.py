@@ -33,7 +33,7 @@ ASKED = [
     ("POST", "plan", {"corpus": "small", "preset": "nano", "steps": 5}),
     ("GET", "starting", {}),
 ]
-ELSEWHERE = {("POST", "/api/runs"), ("POST", "/api/runs/{run}/requests")}  # test_starting.py
+ELSEWHERE = {("POST", "/api/runs"), ("POST", "/api/runs/{run}/requests")}  # test_launch.py
 EXAMPLES = 8  # of each operation
 
 
@@ -45,7 +45,7 @@ def token(studio: Studio) -> dict[str, str]:
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_no_request_makes_the_server_fail(studio: Studio, token: dict[str, str], method: str):
     schema = schemathesis.openapi.from_url(f"{studio.url}/api/openapi.json", headers=token)
-    # Without end (tests/studio/test_api.py has it), and a process of its own each time (test_starting.py).
+    # Without end (tests/studio/test_runs.py has it), and a process of its own each time (test_launch.py).
     schema = schema.include(method=method).exclude(path_regex="/stream$").exclude(path="/api/runs", method="POST")
     operations = [found.ok() for found in schema.get_all_operations()]
     assert len(operations) > 4

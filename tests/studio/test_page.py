@@ -199,9 +199,10 @@ def test_a_run_started_from_the_page_is_watched_to_its_end(
         page = seen.page
         page.goto(studio.address)
         page.get_by_role("button", name="Train on your text").click()
-        page.get_by_label("Your text", exact=True).fill(prose[:20_000])
-        page.get_by_label("name", exact=True).fill("pasted")
+        page.get_by_label("Size", exact=True).select_option("demo")
         page.get_by_label("steps", exact=True).fill("10")
+        page.get_by_label("name", exact=True).fill("pasted")
+        page.get_by_label("Your text", exact=True).fill(prose[:20_000])
         page.wait_for_selector("text=numbers to learn", timeout=120_000)
         page.get_by_role("button", name="start training").click()
         page.wait_for_function("() => window.vitrine?.shown().wanted === 10", timeout=120_000)

@@ -79,6 +79,7 @@ def test_the_opening_goes_from_one_number_to_all_of_them_and_any_key_ends_it(
     visitor: Browser, only_small: Studio, reader: RunReader, total: int
 ):
     page = visitor.page
+    page.clock.install()
     page.goto(only_small.address)
     page.wait_for_selector("[data-act=one]")
     assert page.get_attribute("[data-counter]", "data-counter") == "1"
@@ -87,8 +88,10 @@ def test_the_opening_goes_from_one_number_to_all_of_them_and_any_key_ends_it(
     ).groups()
     born = load_file(reader.path / "keyframes/step-00000000/model.safetensors")[name]
     assert np.float32(value) == born[int(row), int(column)]
-    page.wait_for_selector("[data-act=all]", timeout=120_000)
+    while page.get_attribute("[data-act]", "data-act") != "all":
+        page.clock.run_for(1_000)
     assert page.get_attribute("[data-counter]", "data-counter") == str(total)
+    page.clock.resume()
     page.keyboard.press("a")
     page.wait_for_selector("[data-act]", state="detached")
     assert page.evaluate("() => window.vitrine.shown().wanted") == reader.steps_made()

@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.conftest import TINY
 from vitrine import open_run
 from vitrine.errors import CorpusError
@@ -63,10 +62,9 @@ def test_a_corpus_is_found_from_any_folder_and_an_empty_argument_is_none(tmp_pat
 
 
 def test_a_training_reads_standard_input_and_its_text_stays(own, tmp_path, prose):
-    asked = [sys.executable, "-m", "vitrine", "train", "-", *TINY, "--steps", "20", "--json"]
-    environment = {**os.environ, "VITRINE_CACHE": str(tmp_path / "cache")}
-    how = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 240}
-    made = subprocess.run(asked, input=prose, **how, check=True)
+    asked = ["train", "-", *TINY, "--steps", "20", "--json"]
+    how = {"cwd": tmp_path, "env": {**os.environ, "VITRINE_CACHE": str(tmp_path / "cache")}}
+    made = warm.vitrine(*asked, stdin=prose, check=True, **how)
     assert Path(json.loads(made.stdout)["run"]).name == "stdin-1"
     run = open_run(tmp_path / "runs" / "stdin-1")
     (text,) = run.config.data.corpus
@@ -74,7 +72,7 @@ def test_a_training_reads_standard_input_and_its_text_stays(own, tmp_path, prose
     assert Path(text).parent == own
     digests = json.loads(run.facts()["source_digests"])
     assert source_digests(run.config.data.corpus) == digests  # so that `resume` finds it as it was
-    empty = subprocess.run(asked, input="", **how, check=False)
+    empty = warm.vitrine(*asked, stdin="", **how)
     assert empty.returncode == 2
     assert empty.stderr.endswith("standard input is empty. Send text through it: cat book.txt | vitrine train -\n")
     assert [folder.name for folder in (tmp_path / "runs").iterdir()] == ["stdin-1"]
