@@ -7,12 +7,14 @@ import sqlite3
 import string
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import vitrine as package
+from tests.conftest import made_once
 from vitrine.cli.render import render
 from vitrine.inspection.health import Health, examine, history_verdicts, probe_verdicts
 from vitrine.inspection.health_rules import RULES, Level, Verdict
@@ -52,15 +54,17 @@ ADAMW = {"optimizer.name": "adamw", "model.architecture": "gpt2"}
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory, prose):
-    """Train a tiny run to its end, or until it diverges."""
+    """Train a tiny run to its end, or until it diverges. The workers of the tests share each: change a copy."""
 
     def run(steps=120, text=prose, parent="", **settings):
-        folder = tmp_path_factory.mktemp("run")
-        (folder / "text.txt").write_text(text)
-        chosen = SETTINGS | settings
-        with contextlib.suppress(package.DivergedError):
-            package.train(folder / "text.txt", run=folder / "r", settings=chosen, steps=steps, parent=parent)
-        return RunReader(folder / "r")
+        def make(folder):
+            (folder / "text.txt").write_text(text)
+            chosen = SETTINGS | settings
+            with contextlib.suppress(package.DivergedError):
+                package.train(folder / "text.txt", run=folder / "r", settings=chosen, steps=steps, parent=parent)
+
+        asked = zlib.crc32(repr((steps, text, parent, settings)).encode())
+        return RunReader(made_once(tmp_path_factory, f"health-{asked}", make) / "r")
 
     return run
 

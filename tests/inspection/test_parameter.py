@@ -11,7 +11,7 @@ import torch
 from safetensors.numpy import load_file
 
 from tests.apple import NAME, Gpu
-from tests.conftest import TINY, vitrine_in
+from tests.conftest import TINY, made_once, vitrine_in
 from vitrine.errors import RunError
 from vitrine.inspection.gradient_check import Float64, check_gradient
 from vitrine.inspection.neuron import open_neuron
@@ -35,18 +35,14 @@ RULES = {
 @pytest.fixture(scope="module", params=RULES)
 def replayed(request, tmp_path_factory, prose):
     """Step 7 of a run by each rule."""
-    run = train(tmp_path_factory.mktemp("run"), prose, ["training.precision=float32", *RULES[request.param]])
+    run = train(tmp_path_factory, prose, *RULES[request.param])
     return Replayer(RunReader(run)).replay(7)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, prose) -> Path:
     """A gpt2, which has every kind of parameter, with AdamW, in float32."""
-    return train(
-        tmp_path_factory.mktemp("run"),
-        prose,
-        [*RULES["adamw"], "training.precision=float32", "recording.film_frames=6"],
-    )
+    return train(tmp_path_factory, prose, *RULES["adamw"], "recording.film_frames=6")
 
 
 def test_the_rules_terms_come_to_the_update(replayed):
@@ -207,12 +203,14 @@ def load_initial(run: Path) -> dict[str, np.ndarray]:
     return load_file(run / "keyframes/step-00000000/model.safetensors")
 
 
-def train(folder: Path, prose: str, settings: list[str]) -> Path:
-    (folder / "book.txt").write_text(prose)
-    given = [part for setting in settings for part in ("--set", setting)]
-    command = ["train", "book.txt", *TINY, *given, "--steps", str(STEPS), "--run", "r"]
-    vitrine_in(folder, *command, check=True)
-    return folder / "r"
+def train(factory: pytest.TempPathFactory, prose: str, *settings: str) -> Path:
+    def make(folder: Path) -> None:
+        (folder / "book.txt").write_text(prose)
+        given = [part for setting in ("training.precision=float32", *settings) for part in ("--set", setting)]
+        command = ["train", "book.txt", *TINY, *given, "--steps", str(STEPS), "--run", "r"]
+        vitrine_in(folder, *command, check=True)
+
+    return made_once(factory, "-".join(["parameter", *settings]), make) / "r"
 
 
 def test_the_model_in_float64_is_the_same_model(run):

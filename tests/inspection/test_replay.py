@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from safetensors.numpy import load_file, save_file
 
 import vitrine as package
-from tests.conftest import TINY, vitrine_in
+from tests.conftest import TINY, made_once, vitrine_in
 from tests.warm import Python, Vitrine
 from vitrine.errors import RunError
 from vitrine.inspection.replay import Replayer
@@ -47,12 +47,12 @@ KINDS = {
 @pytest.fixture(scope="module", params=KINDS)
 def run(request, tmp_path_factory, prose) -> Path:
     """A run of 24 steps with keyframes every 5, of each kind."""
-    return _train(tmp_path_factory.mktemp("run"), prose, KINDS[request.param])
+    return _train(tmp_path_factory, prose, request.param)
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory, prose) -> Path:
-    return _train(tmp_path_factory.mktemp("one"), prose, KINDS["muon, qwen3, bf16"])
+    return _train(tmp_path_factory, prose, "muon, qwen3, bf16")
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_from_python_a_step_is_numpy_arrays(one):
 
 
 def test_it_works_while_the_training_goes_on_and_changes_no_bit_of_it(book, tmp_path, vitrine):
-    command = ["train", str(book), *TINY, *HARD, "--steps", "100", "--json"]
+    command = ["train", str(book), *TINY, *HARD, "--steps", "60", "--json"]
     alone = json.loads(vitrine(*command, "--run", "alone").stdout)["digest"]
     training = Vitrine([*command, "--run", "r"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     reader = _wait_for_steps(tmp_path / "r", 12, training)
@@ -313,11 +313,13 @@ def test_verify_fails_on_a_flipped_bit(copy, vitrine):
     assert [check["what"] for check in found["checks"] if not check["held"]] == ["keyframe 20"]
 
 
-def _train(folder: Path, prose: str, settings: list[str]) -> Path:
-    (folder / "book.txt").write_text(prose)
-    command = ["train", "book.txt", *TINY, *HARD, *settings, "--steps", str(STEPS), "--run", "r"]
-    vitrine_in(folder, *command, check=True)
-    return folder / "r"
+def _train(factory: pytest.TempPathFactory, prose: str, kind: str) -> Path:
+    def make(folder: Path) -> None:
+        (folder / "book.txt").write_text(prose)
+        command = ["train", "book.txt", *TINY, *HARD, *KINDS[kind], "--steps", str(STEPS), "--run", "r"]
+        vitrine_in(folder, *command, check=True)
+
+    return made_once(factory, f"replay-{kind}", make) / "r"
 
 
 def _wait_for_steps(run: Path, steps: int, process: "subprocess.Popen[str]") -> RunReader:

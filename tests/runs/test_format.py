@@ -7,12 +7,14 @@ import struct
 import subprocess
 import time
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.conftest import made_once
 from tests.warm import Vitrine
 
 STEPS = 1_100  # a block of 1,024 in columns, the rest in rows
@@ -41,8 +43,11 @@ EXPAND = "blocks.0.mlp.expand.weight"  # (256, 64): rows and columns cannot be t
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, prose: str) -> Path:
-    """A small run, at whose live picture someone looked while it was trained."""
-    folder = tmp_path_factory.mktemp("format")
+    """A small run, at whose live picture someone looked while it was trained; read only."""
+    return made_once(tmp_path_factory, "format", partial(make_run, prose)) / "r"
+
+
+def make_run(prose: str, folder: Path) -> None:
     (folder / "book.txt").write_text(prose)
     settings = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
     command = ["train", "book.txt", *settings, "--steps", STEPS, "--run", "r"]
@@ -55,7 +60,6 @@ def run(tmp_path_factory: pytest.TempPathFactory, prose: str) -> Path:
             time.sleep(0.2)
         assert trainer.stderr
         assert trainer.returncode == 0, trainer.stderr.read()
-    return folder / "r"
 
 
 # The reader -----------------------------------------------------------------------------------------------------------

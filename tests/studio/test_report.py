@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from tests import warm
+from tests.conftest import made_once
 from tests.studio.conftest import SMALL, Studio, until
 from tests.studio.test_page import MISSING, OPENING_SEEN, pixels_of
 from tests.warm import Vitrine
@@ -58,11 +59,13 @@ class Opened:
 @pytest.fixture(scope="module")
 def file(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of the small run, as the command writes it."""
-    out = tmp_path_factory.mktemp("report") / "small.html"
-    said = write(runs / "small", out, "--steps", "birth,120,150")
-    assert "check it before you share it" in said
-    assert "in full: 0, 120, 150" in said
-    return out
+
+    def make(folder: Path) -> None:
+        said = write(runs / "small", folder / "small.html", "--steps", "birth,120,150")
+        assert "check it before you share it" in said
+        assert "in full: 0, 120, 150" in said
+
+    return made_once(tmp_path_factory, "report", make) / "small.html"
 
 
 Open = Callable[..., Opened]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -51,23 +51,19 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
         fixed_for, at = kept if exact else NEVER, 0 if mode == "birth" else step
         return numbers(request, found, step=at, exact=exact, fixed=fixed_for, shape=shape)
 
-    @router.get("/tile", responses=RAW, response_class=Response)
-    async def tile(
-        request: Request,
-        run: Name,
-        tensor: str,
-        step: Step,
-        mode: Mode,
-        row: Place = 0,
-        column: Place = 0,
-        rows: Size = 256,
-        columns: Size = 256,
-        every: Every = 1,
-        v: Version = "",
-    ) -> Response:
-        """A rectangle of a tensor, in cells; at most 65,536 numbers. float32."""
+    async def rectangle(
+        run: Name, tensor: str,
+        row: Place = 0, column: Place = 0, rows: Size = 256, columns: Size = 256, every: Every = 1,
+    ) -> tuple[RunReader, Tile]:  # fmt: skip
         reader = listing.open(run)
-        part = tile_of(reader, tensor, row, column, rows, columns, every)
+        return reader, tile_of(reader, tensor, row, column, rows, columns, every)
+
+    Rectangle = Annotated[tuple[RunReader, Tile], Depends(rectangle)]  # noqa: N806 - a type
+
+    @router.get("/tile", responses=RAW, response_class=Response)
+    async def tile(request: Request, found: Rectangle, step: Step, mode: Mode, v: Version = "") -> Response:
+        """A rectangle of a tensor, in cells; at most 65,536 numbers. float32."""
+        reader, part = found
         return await cells(request, reader, step, mode, [part], v, part.grid)
 
     @router.get("/tiles", responses=RAW, response_class=Response)
@@ -80,20 +76,9 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
         return await cells(request, reader, step, mode, parts, v, (sum(part.size for part in parts),))
 
     @router.get("/picks", responses=RAW, response_class=Response)
-    def picks(
-        request: Request,
-        run: Name,
-        tensor: str,
-        every: Every,
-        row: Place = 0,
-        column: Place = 0,
-        rows: Size = 256,
-        columns: Size = 256,
-        v: Version = "",
-    ) -> Response:
+    def picks(request: Request, found: Rectangle, v: Version = "") -> Response:
         """The places of such a tile's numbers in the flattened tensor. uint32."""
-        reader = listing.open(run)
-        part = tile_of(reader, tensor, row, column, rows, columns, every)
+        reader, part = found
         places = part.places().astype("<u4")
         return numbers(request, places, step=0, exact=True, fixed=fixed(reader, v), shape=part.grid, packed=True)
 
