@@ -7,7 +7,6 @@ import pydoc
 from contextlib import redirect_stdout
 from pathlib import Path
 
-import pandas
 import pytest
 
 import vitrine
@@ -87,6 +86,8 @@ def test_a_report_of_a_run_lies_where_it_says(run: vitrine.Run, tmp_path: Path):
 
 
 def test_the_tables_of_a_run_are_those_of_pandas(run: vitrine.Run):
+    import pandas  # a second, for this test only
+
     steps = pandas.DataFrame(run.steps())
     assert steps["loss"].tolist() == [record.loss for record in run.steps()]
     assert list(steps.columns[:2]) == ["step", "loss"]

@@ -46,7 +46,10 @@ def test_another_seed_gives_another_digest(vitrine, book):
     "settings",
     [
         ["--set", "optimizer.name=muon", *DROPOUT],
-        ["--set", "optimizer.name=adamw", "--set", "model.architecture=gpt2", "--set", "training.precision=float32"],
+        pytest.param(
+            ["--set", "optimizer.name=adamw", "--set", "model.architecture=gpt2", "--set", "training.precision=float32"],
+            marks=pytest.mark.full,
+        ),
     ],
     ids=["muon-dropout-accumulation", "adamw-gpt2-float32"],
 )
