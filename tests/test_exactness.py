@@ -47,7 +47,14 @@ def test_another_seed_gives_another_digest(vitrine, book):
     [
         ["--set", "optimizer.name=muon", *DROPOUT],
         pytest.param(
-            ["--set", "optimizer.name=adamw", "--set", "model.architecture=gpt2", "--set", "training.precision=float32"],
+            [
+                "--set",
+                "optimizer.name=adamw",
+                "--set",
+                "model.architecture=gpt2",
+                "--set",
+                "training.precision=float32",
+            ],
             marks=pytest.mark.full,
         ),
     ],
