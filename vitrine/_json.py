@@ -7,13 +7,12 @@ becomes null.
 import dataclasses
 import json
 import math
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 # Colours, scale factors and limits; the page's build reads the same file (web/src/lib/constants.ts). `on_any_ground` holds
 # colours that can be read on white and on black, for a notebook, whose background is not known.
-CONSTANTS: dict[str, Any] = json.loads(resources.files("vitrine").joinpath("constants.json").read_text("utf-8"))
+CONSTANTS: dict[str, Any] = json.loads(Path(__file__).with_name("constants.json").read_text("utf-8"))
 
 
 def dumps(content: Any, **style: Any) -> str:
