@@ -40,7 +40,7 @@ from vitrine.runs.records import StepRecord
 from vitrine.runs.store import Store
 
 PAGE = Path(__file__).parents[1] / "vitrine" / "studio" / "page"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 SIZE = {"width": 1280, "height": 720}
 LARGE = [

@@ -1,4 +1,4 @@
-"""`vitrine health`: verdicts on a run, each with its numbers, the usual cause, and the step to open.
+"""`vitrine health`: verdicts on a run, each with its numbers, the usual cause, and the step to look at.
 
 `history_verdicts` needs only the history, and no torch; `probe_verdicts` runs the model at a few keyframes.
 """
@@ -72,7 +72,7 @@ def probe_verdicts(reader: RunReader, keyframes: int = 3) -> tuple[Verdict, ...]
 
 
 def _named(name: str, verdict: Verdict) -> Verdict:
-    """One that is ok has no cause, and no step to open."""
+    """One that is ok has no cause, and no step to look at."""
     changes: dict[str, Any] = {"cause": "", "step": None} if verdict.level == Level.OK else {}
     return replace(verdict, name=name, **changes)
 

@@ -73,7 +73,7 @@ class Bundle {
     const query = Object.fromEntries(url.searchParams);
     const body = request.method === 'POST' ? ((await request.json()) as Record<string, unknown>) : null;
     if (path === '/compare') return outside('A report holds only one run.', run);
-    if (!found) return this.look(path, query, body) ?? outside('A report cannot start or steer a training.', run);
+    if (!found) return this.look(path, query, body) ?? outside('A report cannot start or control a training.', run);
     const name = found[2]!;
     if (name === 'live') return new Response(null, { status: 204 });
     if (name.startsWith('film/')) return this.frame(name.slice(5));
