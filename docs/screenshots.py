@@ -21,7 +21,7 @@ DOCS = Path(__file__).parent
 SIZE = {"width": 1280, "height": 720}
 LARGEST_BYTES = 200_000
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell")
 
 
 @dataclass(frozen=True)
