@@ -199,9 +199,14 @@ def neighbours(file: str) -> set[str]:
 
 
 def imports(file: str) -> Iterator[str]:
-    """The modules of the package that a module imports, as files."""
-    for node in ast.walk(ast.parse((ROOT / "vitrine" / file).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vitrine"):
+    """The modules of the package that a module imports when it runs, as files."""
+    tree = ast.parse((ROOT / "vitrine" / file).read_text(encoding="utf-8"))
+    branches = (
+        node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    only_types = {node for branch in branches for node in ast.walk(branch)}
+    for node in ast.walk(tree):
+        if node not in only_types and isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vitrine"):
             base = (node.module or "").removeprefix("vitrine").strip(".").replace(".", "/")
             for name in (alias.name for alias in node.names):
                 for candidate in (f"{base}/{name}.py".lstrip("/"), f"{base}.py"):

@@ -1,14 +1,33 @@
 """Generate docs/hyperparameters.md from the code: `make docs`."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
-from vitrine.config import SECTIONS
-from vitrine.presets import PRESETS
+from vitrine.config import SECTIONS, OptimizerConfig
+from vitrine.optimizers.registry import OPTIMIZERS
+from vitrine.presets import PRESETS, Facts, resolve
 
 PAGE = Path(__file__).with_suffix(".md")
+
+
+def by_optimizer(key: str) -> str:
+    """The default of a hyperparameter in each optimizer that uses it, at width 128; and how it changes with the width."""
+
+    def at(name: str, width: int) -> Any:
+        size = {"d_model": width, "n_heads": 1}
+        config = resolve({"model": size, "optimizer": {"name": name}}, Facts(vocab_size=256, train_tokens=1))
+        return getattr(config.optimizer, key)
+
+    return ", ".join(
+        f"{name} {json.dumps(at(name, 128))}{' x (128 / d_model)^0.5' if at(name, 512) != at(name, 128) else ''}"
+        for name, kind in OPTIMIZERS.items()
+        if key in kind.hyperparameters
+    )
+
 
 # How `presets.resolve` derives a value that neither the user nor the preset gives.
 DERIVED = {
@@ -18,13 +37,8 @@ DERIVED = {
     "model.vocab_size": "from the tokenizer",
     "model.bias": "true for gpt2, else false",
     "model.tie_embeddings": "true for gpt2, else false",
-    "optimizer.learning_rate": "muon 0.03, sgd 0.1, adamw 0.002 x (128 / d_model)^0.5",
-    "optimizer.adamw_learning_rate": "0.01 x (128 / d_model)^0.5",
-    "optimizer.weight_decay": "adamw 0.1, else 0",
-    "optimizer.betas": "muon [0.8, 0.95], adamw [0.9, 0.95]",
-    "optimizer.epsilon": "muon 1e-10, else 1e-8",
-    "optimizer.momentum": "muon 0.95, else 0",
-    "schedule.warmup_steps": "adamw: a twentieth of the steps, at most 100 (700 from width 512), else 0",
+    **{f"optimizer.{key}": by_optimizer(key) for key in OptimizerConfig.model_fields if key not in ("name", "clip")},
+    "schedule.warmup_steps": f"{' and '.join(name for name, kind in OPTIMIZERS.items() if kind.warms_up)}: a twentieth of the steps, at most 100 (700 from width 512), else 0",
     "training.steps": "from the preset; with --for, as many as fit",
     "training.batch_size": "from the preset",
     "training.precision": "bfloat16 if the hardware multiplies it, else float32",

@@ -233,7 +233,7 @@ def test_auto_means_derived(name: str) -> None:
         ("optimizer.learning_rate", 0, "optimizer.learning_rate must be greater than 0: got 0."),
         ("optimizer.learning_rate", float("nan"), "optimizer.learning_rate must be a finite number: got nan."),
         ("optimizer.learning_rate", float("inf"), "optimizer.learning_rate must be a finite number: got inf."),
-        ("optimizer.name", "adam", "optimizer.name must be 'sgd', 'adamw' or 'muon': got 'adam'."),
+        ("optimizer.name", "adam", "optimizer.name must be 'adamw', 'lion', 'muon' or 'sgd': got 'adam'."),
         ("optimizer.betas", [0.9], "optimizer.betas must be two numbers: got [0.9]."),
         ("optimizer.betas", [0.9, 0.8, 0.7], "optimizer.betas must be two numbers: got [0.9, 0.8, 0.7]."),
         ("optimizer.betas", 0.9, "optimizer.betas must be two numbers: got 0.9."),

@@ -12,7 +12,7 @@ from vitrine.errors import DivergedError
 from vitrine.model.decoder import Decoder, initialise
 from vitrine.model.flat import FlatParameters
 from vitrine.model.loss import next_token_loss
-from vitrine.optimizers.rules import make_optimizer
+from vitrine.optimizers.registry import make_optimizer
 from vitrine.presets import Facts, resolve
 from vitrine.step import MicroBatch, Observer, State, step
 

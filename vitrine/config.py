@@ -20,6 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails
 
 from vitrine.errors import ConfigError, nearest
+from vitrine.optimizers.registry import OPTIMIZERS, meaning
 
 MOST_THREADS = 1024  # with many more, the library that starts them aborts the process
 Architecture = Literal["gpt2", "llama", "qwen3"]
@@ -123,14 +124,16 @@ class DataConfig(Section):
 class OptimizerConfig(Section):
     """[optimizer]: the rule that computes updates from gradients."""
 
-    name: Literal["sgd", "adamw", "muon"] = Field("muon", description="sgd, adamw or muon")
-    learning_rate: Positive = Field(description="scale of the updates (muon: of the hidden matrices)")
-    adamw_learning_rate: Positive = Field(description="muon: the learning rate of all other parameters")
-    weight_decay: NotNegative = Field(description="how strongly matrices (muon: hidden ones) are pulled towards zero")
+    name: Literal[*OPTIMIZERS] = Field("muon", description=" or ".join(OPTIMIZERS))  # type: ignore[valid-type]
+    learning_rate: Positive = Field(description=meaning("learning_rate", "scale of the updates"))
+    adamw_learning_rate: Positive = Field(description=meaning("adamw_learning_rate"))
+    weight_decay: NotNegative = Field(
+        description=meaning("weight_decay", "how strongly matrices are pulled towards zero")
+    )
     clip: NotNegative = Field(1.0, description="largest norm of the whole gradient; 0: no clipping")
-    betas: tuple[Fraction, Fraction] = Field(description="adamw: decay of the averages of gradients and their squares")
-    epsilon: Positive = Field(description="adamw: added to the denominator, to keep it above zero")
-    momentum: Fraction = Field(description="sgd and muon: decay of the accumulated past gradients")
+    betas: tuple[Fraction, Fraction] = Field(description=meaning("betas"))
+    epsilon: Positive = Field(description=meaning("epsilon"))
+    momentum: Fraction = Field(description=meaning("momentum"))
 
 
 class ScheduleConfig(Section):

@@ -7,6 +7,8 @@ from typing import Any
 from vitrine.config import Config, Settings, merge, validate
 from vitrine.errors import ConfigError, nearest
 from vitrine.model.inventory import flops_per_token
+from vitrine.optimizers.optimizer import Optimizer
+from vitrine.optimizers.registry import OPTIMIZERS
 from vitrine.runs.disk import recording_settings
 
 
@@ -145,9 +147,10 @@ def resolve(settings: Settings, facts: Facts) -> Config:
     times = 20 if training.get("target_loss") else 10
     _derive(given, "training", evaluate_every=max(10, min(500, steps // times)))
     _derive(given, "training", final_evaluation_tokens=FINAL_TOKENS)
-    adamw = given.get("optimizer", {}).get("name", "muon") == "adamw"
-    _derive(given, "schedule", warmup_steps=min(100 if width < 512 else 700, steps // 20) if adamw else 0)
-    _derive_optimizer(given, width)
+    name = _derive(given, "optimizer", name="muon")["name"]
+    kind = OPTIMIZERS.get(str(name), OPTIMIZERS["muon"])  # validation refuses another name
+    _derive(given, "schedule", warmup_steps=min(100 if width < 512 else 700, steps // 20) if kind.warms_up else 0)
+    _derive_optimizer(given, kind, width)
     _derive(given, "data")
     _derive(given, "sampling")
     _derive(given, "machine", device=facts.device, threads=facts.threads)
@@ -160,33 +163,10 @@ def resolve(settings: Settings, facts: Facts) -> Config:
     return config.model_copy(update={"recording": config.recording.model_copy(update=derived)})
 
 
-def _derive_optimizer(given: Settings, width: int) -> None:
-    optimizer = _derive(given, "optimizer", name="muon")
-    # Embeddings and vectors: the wider the model, the smaller their learning rate (as in nanochat).
-    narrow = (128 / width) ** 0.5
-    if optimizer["name"] == "muon":
-        _derive(
-            given,
-            "optimizer",
-            learning_rate=0.03,
-            adamw_learning_rate=round(0.01 * narrow, 6),
-            weight_decay=0.0,
-            betas=[0.8, 0.95],
-            epsilon=1e-10,
-            momentum=0.95,
-        )
-    elif optimizer["name"] == "adamw":
-        _derive(
-            given,
-            "optimizer",
-            learning_rate=round(2e-3 * narrow, 6),
-            weight_decay=0.1,
-            betas=[0.9, 0.95],
-            momentum=0.0,
-        )
-    else:
-        _derive(given, "optimizer", learning_rate=0.1, weight_decay=0.0, betas=[0.9, 0.95], momentum=0.0)
-    _derive(given, "optimizer", adamw_learning_rate=optimizer["learning_rate"], epsilon=1e-8)
+def _derive_optimizer(given: Settings, kind: type[Optimizer], width: int) -> None:
+    optimizer = _derive(given, "optimizer", **kind.defaults(width))
+    _derive(given, "optimizer", weight_decay=0.0, betas=[0.9, 0.95], momentum=0.0, epsilon=1e-8)
+    _derive(given, "optimizer", adamw_learning_rate=optimizer["learning_rate"])
 
 
 def _derive(given: Settings, section: str, **values: Any) -> dict[str, Any]:

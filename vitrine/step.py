@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vitrine.model.flat import FlatParameters
 from vitrine.model.loss import next_token_loss
-from vitrine.optimizers.rules import Optimizer
+from vitrine.optimizers.optimizer import Optimizer
 
 
 @dataclass(frozen=True)

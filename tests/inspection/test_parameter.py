@@ -27,6 +27,7 @@ RULES = {
     "sgd": ["optimizer.name=sgd", "optimizer.learning_rate=0.3", "optimizer.clip=0.1"],
     "sgd, momentum and decay": ["optimizer.name=sgd", "optimizer.momentum=0.9", "optimizer.weight_decay=0.05"],
     "adamw": ["optimizer.name=adamw", "optimizer.weight_decay=0.1", "model.architecture=gpt2"],
+    "lion": ["optimizer.name=lion", "optimizer.weight_decay=0.1"],
     "muon": ["optimizer.name=muon", "training.precision=bfloat16"],
     "muon and decay": ["optimizer.name=muon", "optimizer.weight_decay=0.1", "model.architecture=llama"],
 }

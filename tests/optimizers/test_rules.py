@@ -2,18 +2,23 @@
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-import vitrine.optimizers.rules as optimizer_module
+import vitrine.optimizers.adamw as adamw_module
+import vitrine.optimizers.muon as muon_module
 from vitrine.config import Config
 from vitrine.errors import DivergedError
 from vitrine.model.decoder import Decoder, initialise
 from vitrine.model.flat import FlatParameters, is_hidden_matrix
-from vitrine.optimizers.rules import Optimizer, adam_change, make_optimizer, orthogonalise
+from vitrine.optimizers.adamw import adam_change
+from vitrine.optimizers.muon import orthogonalise
+from vitrine.optimizers.optimizer import Optimizer
+from vitrine.optimizers.registry import OPTIMIZERS, make_optimizer
 from vitrine.optimizers.schedule import learning_rate_scale
 from vitrine.presets import Facts, resolve
 
@@ -142,7 +147,7 @@ def test_adamw_is_torchs_with_decay_on_matrices_alone(betas: tuple[float, float]
 def test_adamw_gives_the_same_bits_in_parts_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for size in (2**18, 1001):  # all at once; and parts that end within tensors, and within the matrices
-        monkeypatch.setattr(optimizer_module, "IN_CACHE", size)
+        monkeypatch.setattr(adamw_module, "IN_CACHE", size)
         model, parameters, optimizer = prepare(tiny(optimizer={"name": "adamw", "weight_decay": 0.3}))
         assert 1001 < parameters.matrices < len(parameters.values)
         for step in range(3):
@@ -165,6 +170,38 @@ def test_adams_second_step_is_worked_by_hand() -> None:
         value -= float(adam_change(torch.tensor([gradient]), first, second, step, 0.1, config))
     # m: 1, then 0.5 * 1 - 0.5 = 0; v: 1, then 0.75 + 0.25 = 1. The first step is 0.1 * 2 / 2; the second 0.
     assert (value, float(first), float(second)) == pytest.approx((0.9, 0.0, 1.0))
+
+
+# Lion
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_lion_is_an_independent_loop_in_float64(decay: float) -> None:
+    """Algorithm 2 of arXiv:2302.06675, number by number; what has no matrix does not decay."""
+    rate, beta1, beta2 = 0.01, 0.9, 0.99
+    settings = {"name": "lion", "learning_rate": rate, "betas": (beta1, beta2), "weight_decay": decay, "clip": 0}
+    model, flat, optimizer = prepare(tiny(optimizer=settings))
+    values = {name: parameter.detach().double() for name, parameter in model.named_parameters()}
+    means = {name: torch.zeros_like(value) for name, value in values.items()}
+    for step in range(20):
+        give_gradients(model, seed=step)
+        for name, parameter in model.named_parameters():
+            gradient, mean = parameter.grad.double(), means[name]
+            sign = (beta1 * mean + (1 - beta1) * gradient).sign()
+            values[name] -= rate * (sign + (decay if gradient.ndim == 2 else 0.0) * values[name])
+            means[name] = beta2 * mean + (1 - beta2) * gradient
+        optimizer.update(step)
+    for name, value in flat.named(flat.values).items():
+        torch.testing.assert_close(value.double(), values[name], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            optimizer.named_state(optimizer.state)[f"{name}.momentum"].double(), means[name], atol=1e-6, rtol=1e-5
+        )
+
+
+def test_every_number_moves_equally_far_by_lion() -> None:
+    for gradient in (1e-3, -1.0, 1e3):
+        _, gain = one_step({"name": "lion", "learning_rate": 0.01}, [gradient])
+        assert gain == pytest.approx([2 - math.copysign(0.01, gradient)], abs=1e-6)
 
 
 # Muon
@@ -243,6 +280,27 @@ def test_muons_step_has_the_size_of_the_learning_rate_times_the_root_of_rows_ove
             assert 0.6 < largest / (0.02 * max(1, rows / columns) ** 0.5) < 1.3, name
 
 
+def test_muon_explains_a_number_by_its_own_stack_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, flat, optimizer = prepare(tiny(optimizer={"name": "muon", "clip": 0}))
+    before = flat.values.clone()
+    give_gradients(model, seed=1)
+    memory_before = {name: state.clone() for name, state in optimizer.state.items()}
+    optimizer.update(0)
+    trace = SimpleNamespace(
+        values=before, clipped=flat.gradients, memory_before=memory_before, memory_after=optimizer.state
+    )
+    seen = []
+    monkeypatch.setattr(
+        muon_module, "orthogonalise", lambda stack, dtype: seen.append(stack.shape) or orthogonalise(stack, dtype)
+    )
+    for name in ("blocks.1.mlp.gate.weight", "blocks.0.attention.key.weight"):
+        place = flat.by_name[name]
+        rule = optimizer.explain(0, place, (3, 4), trace)
+        moved = float((place.view(flat.values) - place.view(before))[3, 4])
+        assert rule.total == pytest.approx(moved, abs=1e-7)
+    assert seen == [(4, 29, 12), (8, 12, 12)]  # expand and gate of two blocks; query, key, value and output of two
+
+
 def test_muon_computes_in_the_number_format_of_training() -> None:
     assert prepare(tiny(optimizer={"name": "muon"}), torch.bfloat16)[2].dtype == torch.bfloat16  # type: ignore[attr-defined]
 
@@ -250,15 +308,15 @@ def test_muon_computes_in_the_number_format_of_training() -> None:
 # Memory
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_named_state_has_every_memory_of_every_parameter_it_is_for(name: str) -> None:
     model, flat, optimizer = prepare(tiny(optimizer={"name": name, "momentum": 0.9}))
     give_gradients(model, seed=1)
     optimizer.update(0)
     hidden = {place.name for place in flat.places if is_hidden_matrix(place.name, place.shape)}
     everything = {place.name for place in flat.places}
-    moments = {"sgd": set(), "adamw": everything, "muon": everything - hidden}[name]
-    sums = {"sgd": everything, "adamw": set(), "muon": hidden}[name]
+    moments = {"adamw": everything, "muon": everything - hidden}.get(name, set())
+    sums = {"sgd": everything, "lion": everything, "muon": hidden}.get(name, set())
     named = optimizer.named_state(optimizer.state)
     assert named.keys() == {f"{n}.{memory}" for n in moments for memory in ("first_moment", "second_moment")} | {
         f"{n}.momentum" for n in sums
@@ -277,7 +335,7 @@ def test_the_named_state_is_in_the_parameters_own_shape_and_place() -> None:
         torch.testing.assert_close(named[f"{name}.second_moment"], gradient.square() / 2)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_gaps_of_the_buffer_stay_zero(name: str) -> None:
     model, flat, optimizer = prepare(tiny(optimizer={"name": name, "momentum": 0.9, "weight_decay": 0.1}))
     gap = torch.ones(len(flat.values), dtype=torch.bool)
@@ -328,7 +386,7 @@ def test_a_gradient_below_the_limit_or_without_one_is_left_as_it_is(clip: float)
 # Divergence
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_gradient_that_is_not_finite_is_refused_by_step_and_tensor(name: str, bad: float) -> None:
     model, _, optimizer = prepare(tiny(optimizer={"name": name}))
@@ -342,7 +400,7 @@ def test_a_gradient_that_is_not_finite_is_refused_by_step_and_tensor(name: str, 
     )
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_after_a_refused_update_parameters_and_memory_are_the_same_to_the_bit(name: str) -> None:
     model, flat, optimizer = prepare(tiny(optimizer={"name": name, "momentum": 0.9, "weight_decay": 0.1}))
     give_gradients(model, seed=1)

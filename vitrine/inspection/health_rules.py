@@ -11,6 +11,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from vitrine.model.inventory import TensorSpec, inventory
+from vitrine.optimizers.registry import OPTIMIZERS
 from vitrine.runs.reader import RunReader
 
 Floats = NDArray[np.floating[Any]]
@@ -242,7 +243,6 @@ def gradients_by_layer(history: History) -> Verdict:
 
 
 UPDATE_HIGH, UPDATE_LOW = (0.03, 0.1), (1e-5, 1e-7)  # 1e-3 is the rule of thumb (Karpathy); 1e-2 in short runs
-MUON = 3.0  # times as much: every direction of its update has full length, and 0.03 is a good learning rate
 SMALL_AT_INIT = (
     0.1  # of the standard deviation that keeps a signal's size: what starts below is the sum of its own updates
 )
@@ -252,20 +252,27 @@ SMALL_AT_INIT = (
 def update_to_weight_ratio(history: History) -> Verdict:
     """How far each matrix moves in a step, against its size. Gains and biases are not judged."""
     ratios, levels = dict[str, float](), dict[str, Level]()
+    hidden_ratio = OPTIMIZERS[history.config.optimizer.name].hidden_ratio
     for plan, table in history.matrices.items():
         there = table[table["weight_norm"] > 0]
         ratio = float(np.median(there["update_norm"] / there["weight_norm"])) if len(there) else 0.0
         # Initialised near zero, a matrix is the sum of its updates: if these have random directions, each is 1/sqrt(step).
         small = plan.std * math.sqrt(plan.shape[-1]) < SMALL_AT_INIT
         own = 1 / math.sqrt(float(np.median(table["step"])) + 1) if small else 0.0
-        factor = MUON if history.config.optimizer.name == "muon" and plan.name.startswith("blocks.") else 1.0
+        factor = hidden_ratio if plan.hidden else 1.0
         too_high = _limited(ratio, (factor * UPDATE_HIGH[0] + own, factor * UPDATE_HIGH[1] + own))
         too_low = _limited(-ratio, (-UPDATE_LOW[0], -UPDATE_LOW[1]))
         ratios[plan.name], levels[plan.name] = ratio, _worst(too_high, too_low)
     level, median = _worst(*levels.values()), float(np.median(list(ratios.values())))
     odd = [tensor for tensor in levels if levels[tensor] == level]
     low, high = min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)
-    evidence = {"median": median, "ratios": ratios, "high": UPDATE_HIGH, "low": UPDATE_LOW, "muon_factor": MUON}
+    evidence = {
+        "median": median,
+        "ratios": ratios,
+        "high": UPDATE_HIGH,
+        "low": UPDATE_LOW,
+        "hidden_factor": hidden_ratio,
+    }
     sentence = f"median {median:.1e}, from {ratios[low]:.1e} ({low}) to {ratios[high]:.1e} ({high}); 1e-3 is usual"
     slow = ratios[odd[0]] < UPDATE_LOW[0]
     cause = f"{len(odd)} of {len(levels)} matrices {'hardly move' if slow else 'move too far in a step'} ({odd[0]}): "

@@ -12,7 +12,7 @@ from vitrine.config import Config
 from vitrine.errors import RunError, nearest
 from vitrine.inspection.replayed_step import ReplayedStep
 from vitrine.model.inventory import TensorSpec, inventory
-from vitrine.optimizers.rules import Rule
+from vitrine.optimizers.optimizer import Rule
 from vitrine.runs.film import Film
 from vitrine.runs.reader import FILM, KEYFRAMES, TOKENIZER, RunReader
 from vitrine.runs.retention import keyframe_path, keyframe_steps

@@ -22,7 +22,7 @@ from vitrine.model.decoder import Decoder
 from vitrine.model.flat import FlatParameters
 from vitrine.model.inventory import inventory
 from vitrine.model.loss import wide
-from vitrine.optimizers.rules import Optimizer
+from vitrine.optimizers.optimizer import Optimizer
 from vitrine.recording import statistics
 from vitrine.recording.recorder import StepLoss, to_numpy
 from vitrine.runs.reader import RunReader

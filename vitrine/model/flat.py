@@ -92,6 +92,15 @@ class FlatParameters:
             for region, (members, _) in zip(self.regions(flat[: self.hidden]), self._groups, strict=False)
         ]
 
+    def stack_of(self, place: Place, flat: Tensor) -> tuple[Tensor, int]:
+        """The stack that a hidden matrix lies in, of a flat buffer, and its row in it."""
+        row, stacks = self.places.index(place), self.stacks(flat)
+        for stack in stacks:
+            if row < len(stack):
+                return stack, row
+            row -= len(stack)
+        raise KeyError(place.name)
+
     def named(self, flat: Tensor) -> dict[str, Tensor]:
         """Views of a flat buffer by parameter name."""
         return {place.name: place.view(flat) for place in self.places}

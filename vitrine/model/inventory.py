@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vitrine.config import Config, ModelConfig
+from vitrine.optimizers.registry import OPTIMIZERS
 
 Kind = Literal["embedding", "weight", "bias", "gain"]
 
@@ -26,6 +27,11 @@ class TensorSpec:
     def parameters(self) -> int:
         """How many learned numbers it holds."""
         return math.prod(self.shape)
+
+    @property
+    def hidden(self) -> bool:
+        """Whether it is a matrix inside a block."""
+        return self.name.startswith("blocks.") and len(self.shape) == 2
 
 
 @dataclass(frozen=True)
@@ -152,10 +158,7 @@ def optimizer_numbers(config: Config, tensors: tuple[TensorSpec, ...]) -> int:
 
 def optimizer_memory(config: Config, tensor: TensorSpec) -> tuple[str, ...]:
     """What the optimizer remembers of each parameter of a tensor, by name."""
-    if config.optimizer.name == "sgd":
-        return ("momentum",) if config.optimizer.momentum else ()
-    hidden = tensor.name.startswith("blocks.") and len(tensor.shape) == 2
-    return ("momentum",) if config.optimizer.name == "muon" and hidden else ("first_moment", "second_moment")
+    return OPTIMIZERS[config.optimizer.name].memory(config.optimizer, tensor.hidden)
 
 
 def activation_bytes_per_token(config: Config) -> int:

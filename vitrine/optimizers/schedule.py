@@ -1,11 +1,13 @@
 """The schedule of the learning rate."""
 
 import math
+from typing import TYPE_CHECKING
 
-from vitrine.config import ScheduleConfig
+if TYPE_CHECKING:
+    from vitrine.config import ScheduleConfig
 
 
-def learning_rate_scale(schedule: ScheduleConfig, step: int, steps: int) -> float:
+def learning_rate_scale(schedule: "ScheduleConfig", step: int, steps: int) -> float:
     """The schedule's factor on the learning rate at a step: a pure function, 0 <= factor <= 1."""
     if step < schedule.warmup_steps:
         return (step + 1) / (schedule.warmup_steps + 1)

@@ -60,9 +60,10 @@ class PlannedTensor(TypedDict):
 
 
 class TensorInfo(PlannedTensor):
-    """A tensor of a run's model. memory: the names of its optimizer state."""
+    """A tensor of a run's model. memory: the names of its optimizer state. rule: the name of its rule, of `rules`."""
 
     memory: list[str]
+    rule: str
 
 
 class FilmTensor(TypedDict):
@@ -116,7 +117,7 @@ class Evaluation(TypedDict):
 class RunInfo(TypedDict):
     """All that a page needs to open a run.
 
-    ended: what `train --json` printed. series: curves of the whole run; statistics: of each tensor or part of the model,
+    rules: what each rule of the optimizer adds to plain SGD, in a sentence. ended: what `train --json` printed. series: curves of the whole run; statistics: of each tensor or part of the model,
     as TENSOR/STATISTIC or PART/STATISTIC.
     """
 
@@ -124,6 +125,7 @@ class RunInfo(TypedDict):
     identity: str
     config: Settings
     tensors: list[TensorInfo]
+    rules: dict[str, str]
     parameters: int
     vocab: list[str] | None
     steps: int

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from vitrine.config import Config
 from vitrine.model.decoder import Decoder, initialise
 from vitrine.model.flat import FlatParameters
-from vitrine.optimizers.rules import make_optimizer
+from vitrine.optimizers.registry import make_optimizer
 from vitrine.step import MicroBatch, State
 from vitrine.text.batches import Batches
 from vitrine.text.token_files import Prepared

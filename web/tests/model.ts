@@ -9,6 +9,7 @@ export const tensor = (name: string, shape: number[], kind: TensorInfo['kind'] =
   birth: 'normal',
   std: 0.02,
   memory: [],
+  rule: 'AdamW',
 });
 
 export const MODEL = [

@@ -12,6 +12,7 @@ from vitrine.config import Config
 from vitrine.errors import RunError, VitrineError
 from vitrine.inspection.compare_runs import compare
 from vitrine.model.inventory import inventory, memory_parts, optimizer_memory
+from vitrine.optimizers.registry import OPTIMIZERS
 from vitrine.runs.film import PICKS, Film
 from vitrine.runs.live import LiveReader
 from vitrine.runs.reader import FILM, LIVE, TOKENIZER, RunReader, is_training
@@ -189,6 +190,7 @@ def _row(name: str, reader: RunReader) -> schemas_run.RunSummary:
 def _whole(name: str, reader: RunReader) -> schemas_run.RunInfo:
     config, training = reader.config, is_training(reader.path)
     tensors = inventory(config.model)
+    words = {hidden: OPTIMIZERS[config.optimizer.name].words(config.optimizer, hidden) for hidden in (True, False)}
     return {
         "name": name,
         "identity": identity(reader),
@@ -202,9 +204,11 @@ def _whole(name: str, reader: RunReader) -> schemas_run.RunInfo:
                 "birth": plan.initialisation,
                 "std": plan.std,
                 "memory": list(optimizer_memory(config, plan)),
+                "rule": words[plan.hidden].name,
             }
             for plan in tensors
         ],
+        "rules": dict(words.values()),
         "parameters": sum(plan.parameters for plan in tensors),
         "vocab": _vocabulary(reader),
         "steps": config.training.steps,

@@ -19,34 +19,10 @@ const after = (loss: number | null | undefined, digits = 3): string =>
   loss === null || loss === undefined ? 'not a number any more' : plain(loss, digits);
 
 /** What the optimizer's rule adds to plain SGD. */
-export function ruleOf(at: At): { name: string; adds: string; remembers: boolean } {
-  const name = chosen(at, 'optimizer', 'name');
-  const decays = Number(at.run.config.optimizer?.weight_decay ?? 0) > 0;
-  const pull = decays ? ' It also pulls weights towards zero.' : '';
-  if (name === 'muon' && at.cell.name.startsWith('blocks.') && at.tensor.shape.length === 2)
-    return {
-      name: 'Muon',
-      remembers: true,
-      adds: `Muon remembers earlier gradients, and evens out the directions of the whole matrix, so that none of them dominates. (Tables, gains and the output follow AdamW.)${pull}`,
-    };
-  if (name === 'muon' || name === 'adamw')
-    return {
-      name: 'AdamW',
-      remembers: true,
-      adds: `AdamW remembers the direction of recent gradients and their usual size, and divides the first by the second: each number gets its own step size.${pull}`,
-    };
-  const momentum = Number(at.run.config.optimizer?.momentum ?? 0) > 0;
-  return momentum
-    ? {
-        name: 'SGD with momentum',
-        remembers: true,
-        adds: `Momentum remembers earlier gradients, and keeps moving in their direction.${pull}`,
-      }
-    : {
-        name: 'plain SGD',
-        remembers: false,
-        adds: `It has no memory: it uses only the gradient of this step.${pull}`,
-      };
+function ruleOf(at: At): { name: string; adds: string; remembers: boolean } {
+  const { rule: name, memory } = at.tensor;
+  const pull = Number(at.run.config.optimizer?.weight_decay ?? 0) > 0 ? ' It also pulls weights towards zero.' : '';
+  return { name, adds: at.run.rules[name] + pull, remembers: memory.length > 0 };
 }
 
 const one: Station = {

@@ -1,0 +1,136 @@
+"""Muon: matrices in blocks step along an orthogonalised momentum; everything else by AdamW.
+
+Source: K. Jordan 2024, https://kellerjordan.github.io/posts/muon.
+"""
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from vitrine.optimizers.adamw import AdamW, adam_change, adam_terms
+from vitrine.optimizers.optimizer import Cell, Optimizer, Rule, Words
+
+if TYPE_CHECKING:
+    from torch import Tensor, dtype
+
+    from vitrine.config import OptimizerConfig
+    from vitrine.model.flat import Place
+
+
+class Muon(Optimizer):
+    """W -= lr * sqrt(max(1, rows / columns)) * (orthogonalised momentum), for the matrices in blocks."""
+
+    name = "muon"
+    hyperparameters: ClassVar = {
+        "learning_rate": "of the hidden matrices",
+        "adamw_learning_rate": "the learning rate of all other parameters",
+        "weight_decay": "hidden ones",
+        "betas": AdamW.hyperparameters["betas"],
+        "epsilon": AdamW.hyperparameters["epsilon"],
+        "momentum": "decay of the accumulated past gradients",
+    }
+    hidden_ratio = 3.0  # every direction of its update has full length, and 0.03 is a good learning rate
+
+    @classmethod
+    def defaults(cls, width: int) -> dict[str, Any]:
+        """Embeddings and vectors: the wider the model, the smaller their learning rate (as in nanochat)."""
+        return {
+            "learning_rate": 0.03,
+            "adamw_learning_rate": round(0.01 * (128 / width) ** 0.5, 6),
+            "betas": [0.8, 0.95],
+            "epsilon": 1e-10,
+            "momentum": 0.95,
+        }
+
+    @classmethod
+    def memory(cls, config: "OptimizerConfig", hidden: bool) -> tuple[str, ...]:
+        """Momentum of the hidden matrices, AdamW's moments of the rest."""
+        return ("momentum",) if hidden else AdamW.memory(config, hidden)
+
+    @classmethod
+    def words(cls, config: "OptimizerConfig", hidden: bool) -> Words:
+        """Of hidden matrices its own, of the rest AdamW's."""
+        if not hidden:
+            return AdamW.words(config, hidden)
+        return Words(
+            "Muon",
+            "Muon remembers earlier gradients, and evens out the directions of the whole matrix, so that none of them "
+            "dominates. (Tables, gains and the output follow AdamW.)",
+        )
+
+    def rule(self, step: int, scale: float) -> None:
+        """One step of Muon, and of AdamW for the rest."""
+        parameters, config, hidden = self.parameters, self.config, self.parameters.hidden
+        lr = config.learning_rate * scale
+        momentum, first, second = (self.state[name] for name in ("momentum", "first_moment", "second_moment"))
+        momentum.mul_(config.momentum).add_(parameters.gradients[:hidden], alpha=1 - config.momentum)
+        ahead = self.ahead(parameters.gradients[:hidden], momentum)
+        for values, stack in zip(parameters.stacks(parameters.values), parameters.stacks(ahead), strict=True):
+            direction, factor = orthogonalise(stack, self.dtype), matrix_scale(*values.shape[1:])
+            if config.weight_decay:
+                direction = direction.float().mul_(factor).add_(values, alpha=config.weight_decay)
+                factor = 1.0
+            values.sub_(direction, alpha=lr * factor)
+        lr = config.adamw_learning_rate * scale
+        change = adam_change(parameters.gradients[hidden:], first, second, step, lr, config)
+        parameters.values[hidden:].sub_(change)
+
+    def terms(self, step: int, scale: float, cell: Cell) -> Rule:
+        """One step of Muon, or of AdamW, of one parameter. Of the model, only its stack is orthogonalised."""
+        if not self.decays(cell.place):
+            rule = adam_terms(cell.memory, step, self.config.adamw_learning_rate * scale, self.config)
+            return replace(rule, note="muon leaves what is not a matrix inside a block to AdamW")
+        lr, factor = self.config.learning_rate * scale, matrix_scale(*cell.place.shape)
+        (gradients, row), (momentum, _) = (
+            self.parameters.stack_of(cell.place, flat)
+            for flat in (cell.trace.clipped, cell.trace.memory_after["momentum"])
+        )
+        direction = float(orthogonalise(self.ahead(gradients, momentum), self.dtype)[row][cell.index])
+        terms = {"orthogonalised_direction": direction, "matrix_scale": factor, "learning_rate": lr}
+        return Rule(
+            "muon",
+            "update = - learning_rate x matrix_scale x orthogonalised_direction",
+            cell.memory | terms,
+            -lr * factor * direction,
+            "the orthogonalised direction depends on the whole matrix, not on this cell alone",
+        )
+
+    def decays(self, place: "Place") -> bool:
+        """Hidden matrices only."""
+        return place.start < self.parameters.hidden
+
+    def ahead(self, gradients: "Tensor", momentum: "Tensor") -> "Tensor":
+        """The momentum as it will be with one more such gradient (Nesterov). momentum: after this step's gradient."""
+        return gradients.mul(1 - self.config.momentum).add_(momentum, alpha=self.config.momentum)
+
+
+def matrix_scale(rows: int, columns: int) -> float:
+    """Muon's factor on the learning rate of a matrix: tall ones take larger steps."""
+    return math.sqrt(max(1.0, rows / columns))
+
+
+def orthogonalise(stack: "Tensor", dtype: "dtype", iterations: int = 5) -> "Tensor":
+    """Bring all singular values of each matrix near one (0.7 to 1.2), and keep its directions.
+
+    Args:
+        stack: (n, rows, columns).
+        dtype: of the products.
+
+    Returns:
+        (n, rows, columns) of `dtype`.
+
+    Source: the quintic Newton-Schulz iteration of Muon (K. Jordan 2024).
+    """
+    import torch
+
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = stack.to(dtype)
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.transpose(1, 2)
+    x = x / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(iterations):
+        gram = torch.bmm(x, x.transpose(1, 2))
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    return x.transpose(1, 2) if tall else x
