@@ -127,7 +127,7 @@ def test_dragging_the_time_line_goes_to_a_step_and_proves_it(browser: Browser):
     browser.exact()
     page.locator("[data-state=identical]").click()
     assert "loss" in page.get_by_role("dialog").inner_text()
-    assert "step=80" in page.url
+    page.wait_for_function("() => location.hash.includes('step=80')")
     page.keyboard.press("ArrowRight")
     page.wait_for_function("() => window.vitrine.shown().wanted === 81")
     browser.exact()
@@ -208,7 +208,7 @@ def test_a_run_started_from_the_page_is_watched_to_its_end(
         page.wait_for_function("() => window.vitrine?.shown().wanted === 10", timeout=120_000)
         page.wait_for_selector("[data-state=end]", timeout=120_000)
         page.wait_for_function("() => window.vitrine.shown().exact", timeout=120_000)
-        assert "run=pasted" in page.url
+        page.wait_for_function("() => location.hash.includes('run=pasted')")
         context.close()
         assert seen.said == []
 
