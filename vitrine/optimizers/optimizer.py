@@ -99,15 +99,15 @@ class Optimizer:
     ) -> None:
         self.parameters, self.config, self.dtype = parameters, config, dtype
         self.schedule, self.steps = schedule, steps
-        rooms = self._rooms()
+        slices = self._slices()
         self.state = {
-            name: parameters.values[here].new_zeros(len(parameters.values[here])) for name, here in rooms.items()
+            name: parameters.values[here].new_zeros(len(parameters.values[here])) for name, here in slices.items()
         }
-        self.state_start = {name: here.start for name, here in rooms.items()}
+        self.state_start = {name: here.start for name, here in slices.items()}
         self.gradient_norm = math.nan
         self.learning_rate = math.nan
 
-    def _rooms(self) -> dict[str, slice]:
+    def _slices(self) -> dict[str, slice]:
         """For each memory, which part of the flat buffer it is for."""
         hidden, rest = (self.memory(self.config, hidden) for hidden in (True, False))
         border, size = self.parameters.hidden, len(self.parameters.values)
