@@ -39,7 +39,7 @@ class Hyperparameters:
     beta2: float = 0.95
     epsilon: float = 1e-10
     weight_decay: float = 0.0
-    clip: float = 1.0  # largest norm of the gradient
+    clip: float = 1.0  # largest norm of the whole gradient; 0: none
     warmup_steps: int = 0
     final_fraction: float = 0.03  # of the learning rate, that is left at the end
     # of decoding: they act on the model's output, and change no parameter
@@ -227,8 +227,7 @@ class Optimizer:
     """AdamW, or Muon for the matrices of the blocks and AdamW for the rest. It remembers past gradients."""
 
     def __init__(self, model, hyper):
-        self.hyper = hyper
-        shape = lambda p: tuple(p.shape)  # noqa: E731
+        self.hyper, shape = hyper, lambda p: tuple(p.shape)
         hidden = sorted((p for p in model.blocks.parameters() if p.dim() == 2), key=shape)
         gains = sorted((p for p in model.parameters() if p.dim() == 1), key=shape)
         self.parameters = [*hidden, model.embedding.weight, model.head.weight, *gains]
@@ -243,8 +242,9 @@ class Optimizer:
         # As in Vitrine, each tensor begins at a cache line of 16 numbers: their sum has the same bits then.
         every = torch.cat([F.pad(p.grad.flatten(), (0, -p.numel() % 16)) for p in self.parameters])
         norm = float(torch.linalg.vector_norm(every))
+        shorter = min(1.0, (hyper.clip or math.inf) / (norm or 1.0))
         for p in self.parameters:
-            p.grad.mul_(min(1.0, hyper.clip / norm))
+            p.grad.mul_(shorter)
         for stack, momentum in self.stacks:
             self.muon(stack, momentum, hyper.learning_rate * scale)
         for p, mean, square in self.rest:
@@ -318,8 +318,8 @@ def write(model, alphabet, prompt, length, hyper):
     for _ in range(length):
         logits = model(torch.tensor([tokens[-hyper.context :]]))[0, -1]
         likely, order = (logits / max(hyper.temperature, 1e-5)).softmax(-1).sort(descending=True)
-        kept = likely.cumsum(-1) - likely < hyper.top_p  # the likeliest that make up top_p together
-        kept[hyper.top_k or len(kept) :] = False  # and at most top_k of them
+        likely[hyper.top_k or len(likely) :] = 0  # only the top_k likeliest
+        kept = likely.cumsum(-1) - likely < hyper.top_p * likely.sum()  # and of these, what makes up top_p together
         tokens.append(int(order[torch.multinomial(likely * kept, 1, generator=draws)]))
     return "".join(alphabet[token] for token in tokens)
 
