@@ -55,6 +55,15 @@ def test_the_rules_terms_come_to_the_update(replayed):
         assert abs(total - update) <= np.spacing(np.abs(before)) + 1e-5 * abs(update), address.text
 
 
+def test_each_term_has_words_and_the_main_ones_are_terms(replayed):
+    optimizer, words = replayed.optimizer, type(replayed.optimizer).term_words
+    seen = set()
+    for address in some_addresses(replayed, 20):
+        seen |= explain_update(replayed, address).terms.keys()
+    assert seen <= words.keys()
+    assert set(optimizer.main_terms) <= words.keys()
+
+
 def test_plain_sgd_is_the_learning_rate_times_the_clipped_gradient(replayed):
     for address in some_addresses(replayed, 20):
         found = report_parameter(replayed, address)

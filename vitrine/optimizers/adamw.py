@@ -26,6 +26,19 @@ class AdamW(Optimizer):
         "epsilon": "added to the denominator, to keep it above zero",
     }
     warms_up = True
+    term_words: ClassVar = {
+        **Optimizer.term_words,
+        "first_moment_before": "memory of past gradients, before",
+        "second_moment_before": "memory of their squares, before",
+        "first_moment": "memory of past gradients, now",
+        "second_moment": "memory of their squares, now",
+        "first_correction": "the memory began empty: corrected by this",
+        "second_correction": "and this",
+        "mean_gradient": "which way lately: the remembered gradient",
+        "typical_size": "how large gradients usually are here",
+        "epsilon": "keeps from dividing by zero",
+    }
+    main_terms = (*Optimizer.main_terms, "mean_gradient", "typical_size")
 
     @classmethod
     def defaults(cls, width: int) -> dict[str, Any]:

@@ -22,6 +22,11 @@ class Lion(Optimizer):
         "betas": "share of the old mean in the step, and in the new mean",
     }
     warms_up = True
+    term_words: ClassVar = {
+        **Optimizer.term_words,
+        "mixed_gradient": "memory and gradient together: only its sign counts",
+    }
+    main_terms = (*Optimizer.main_terms, "mixed_gradient")
 
     @classmethod
     def defaults(cls, width: int) -> dict[str, Any]:

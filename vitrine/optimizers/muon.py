@@ -30,6 +30,12 @@ class Muon(Optimizer):
         "momentum": "decay of the accumulated past gradients",
     }
     hidden_ratio = 3.0  # every direction of its update has full length, and 0.03 is a good learning rate
+    term_words: ClassVar = {
+        **AdamW.term_words,
+        "orthogonalised_direction": "the memory, with all directions of the matrix evened out",
+        "matrix_scale": "tall matrices take longer steps",
+    }
+    main_terms = (*AdamW.main_terms, "orthogonalised_direction")
 
     @classmethod
     def defaults(cls, width: int) -> dict[str, Any]:

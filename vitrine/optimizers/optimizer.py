@@ -64,6 +64,7 @@ class Optimizer:
         where that is the same in all rules.
     warms_up: whether the learning rate rises over the first steps, unless told otherwise.
     hidden_ratio: the usual update-to-weight ratio of matrices in blocks, in AdamW's.
+    term_words: what each term of `explain` is, for the page; main_terms: those that it shows first.
 
     state: the memory of past gradients, each a flat buffer; a keyframe stores it beside the parameters.
     gradient_norm, learning_rate: of the last update; the norm is taken before clipping.
@@ -73,6 +74,18 @@ class Optimizer:
     hyperparameters: ClassVar[Mapping[str, str]]
     warms_up: ClassVar[bool] = False
     hidden_ratio: ClassVar[float] = 1.0
+    term_words: ClassVar[Mapping[str, str]] = {
+        "gradient": "the gradient: the slope of the loss here",
+        "clip_factor": "shortened by this, so that no step is too long",
+        "clipped_gradient": "the gradient that is used",
+        "momentum_before": "memory of past gradients, before",
+        "momentum": "memory of past gradients",
+        "learning_rate": "how far a step goes: you chose it",
+        "step": "the step that comes of it",
+        "weight_decay": "how strongly every weight is pulled to zero: you chose it",
+        "decay": "the pull to zero",
+    }
+    main_terms: ClassVar[tuple[str, ...]] = ("clipped_gradient", "momentum", "learning_rate", "step", "decay")
 
     @classmethod
     def defaults(cls, width: int) -> dict[str, Any]:

@@ -117,7 +117,8 @@ class Evaluation(TypedDict):
 class RunInfo(TypedDict):
     """All that a page needs to open a run.
 
-    rules: what each rule of the optimizer adds to plain SGD, in a sentence. ended: what `train --json` printed. series: curves of the whole run; statistics: of each tensor or part of the model,
+    rules: what each rule of the optimizer adds to plain SGD, in a sentence. terms: what each term of an update is; main_terms:
+    those to show first. ended: what `train --json` printed. series: curves of the whole run; statistics: of each tensor or part of the model,
     as TENSOR/STATISTIC or PART/STATISTIC.
     """
 
@@ -126,6 +127,8 @@ class RunInfo(TypedDict):
     config: Settings
     tensors: list[TensorInfo]
     rules: dict[str, str]
+    terms: dict[str, str]
+    main_terms: list[str]
     parameters: int
     vocab: list[str] | None
     steps: int

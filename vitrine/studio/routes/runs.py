@@ -190,7 +190,8 @@ def _row(name: str, reader: RunReader) -> schemas_run.RunSummary:
 def _whole(name: str, reader: RunReader) -> schemas_run.RunInfo:
     config, training = reader.config, is_training(reader.path)
     tensors = inventory(config.model)
-    words = {hidden: OPTIMIZERS[config.optimizer.name].words(config.optimizer, hidden) for hidden in (True, False)}
+    optimizer = OPTIMIZERS[config.optimizer.name]
+    words = {hidden: optimizer.words(config.optimizer, hidden) for hidden in (True, False)}
     return {
         "name": name,
         "identity": identity(reader),
@@ -209,6 +210,8 @@ def _whole(name: str, reader: RunReader) -> schemas_run.RunInfo:
             for plan in tensors
         ],
         "rules": dict(words.values()),
+        "terms": dict(optimizer.term_words),
+        "main_terms": list(optimizer.main_terms),
         "parameters": sum(plan.parameters for plan in tensors),
         "vocab": _vocabulary(reader),
         "steps": config.training.steps,
