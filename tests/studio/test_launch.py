@@ -160,7 +160,7 @@ def test_every_hyperparameter_that_can_be_chosen_is_explained(studio: Studio):
     known = {f"{section}.{key}" for section, model in SECTIONS.items() for key in model.model_fields}
     assert set(rows) == known - {"data.corpus", "training.parent"}
     assert all(row["description"] for row in rows.values())
-    assert rows["optimizer.name"]["choices"] == ["sgd", "adamw", "muon"]
+    assert rows["optimizer.name"]["choices"] == ["adamw", "lion", "muon", "sgd"]
     kinds = {name: rows[name]["kind"] for name in ("model.n_layers", "model.dropout", "model.bias", "optimizer.betas")}
     assert kinds == {"model.n_layers": "int", "model.dropout": "float", "model.bias": "bool", "optimizer.betas": "text"}
     assert (rows["model.dropout"]["least"], rows["model.dropout"]["most"]) == (0, 1 - 2**-16)
