@@ -29,6 +29,8 @@ def by_optimizer(key: str) -> str:
     )
 
 
+WARMING_UP = " and ".join(name for name, kind in OPTIMIZERS.items() if kind.warms_up)
+
 # How `presets.resolve` derives a value that neither the user nor the preset gives.
 DERIVED = {
     "model.n_kv_heads": "n_heads",
@@ -38,7 +40,7 @@ DERIVED = {
     "model.bias": "true for gpt2, else false",
     "model.tie_embeddings": "true for gpt2, else false",
     **{f"optimizer.{key}": by_optimizer(key) for key in OptimizerConfig.model_fields if key not in ("name", "clip")},
-    "schedule.warmup_steps": f"{' and '.join(name for name, kind in OPTIMIZERS.items() if kind.warms_up)}: a twentieth of the steps, at most 100 (700 from width 512), else 0",
+    "schedule.warmup_steps": f"{WARMING_UP}: a twentieth of the steps, at most 100 (700 from width 512), else 0",
     "training.steps": "from the preset; with --for, as many as fit",
     "training.batch_size": "from the preset",
     "training.precision": "bfloat16 if the hardware multiplies it, else float32",
