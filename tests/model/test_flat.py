@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from vitrine.model.decoder import Decoder, initialise
-from vitrine.model.flat import ALIGNMENT, FlatParameters, digest, is_hidden_matrix
+from vitrine.model.flat import ALIGNMENT, FlatParameters, digest
+from vitrine.model.inventory import is_hidden_matrix
 from vitrine.model.loss import next_token_loss
 from vitrine.presets import Facts, resolve
 

@@ -14,7 +14,8 @@ import vitrine.optimizers.muon as muon_module
 from vitrine.config import Config
 from vitrine.errors import DivergedError
 from vitrine.model.decoder import Decoder, initialise
-from vitrine.model.flat import FlatParameters, is_hidden_matrix
+from vitrine.model.flat import FlatParameters
+from vitrine.model.inventory import is_hidden_matrix
 from vitrine.optimizers.adamw import adam_change
 from vitrine.optimizers.muon import orthogonalise
 from vitrine.optimizers.optimizer import Optimizer

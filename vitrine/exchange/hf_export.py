@@ -22,8 +22,7 @@ from tokenizers import Tokenizer
 from vitrine._files import whole_folder
 from vitrine.config import Config, ModelConfig
 from vitrine.errors import RunError
-from vitrine.model.flat import is_hidden_matrix
-from vitrine.model.inventory import TensorSpec, inventory
+from vitrine.model.inventory import TensorSpec, inventory, is_hidden_matrix
 from vitrine.runs.reader import CHAT_TEMPLATE, TOKENIZER, RunReader
 from vitrine.text.tokenizer import (
     TOKENIZER_CONFIG,

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vitrine.model.inventory import is_hidden_matrix
+
 ALIGNMENT = 16  # float32 numbers: 64 bytes, a cache line
 
 
@@ -114,11 +116,6 @@ def digest(tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> str:
         total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
         total.update(array.data)
     return total.hexdigest()
-
-
-def is_hidden_matrix(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a parameter is a matrix inside a block: what Muon updates."""
-    return name.startswith("blocks.") and len(shape) == 2
 
 
 def _rank(name: str, shape: tuple[int, ...]) -> int:

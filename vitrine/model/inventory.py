@@ -31,7 +31,7 @@ class TensorSpec:
     @property
     def hidden(self) -> bool:
         """Whether it is a matrix inside a block."""
-        return self.name.startswith("blocks.") and len(self.shape) == 2
+        return is_hidden_matrix(self.name, self.shape)
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,11 @@ class Plan:
     def fits(self) -> bool:
         """Whether that is less than the machine has (a tenth kept for everything else)."""
         return self.memory_bytes < 0.9 * self.available_bytes
+
+
+def is_hidden_matrix(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a parameter is a matrix inside a block: what Muon updates."""
+    return name.startswith("blocks.") and len(shape) == 2
 
 
 def inventory(model: ModelConfig) -> tuple[TensorSpec, ...]:
