@@ -228,7 +228,11 @@ def test_auto_means_derived(name: str) -> None:
         ("optimizer.learning_rate", 1e308, "optimizer.learning_rate must be at most 1e+15: got 1e+308."),
         ("recording.histograms", 10**9, "recording.histograms must be at most 1,000,000: got 1000000000."),
         ("model.bias", "maybe", "model.bias must be true or false: got 'maybe'."),
-        ("model.architecture", "gtp2", "model.architecture must be 'gpt2', 'llama' or 'qwen3': got 'gtp2'."),
+        (
+            "model.architecture",
+            "gtp2",
+            "model.architecture must be 'gpt2', 'llama', 'olmo2', 'qwen2' or 'qwen3': got 'gtp2'.",
+        ),
         ("optimizer.learning_rate", -0.1, "optimizer.learning_rate must be greater than 0: got -0.1."),
         ("optimizer.learning_rate", 0, "optimizer.learning_rate must be greater than 0: got 0."),
         ("optimizer.learning_rate", float("nan"), "optimizer.learning_rate must be a finite number: got nan."),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vitrine.config import Config
 from vitrine.errors import DivergedError
+from vitrine.families.registry import FAMILIES
 from vitrine.model.decoder import Decoder, initialise
 from vitrine.model.flat import FlatParameters
 from vitrine.model.loss import next_token_loss
@@ -109,7 +110,7 @@ def test_the_model_does_not_know_that_it_is_watched() -> None:
     assert torch.equal(watched[1].parameters.values, alone[1].parameters.values)
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize("architecture", FAMILIES)
 @pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
 def test_one_step_changes_every_tensor(architecture: str, name: str) -> None:
     _, state = prepare(tiny(architecture, optimizer={"name": name}))

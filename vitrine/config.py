@@ -13,17 +13,18 @@ from collections.abc import Mapping
 from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
 from vitrine.errors import ConfigError, nearest
+from vitrine.families.family import Family
+from vitrine.families.registry import FAMILIES
 from vitrine.optimizers.registry import OPTIMIZERS, meaning
 
 MOST_THREADS = 1024  # with many more, the library that starts them aborts the process
-Architecture = Literal["gpt2", "llama", "qwen3"]
 Settings = dict[str, dict[str, Any]]  # section -> key -> value: part of a Config, not validated yet
 
 
@@ -65,7 +66,7 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """[model]: the architecture. It determines the number of parameters."""
 
-    architecture: Architecture = Field("qwen3", description="model family: gpt2, llama or qwen3")
+    architecture: Literal[*FAMILIES] = Field("qwen3", description=f"model family: {', '.join(FAMILIES)}")  # type: ignore[valid-type]
     n_layers: Annotated[Whole, Field(ge=1, le=10_000)] = Field(4, description="number of blocks, one after the other")
     n_heads: Size = Field(4, description="attention heads in each block")
     n_kv_heads: Size = Field(description="heads of keys and values; fewer than n_heads: grouped queries")
@@ -74,14 +75,16 @@ class ModelConfig(Section):
     d_ff: Size = Field(description="width of the hidden layer inside each MLP")
     context: Annotated[Whole, Field(ge=2, le=2**24)] = Field(64, description="tokens that the model sees at once")
     vocab_size: Size = Field(description="rows of the embedding: one per token, or more (padding)")
-    bias: bool = Field(description="whether the linear layers of the blocks add a learned number to each output")
+    bias: bool = Field(
+        description="whether the linear layers of the blocks (qwen2: queries, keys, values) add a learned number to each output"
+    )
     tie_embeddings: bool = Field(description="whether the output head uses the same weights as the embedding")
     # Dropout is sampled in steps of 1 / 65,536; a value of 1 would leave no activation.
     dropout: Annotated[Real, Field(ge=0, le=1 - 2**-16)] = Field(
         0.0, description="share of activations that are set to zero during training"
     )
     rope_base: Annotated[Real, Field(ge=1e-15, le=1e15)] = Field(
-        10_000.0, description="base of the rotary position angles (llama, qwen3)"
+        10_000.0, description="base of the rotary position angles (not gpt2)"
     )
     norm_epsilon: Positive = Field(1e-5, description="added under the square root of each norm")
     init_scale: NotNegative = Field(1.0, description="factor on the standard deviation of the initial weights")
@@ -92,9 +95,14 @@ class ModelConfig(Section):
         return self.n_heads * self.head_dim
 
     @property
-    def gated(self) -> bool:
-        """Whether the MLP has a gate (SwiGLU)."""
-        return self.architecture != "gpt2"
+    def family(self) -> type[Family]:
+        """What is said of every model of its architecture."""
+        return FAMILIES[self.architecture]
+
+    def has_bias(self, part: str) -> bool:
+        """Whether a linear layer of a block, such as "attention.query", has a bias."""
+        asked = part in ("attention.query", "attention.key", "attention.value")
+        return self.bias and (asked or self.family.biases == "all")
 
 
 class DataConfig(Section):
@@ -420,39 +428,7 @@ def _check_model(model: ModelConfig) -> None:
             f"model.n_heads must be divisible by model.n_kv_heads: got {model.n_heads} and {model.n_kv_heads}. "
             f"Try model.n_kv_heads = {math.gcd(model.n_heads, model.n_kv_heads)}."
         )
-    if model.architecture == "gpt2":
-        if not model.bias:
-            raise ConfigError(
-                "model.bias = false is not possible in the gpt2 family: all of its layers have biases. "
-                "Try model.architecture = llama."
-            )
-        if not model.tie_embeddings:
-            raise ConfigError(
-                "model.tie_embeddings = false is not possible in the gpt2 family: its output head is its embedding. "
-                "Try model.architecture = llama."
-            )
-        if model.n_kv_heads != model.n_heads:
-            raise ConfigError(
-                f"The gpt2 family has no grouped-query attention: got model.n_heads = {model.n_heads} "
-                f"and model.n_kv_heads = {model.n_kv_heads}. Make them equal, or try "
-                "model.architecture = llama."
-            )
-        if model.attention_width != model.d_model:
-            raise ConfigError(
-                "In the gpt2 family, model.n_heads times model.head_dim must equal model.d_model: got "
-                f"{model.n_heads} times {model.head_dim}, and {model.d_model}. Leave model.head_dim out, or try "
-                "model.architecture = llama."
-            )
-    if model.architecture == "qwen3" and model.bias:
-        raise ConfigError(
-            "model.bias = true is not possible in the qwen3 family: its MLPs have no biases. "
-            "Try model.architecture = llama."
-        )
-    if model.architecture != "gpt2" and model.head_dim % 2:
-        raise ConfigError(
-            f"Rotary positions rotate channels in pairs, so model.head_dim (default: d_model / n_heads) "
-            f"must be even: got {model.head_dim}. Try model.head_dim = {model.head_dim + 1}."
-        )
+    model.family.check(model)
 
 
 def _check_training(config: Config) -> None:
@@ -472,6 +448,3 @@ def _check_training(config: Config) -> None:
             "training.target_loss and training.patience need validation text: got data.validation = 0. "
             "Try data.validation = 0.1."
         )
-
-
-ARCHITECTURES: tuple[str, ...] = get_args(Architecture)

@@ -6,6 +6,7 @@ from typing import Any
 
 from vitrine.config import Config, Settings, merge, validate
 from vitrine.errors import ConfigError, nearest
+from vitrine.families.registry import FAMILIES
 from vitrine.model.inventory import flops_per_token
 from vitrine.optimizers.optimizer import Optimizer
 from vitrine.optimizers.registry import OPTIMIZERS
@@ -130,15 +131,15 @@ def resolve(settings: Settings, facts: Facts) -> Config:
         n_layers=4,
         context=64,
     )
-    gpt2 = model["architecture"] == "gpt2"
+    family = FAMILIES.get(str(model["architecture"]), FAMILIES["qwen3"])  # validation refuses another name
     width = _count(model["d_model"], otherwise=128)
     _derive(
         given,
         "model",
         n_kv_heads=model["n_heads"],
-        bias=gpt2,
-        tie_embeddings=gpt2,
-        d_ff=4 * width if gpt2 else max(32, round(8 / 3 * width / 32) * 32),
+        bias=family.default("bias"),
+        tie_embeddings=family.default("tie_embeddings"),
+        d_ff=family.d_ff(width),
     )
     training = _derive(
         given, "training", steps=500, batch_size=16, precision="bfloat16" if facts.bfloat16 else "float32"

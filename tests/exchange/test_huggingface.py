@@ -15,6 +15,7 @@ from vitrine.cli.render import render
 from vitrine.config import ModelConfig
 from vitrine.errors import ConfigError, CorpusError, PromptError, RunError
 from vitrine.exchange import hf_export, hf_import
+from vitrine.families.registry import FAMILIES
 from vitrine.inspection.views import inspect
 from vitrine.model.decoder import Decoder
 from vitrine.presets import Facts, resolve
@@ -36,9 +37,10 @@ VARIANTS: dict[str, dict[str, Any]] = {"gpt2": {"architecture": "gpt2"}} | {
         "n_kv_heads": 2 if grouped else 4,
         "tie_embeddings": tied,
     }
-    for family in ("llama", "qwen3")
+    for family in FAMILIES
+    if family != "gpt2"
     for bias, grouped, tied in itertools.product((False, True), repeat=3)
-    if not (family == "qwen3" and bias)
+    if FAMILIES[family].fixed.get("bias", (bias,))[0] == bias
 }
 VARIANTS |= {
     "gpt2, other epsilon": {"architecture": "gpt2", "norm_epsilon": 0.1},
@@ -57,6 +59,8 @@ VARIANTS |= {
         "vocab_size": 320,
     },
     "qwen3, other base": {"architecture": "qwen3", "rope_base": 1e6},
+    "qwen2, wide heads": {"architecture": "qwen2", "head_dim": 10, "rope_base": 1e6},
+    "olmo2, wide heads": {"architecture": "olmo2", "head_dim": 10, "n_kv_heads": 2, "norm_epsilon": 0.1},
     "qwen3, narrow heads, padded": {
         "architecture": "qwen3",
         "head_dim": 4,
@@ -136,9 +140,13 @@ def make_run(path: Path, tokenizer_name: str = "byte", **model: Any) -> Run:
 
 
 def opened_by_transformers(folder: Path) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    """As the README.md of the folder opens it."""
+    import transformers
 
-    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    kind = FAMILIES[model.config.model_type].transformers_tokenizer
+    assert f"tokenizer = {kind}.from_pretrained" in (folder / "README.md").read_text()
+    return model, getattr(transformers, kind).from_pretrained(folder)
 
 
 # There and back

@@ -13,11 +13,11 @@ from tokenizers import Regex, Tokenizer, pre_tokenizers
 from tests.exchange.test_huggingface import make_run
 from vitrine.errors import ConfigError, PromptError, VitrineError
 from vitrine.exchange import hf_export, hf_import
+from vitrine.families.registry import FAMILIES
 from vitrine.text.pattern_check import slow_text
 from vitrine.text.token_files import prepare
 from vitrine.text.tokenizer import byte_tokenizer, encode, load_tokenizer, save_tokenizer
 
-FAMILIES = ("gpt2", "llama", "qwen3")
 ODD_VALUES = [None, 5, "x", "\ud800", [], [5], {}, {"type": None}, -1, 0.5, 1e400, 10**400, True]
 
 

@@ -22,6 +22,8 @@ FAMILIES = {
     "llama with biases": {"architecture": "llama", "bias": True},
     "qwen3": {"architecture": "qwen3", "n_kv_heads": 2},
     "qwen3, not tied": {"architecture": "qwen3", "tie_embeddings": False},
+    "qwen2": {"architecture": "qwen2", "n_kv_heads": 2},
+    "olmo2": {"architecture": "olmo2", "n_kv_heads": 2},
 }
 
 

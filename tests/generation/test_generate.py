@@ -12,6 +12,7 @@ from torch import Tensor
 import vitrine.generation.generate as generate_module
 from vitrine.config import SamplingConfig
 from vitrine.errors import PromptError, RunError
+from vitrine.families.registry import FAMILIES
 from vitrine.generation.engine import Engine
 from vitrine.generation.generate import generate, next_logits
 from vitrine.generation.sampling import filter_logits
@@ -48,7 +49,7 @@ def naive_greedy(model: Decoder, ids: list[int], count: int) -> list[int]:
     return ids
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_greedy_text_is_that_of_an_argmax_loop_without_a_cache(architecture: str) -> None:
     model = tiny(LETTERS.get_vocab_size(), architecture=architecture)
     prompt = "abc"
@@ -86,7 +87,7 @@ def test_generation_changes_no_parameter() -> None:
 # The window
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize("architecture", FAMILIES)
 @pytest.mark.parametrize("context", [2, 3, 12])
 @pytest.mark.parametrize("prompt_length", [1, 11, 12, 13, 40])
 def test_text_longer_than_the_context_goes_on(architecture: str, context: int, prompt_length: int) -> None:

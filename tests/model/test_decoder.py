@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrine.config import ModelConfig
+from vitrine.families.registry import FAMILIES
 from vitrine.model import decoder as model_module
 from vitrine.model.decoder import (
     Decoder,
@@ -24,7 +25,6 @@ from vitrine.model.inventory import inventory
 from vitrine.model.loss import next_token_loss
 from vitrine.presets import PRESETS, Facts, resolve
 
-FAMILIES = ("gpt2", "llama", "qwen3")
 SIZE = {"n_layers": 2, "n_heads": 4, "d_model": 24, "d_ff": 37, "context": 19}  # head_dim 6, odd widths
 
 # What each family can vary, beside its plain form.
@@ -44,6 +44,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "qwen3, grouped": {"architecture": "qwen3", "n_kv_heads": 2},
     "qwen3, tied": {"architecture": "qwen3", "tie_embeddings": True, "n_heads": 3, "d_model": 30, "n_layers": 1},
     "qwen3, other epsilon": {"architecture": "qwen3", "norm_epsilon": 0.1},
+    "qwen2": {"architecture": "qwen2"},
+    "qwen2, grouped, tied": {"architecture": "qwen2", "n_kv_heads": 2, "tie_embeddings": True},
+    "qwen2, wide heads": {"architecture": "qwen2", "head_dim": 10},
+    "olmo2": {"architecture": "olmo2"},
+    "olmo2, grouped, tied": {"architecture": "olmo2", "n_kv_heads": 2, "tie_embeddings": True},
+    "olmo2, wide heads, other epsilon": {"architecture": "olmo2", "head_dim": 10, "norm_epsilon": 0.1},
 }
 
 
@@ -100,17 +106,20 @@ def reference(config: ModelConfig, ours: dict[str, Tensor]) -> nn.Module:
             "num_key_value_heads": config.n_kv_heads,
             "head_dim": config.head_dim,
             "rms_norm_eps": config.norm_epsilon,
-            "attention_bias": config.bias,
             "tie_word_embeddings": config.tie_embeddings,
             "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_base},
             "attn_implementation": "eager",
             "bos_token_id": 0,
             "eos_token_id": 0,
         }
-        if config.architecture == "llama":
-            theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**common, mlp_bias=config.bias))
-        else:
-            theirs = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**common))
+        biases = {"attention_bias": config.bias, "mlp_bias": config.bias} if config.architecture == "llama" else {}
+        chosen, model = {
+            "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
+            "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
+            "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
+            "olmo2": (transformers.Olmo2Config, transformers.Olmo2ForCausalLM),
+        }[config.architecture]
+        theirs = model(chosen(**common, **biases))
     missing, unexpected = theirs.load_state_dict(their_names(config, ours), strict=False)
     assert not unexpected
     assert set(missing) <= {"lm_head.weight"}
@@ -129,6 +138,8 @@ def their_names(config: ModelConfig, ours: dict[str, Tensor]) -> dict[str, Tenso
     parts = {
         "attention_norm.gain": "input_layernorm.weight",
         "mlp_norm.gain": "post_attention_layernorm.weight",
+        "post_attention_norm.gain": "post_attention_layernorm.weight",
+        "post_mlp_norm.gain": "post_feedforward_layernorm.weight",
         "attention.query_norm.gain": "self_attn.q_norm.weight",
         "attention.key_norm.gain": "self_attn.k_norm.weight",
         "attention.query": "self_attn.q_proj",
@@ -348,6 +359,8 @@ def test_each_tensor_is_born_as_the_census_says(family: str) -> None:
         ("llama", "blocks.1.mlp.shrink.weight", 0.0),
         ("llama", "head.weight", 0.001),
         ("qwen3", "blocks.0.attention.key.weight", 1 / 8),
+        ("qwen2", "blocks.0.mlp.shrink.weight", 0.0),
+        ("olmo2", "blocks.0.mlp.shrink.weight", 1 / 8),
     ],
 )
 def test_matrices_are_born_with_the_documented_spread(family: str, name: str, std: float) -> None:

@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from vitrine.families.registry import FAMILIES
 from vitrine.model.decoder import Decoder, initialise
 from vitrine.model.flat import ALIGNMENT, FlatParameters, digest
 from vitrine.model.inventory import is_hidden_matrix
 from vitrine.model.loss import next_token_loss
 from vitrine.presets import Facts, resolve
-
-FAMILIES = ("gpt2", "llama", "qwen3")
 
 
 def tiny(architecture: str = "llama", **model: Any) -> Decoder:

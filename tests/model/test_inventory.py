@@ -34,6 +34,10 @@ def parameters(config: Config) -> int:
         ("llama", 10 * 8 + 10 * 8 + 2 * 8 + 4 * 64 + 3 * 96 + 8),
         # the same, and gains of query and key
         ("qwen3", 10 * 8 + 10 * 8 + 2 * 8 + 4 * 64 + 3 * 96 + 8 + 2 * 4),
+        # llama's, and biases of query, key and value
+        ("qwen2", 10 * 8 + 10 * 8 + 2 * 8 + 4 * 64 + 3 * 96 + 8 + 3 * 8),
+        # llama's, and gains of all queries and of all keys
+        ("olmo2", 10 * 8 + 10 * 8 + 2 * 8 + 4 * 64 + 3 * 96 + 8 + 2 * 8),
     ],
 )
 def test_the_parameters_are_counted_as_by_hand(architecture: str, count: int) -> None:

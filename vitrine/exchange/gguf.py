@@ -30,21 +30,6 @@ DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 LARGEST_FLOAT16 = 65504.0
 LAYERS = 512  # that llama.cpp has room for
 
-# Tensors of ours, and their names there. `_place` puts GPT-2's query, key and value into one.
-OUTSIDE = {"embedding": "token_embd", "positions": "position_embd", "final_norm": "output_norm", "head": "output"}
-PARTS = {
-    "attention_norm": "attn_norm",
-    "attention.query": "attn_q",
-    "attention.key": "attn_k",
-    "attention.value": "attn_v",
-    "attention.output": "attn_output",
-    "attention.query_norm": "attn_q_norm",
-    "attention.key_norm": "attn_k_norm",
-    "mlp_norm": "ffn_norm",
-    "mlp.expand": "ffn_up",
-    "mlp.gate": "ffn_gate",
-    "mlp.shrink": "ffn_down",
-}
 NORMAL, CONTROL, UNUSED = 1, 3, 5  # the kinds of tokens that llama.cpp knows and we need
 
 
@@ -91,7 +76,6 @@ def export_gguf(run: str | Path, file: str | Path, step: str | int = "last", dty
 
 def architecture_metadata(model: ModelConfig) -> dict[str, Any]:
     """The model's shape, by the keys that llama.cpp reads."""
-    family = model.architecture
     shape = {
         "vocab_size": model.vocab_size,
         "context_length": model.context,
@@ -101,17 +85,7 @@ def architecture_metadata(model: ModelConfig) -> dict[str, Any]:
         "attention.head_count": model.n_heads,
         "attention.head_count_kv": model.n_kv_heads,
     }
-    if family == "gpt2":
-        own: dict[str, Any] = {"attention.layer_norm_epsilon": model.norm_epsilon}
-    else:
-        own = {
-            "attention.layer_norm_rms_epsilon": model.norm_epsilon,
-            "attention.key_length": model.head_dim,
-            "attention.value_length": model.head_dim,
-            "rope.dimension_count": model.head_dim,
-            "rope.freq_base": model.rope_base,
-        }
-    return {f"{family}.{key}": value for key, value in (shape | own).items()}
+    return {f"{model.architecture}.{key}": value for key, value in (shape | model.family.to_gguf(model)).items()}
 
 
 def tokenizer_metadata(tokenizer: Tokenizer, rows: int, path: Path) -> dict[str, Any]:
@@ -139,11 +113,10 @@ def to_gguf(model: ModelConfig, ours: Mapping[str, Floats]) -> dict[str, Floats]
     places: dict[str, list[Floats]] = {}
     for plan in inventory(model):
         numbers = ours[plan.name]
-        if model.architecture == "llama" and ".query." in plan.name:
-            numbers = interleaved(numbers, model.n_heads)
-        if model.architecture == "llama" and ".key." in plan.name:
-            numbers = interleaved(numbers, model.n_kv_heads)
-        places.setdefault(_place(model, plan.name), []).append(numbers)
+        if model.family.gguf_interleaved and plan.part in ("attention.query", "attention.key"):
+            numbers = interleaved(numbers, model.n_heads if plan.part == "attention.query" else model.n_kv_heads)
+        home = model.family.gguf[plan.part].format(plan.block)
+        places.setdefault(f"{home}.{'bias' if plan.kind == 'bias' else 'weight'}", []).append(numbers)
     return {name: np.ascontiguousarray(np.concatenate(parts)) for name, parts in places.items()}
 
 
@@ -154,17 +127,6 @@ def interleaved(numbers: Floats, heads: int) -> Floats:
     """
     halves = numbers.reshape(heads, 2, -1, *numbers.shape[1:])
     return halves.swapaxes(1, 2).reshape(numbers.shape)
-
-
-def _place(model: ModelConfig, name: str) -> str:
-    part, _, end = name.rpartition(".")
-    if not part.startswith("blocks."):
-        home = OUTSIDE[part]
-    else:
-        _, layer, inside = part.split(".", 2)
-        fused = model.architecture == "gpt2" and inside in ("attention.query", "attention.key", "attention.value")
-        home = f"blk.{layer}.{'attn_qkv' if fused else PARTS[inside]}"
-    return f"{home}.{'bias' if end == 'bias' else 'weight'}"
 
 
 def _characters(tokenizer: Tokenizer, path: Path) -> dict[str, Any]:

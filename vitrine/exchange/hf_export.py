@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from vitrine._files import whole_folder
 from vitrine.config import Config, ModelConfig
 from vitrine.errors import RunError
-from vitrine.model.inventory import TensorSpec, inventory, is_hidden_matrix
+from vitrine.model.inventory import TensorSpec, inventory
 from vitrine.runs.reader import CHAT_TEMPLATE, TOKENIZER, RunReader
 from vitrine.text.tokenizer import (
     TOKENIZER_CONFIG,
@@ -37,37 +37,7 @@ from vitrine.training.checkpoint import Snapshot, load_step
 
 Floats = NDArray[np.float32]
 
-CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 MODEL = "model.safetensors"
-
-# The parts of a block, ours and theirs. GPT-2 keeps query, key and value in one.
-GPT2_PARTS = {
-    "attention_norm": "ln_1",
-    "attention.query": "attn.c_attn",
-    "attention.key": "attn.c_attn",
-    "attention.value": "attn.c_attn",
-    "attention.output": "attn.c_proj",
-    "mlp_norm": "ln_2",
-    "mlp.expand": "mlp.c_fc",
-    "mlp.shrink": "mlp.c_proj",
-}
-LLAMA_PARTS = {
-    "attention_norm": "input_layernorm",
-    "attention.query": "self_attn.q_proj",
-    "attention.key": "self_attn.k_proj",
-    "attention.value": "self_attn.v_proj",
-    "attention.output": "self_attn.o_proj",
-    "attention.query_norm": "self_attn.q_norm",
-    "attention.key_norm": "self_attn.k_norm",
-    "mlp_norm": "post_attention_layernorm",
-    "mlp.expand": "mlp.up_proj",
-    "mlp.gate": "mlp.gate_proj",
-    "mlp.shrink": "mlp.down_proj",
-}
-OUTSIDE = {
-    "gpt2": {"embedding": "transformer.wte", "positions": "transformer.wpe", "final_norm": "transformer.ln_f"},
-    "llama": {"embedding": "model.embed_tokens", "final_norm": "model.norm", "head": "lm_head"},
-}
 
 # Tensors that older files carry beside the parameters: tables that are computed anyway.
 TABLES = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
@@ -116,7 +86,7 @@ def export_run(run: str | Path, directory: str | Path, step: str | int = "last")
             (temporary / "config.json").stat().st_mode
         )  # safetensors makes it readable for its owner only
     count = sum(numbers.size for numbers in ours.values())
-    return Exported(str(directory), snapshot.step, CLASSES[model.architecture], count, snapshot.digest)
+    return Exported(str(directory), snapshot.step, model.family.transformers_class, count, snapshot.digest)
 
 
 def finite_numbers(snapshot: Snapshot) -> dict[str, Floats]:
@@ -133,8 +103,8 @@ def finite_numbers(snapshot: Snapshot) -> dict[str, Floats]:
 
 def their_config(model: ModelConfig, end_id: int | None) -> dict[str, Any]:
     """The config.json of a model. It gives every value for which transformers has a different default."""
-    common = {
-        "architectures": [CLASSES[model.architecture]],
+    common: dict[str, Any] = {
+        "architectures": [model.family.transformers_class],
         "model_type": model.architecture,
         "vocab_size": model.vocab_size,
         "tie_word_embeddings": model.tie_embeddings,
@@ -142,37 +112,7 @@ def their_config(model: ModelConfig, end_id: int | None) -> dict[str, Any]:
         "eos_token_id": end_id,
         "dtype": "float32",
     }
-    if model.architecture == "gpt2":
-        return common | {
-            "n_positions": model.context,
-            "n_ctx": model.context,  # llama.cpp reads this one
-            "n_embd": model.d_model,
-            "n_layer": model.n_layers,
-            "n_head": model.n_heads,
-            "n_inner": model.d_ff,
-            "activation_function": "gelu_new",
-            "layer_norm_epsilon": model.norm_epsilon,
-            "embd_pdrop": model.dropout,
-            "resid_pdrop": model.dropout,
-            "attn_pdrop": 0.0,
-        }
-    config = common | {
-        "max_position_embeddings": model.context,
-        "hidden_size": model.d_model,
-        "intermediate_size": model.d_ff,
-        "num_hidden_layers": model.n_layers,
-        "num_attention_heads": model.n_heads,
-        "num_key_value_heads": model.n_kv_heads,
-        "head_dim": model.head_dim,  # qwen3's own choice would be 128
-        "hidden_act": "silu",
-        "rms_norm_eps": model.norm_epsilon,
-        "attention_bias": model.bias,
-        "attention_dropout": 0.0,
-        "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_base},
-        "rope_theta": model.rope_base,  # for transformers before version 5
-    }
-    own = {"mlp_bias": model.bias} if model.architecture == "llama" else {"use_sliding_window": False}
-    return config | own
+    return common | model.family.to_huggingface(model)
 
 
 def to_theirs(model: ModelConfig, ours: Mapping[str, Floats]) -> dict[str, Floats]:
@@ -222,24 +162,17 @@ def made_whole(path: Path, failure: str) -> Iterator[Path]:
 
 def _places(model: ModelConfig) -> dict[str, list[TensorSpec]]:
     """The name of each of their tensors, and those of ours whose rows it stacks."""
-    gpt2 = model.architecture == "gpt2"
-    parts, outside = (GPT2_PARTS, OUTSIDE["gpt2"]) if gpt2 else (LLAMA_PARTS, OUTSIDE["llama"])
-    blocks = "transformer.h" if gpt2 else "model.layers"
     places: dict[str, list[TensorSpec]] = {}
     for plan in inventory(model):
-        part, _, end = plan.name.rpartition(".")
-        if part.startswith("blocks."):
-            _, layer, inside = part.split(".", 2)
-            home = f"{blocks}.{layer}.{parts[inside]}"
-        else:
-            home = outside[part]
+        end = plan.name.rpartition(".")[2]
+        home = model.family.huggingface[plan.part].format(plan.block)
         places.setdefault(f"{home}.{'weight' if end == 'gain' else end}", []).append(plan)
     return places
 
 
 def _turned(model: ModelConfig, plan: TensorSpec) -> bool:
-    """GPT-2's matrices are (inputs, outputs), ours (outputs, inputs)."""
-    return model.architecture == "gpt2" and is_hidden_matrix(plan.name, plan.shape)
+    """Whether theirs is (inputs, outputs): ours is (outputs, inputs)."""
+    return model.family.huggingface_turned and plan.hidden
 
 
 def _json(value: dict[str, Any]) -> str:
@@ -295,13 +228,13 @@ tags:
 
 # {reader.path.resolve().name}
 
-A language model of {count:,} parameters ({CLASSES[model.architecture]}), trained with Vitrine; these are the parameters
+A language model of {count:,} parameters ({model.family.transformers_class}), trained with Vitrine; these are the parameters
 that step {snapshot.step} of {config.training.steps} starts from.
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, {model.family.transformers_tokenizer}
 
-tokenizer = AutoTokenizer.from_pretrained("DIR")  # this folder
+tokenizer = {model.family.transformers_tokenizer}.from_pretrained("DIR")  # this folder
 model = AutoModelForCausalLM.from_pretrained("DIR")
 ids = tokenizer("Once", return_tensors="pt").input_ids
 print(tokenizer.decode(model.generate(ids)[0]))

@@ -16,9 +16,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from vitrine.config import ARCHITECTURES, Config
+from vitrine.config import Config
 from vitrine.errors import ConfigError, RunError
-from vitrine.exchange.hf_export import CLASSES, MODEL, Floats, made_whole, to_ours
+from vitrine.exchange.hf_export import MODEL, Floats, made_whole, to_ours
+from vitrine.families.family import Family
+from vitrine.families.registry import FAMILIES
 from vitrine.model.flat import digest
 from vitrine.presets import Facts, resolve
 from vitrine.runs.reader import CHAT_TEMPLATE, CONFIG, HISTORY, KEYFRAMES, TOKENIZER
@@ -46,18 +48,7 @@ HUB_FILES = [
 JSON_BYTES = 64 * 2**20  # of one JSON file; the largest indexes have a few MiB
 LARGEST = 2**24  # of a size in config.json, as in vitrine.config
 
-# Values that a config.json may give, where it gives them: with any other, the model computes what our decoder does not.
-SUPPORTED: dict[str, dict[str, tuple[Any, ...]]] = {
-    "gpt2": {
-        "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-        "scale_attn_weights": (True,),
-        "scale_attn_by_inverse_layer_idx": (False,),
-        "add_cross_attention": (False,),
-        "tie_word_embeddings": (True,),
-    },
-    "llama": {"hidden_act": ("silu", "swish")},
-    "qwen3": {"hidden_act": ("silu", "swish"), "use_sliding_window": (False,), "attention_bias": (False,)},
-}
+# Values that a config.json of any family may give, where it gives them; see `Family.supported`.
 SUPPORTED_BY_ALL: dict[str, tuple[Any, ...]] = {
     "quantization_config": (None,),
     "is_encoder_decoder": (False,),
@@ -130,81 +121,69 @@ def import_run(source: str | Path, run: str | Path = "") -> Imported:
 def model_settings(theirs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The [model] hyperparameters that a config.json stands for. Raises RunError if there are none."""
     family = theirs.get("model_type")
-    if family not in ARCHITECTURES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise RunError(
             f"{folder} cannot be imported: its config.json has model_type = {_seen(family)}. Vitrine supports "
-            f"{', '.join(ARCHITECTURES)}."
+            f"{', '.join(FAMILIES)}."
         )
-    _check_supported(family, theirs, folder)
+    kind, read = FAMILIES[family], _TheirConfig(theirs, folder)
+    _check_supported(kind, theirs, folder)
+    return {"architecture": family, "vocab_size": read.count("vocab_size")} | kind.from_huggingface(read)
 
-    def value(key: str, otherwise: Any, what: str, fits: Callable[[Any], bool]) -> Any:
-        found = otherwise if theirs.get(key) is None else theirs[key]
-        if not fits(found):
-            raise RunError(
-                f"{folder} cannot be imported: its config.json must give {key} as {what}: got {_seen(found)}."
-            )
-        return found
 
-    def count(key: str, otherwise: int | None = None) -> int:
+@dataclass(frozen=True)
+class _TheirConfig:
+    """A config.json, whose values are checked as they are asked for; see `vitrine.families.family.TheirConfig`."""
+
+    theirs: Mapping[str, Any]
+    folder: Path
+
+    def count(self, key: str, otherwise: int | None = None) -> int:
         def fits(found: Any) -> bool:
             return type(found) is int and 1 <= found <= LARGEST
 
-        size: int = value(key, otherwise, f"a whole number from 1 to {LARGEST:,}", fits)
+        size: int = self._value(key, otherwise, f"a whole number from 1 to {LARGEST:,}", fits)
         return size
 
-    def number(key: str, otherwise: float) -> float:
-        positive: float = value(key, otherwise, "a positive number", _is_positive)
+    def number(self, key: str, otherwise: float) -> float:
+        positive: float = self._value(key, otherwise, "a positive number", _is_positive)
         return positive
 
-    def flag(key: str, otherwise: bool = False) -> bool:
-        truth: bool = value(key, otherwise, "true or false", lambda found: isinstance(found, bool))
+    def flag(self, key: str) -> bool:
+        truth: bool = self._value(key, False, "true or false", lambda found: isinstance(found, bool))
         return truth
 
-    common = {"architecture": family, "vocab_size": count("vocab_size")}
-    if family == "gpt2":
-        width, heads = count("n_embd"), count("n_head")
-        return common | {
-            "n_layers": count("n_layer"),
-            "n_heads": heads,
-            "n_kv_heads": heads,
-            "d_model": width,
-            "d_ff": count("n_inner", 4 * width),
-            "context": count("n_positions"),
-            "bias": True,
-            "tie_embeddings": True,
-            "norm_epsilon": number("layer_norm_epsilon", 1e-5),
-        }
-    width, heads = count("hidden_size"), count("num_attention_heads")
-    biases = flag("attention_bias"), flag("mlp_bias")
-    if family == "llama" and biases[0] != biases[1]:
-        raise RunError(
-            f"{folder} cannot be imported: in its config.json, attention_bias is {biases[0]} and mlp_bias is "
-            f"{biases[1]}. Vitrine supports both or neither."
-        )
-    return common | {
-        "n_layers": count("num_hidden_layers"),
-        "n_heads": heads,
-        "n_kv_heads": count("num_key_value_heads", heads),
-        "head_dim": count("head_dim", 128 if family == "qwen3" else width // heads),
-        "d_model": width,
-        "d_ff": count("intermediate_size"),
-        "context": count("max_position_embeddings"),
-        "bias": biases[0],
-        "tie_embeddings": flag("tie_word_embeddings"),
-        "norm_epsilon": number("rms_norm_eps", 1e-6),
-        "rope_base": _rope_base(theirs, folder, number("rope_theta", 10_000.0)),
-    }
+    def same_flag(self, *keys: str) -> bool:
+        flags = [self.flag(key) for key in keys]
+        if len(set(flags)) > 1:
+            told = " and ".join(f"{key} is {flag}" for key, flag in zip(keys, flags, strict=True))
+            raise RunError(
+                f"{self.folder} cannot be imported: in its config.json, {told}. Vitrine supports both or neither."
+            )
+        return flags[0]
+
+    def rope_base(self) -> float:
+        return _rope_base(self.theirs, self.folder, self.number("rope_theta", 10_000.0))
+
+    def _value(self, key: str, otherwise: Any, what: str, fits: Callable[[Any], bool]) -> Any:
+        found = otherwise if self.theirs.get(key) is None else self.theirs[key]
+        if not fits(found):
+            raise RunError(
+                f"{self.folder} cannot be imported: its config.json must give {key} as {what}: got {_seen(found)}."
+            )
+        return found
 
 
-def _check_supported(family: str, theirs: Mapping[str, Any], folder: Path) -> None:
+def _check_supported(family: type[Family], theirs: Mapping[str, Any], folder: Path) -> None:
     """Raises RunError where a config.json asks for what our decoder does not compute."""
-    classes = theirs.get("architectures") or [CLASSES[family]]
-    if classes != [CLASSES[family]]:
+    wanted = [family.transformers_class]
+    classes = theirs.get("architectures") or wanted
+    if classes != wanted:
         raise RunError(
             f"{folder} cannot be imported: its config.json has architectures = {_seen(classes)}. Of this family, "
-            f"Vitrine supports [{CLASSES[family]!r}]."
+            f"Vitrine supports {wanted}."
         )
-    for key, supported in (SUPPORTED[family] | SUPPORTED_BY_ALL).items():
+    for key, supported in {**family.supported, **SUPPORTED_BY_ALL}.items():
         if theirs.get(key, supported[0]) not in supported:
             raise RunError(
                 f"{folder} cannot be imported: its config.json has {key} = {_seen(theirs[key])}. Vitrine supports only "

@@ -254,11 +254,13 @@ class _Layer:
 
     attention_norm: Callable[[Tensor], Tensor]
     query_key_value: Product
-    head_norm: Callable[[Tensor], Tensor] | None
+    query_key_norm: Callable[[Tensor], Tensor]
     output: Product
+    post_attention_norm: Callable[[Tensor], Tensor]
     mlp_norm: Callable[[Tensor], Tensor]
     expand: Product  # in gated families: gate and expand
     shrink: Product
+    post_mlp_norm: Callable[[Tensor], Tensor]
 
 
 class _Weights:
@@ -276,17 +278,19 @@ class _Weights:
                 _Layer(
                     _norm(block.attention_norm),
                     Product(dtype, attention.query, attention.key, attention.value),
-                    _head_norm(attention) if attention.normalised else None,
+                    _query_key_norm(attention),
                     Product(dtype, attention.output),
+                    _norm(block.post_attention_norm),
                     _norm(block.mlp_norm),
                     Product(dtype, mlp.gate, mlp.expand) if mlp.gated else Product(dtype, mlp.expand, gelu=True),
                     Product(dtype, mlp.shrink),
+                    _norm(block.post_mlp_norm),
                 )
             )
         self.final_norm = _norm(model.final_norm)
         self.head = Product(dtype, model.embedding if config.tie_embeddings else model.head)
         self.positions: Tensor | None = None
-        if config.architecture == "gpt2":
+        if config.family.positions == "learned":
             self.positions = model.positions.weight.detach().clone()
         else:
             self.cos, self.sin = model.rope_cos[:, None], model.rope_sin[:, None]  # (context, 1, head_dim)
@@ -312,18 +316,19 @@ class _Weights:
         for index, layer in enumerate(self.layers):
             heads = layer.query_key_value(layer.attention_norm(x).to(self.dtype)).view(len(x), -1, head_dim)
             if rope:
-                qk = heads[:, :turned]
-                heads[:, :turned] = rotate(layer.head_norm(qk) if layer.head_norm else qk, *rope)
-            x = x + layer.output(attend(index, heads))
+                heads[:, :turned] = rotate(layer.query_key_norm(heads[:, :turned]), *rope)
+            x = x + layer.post_attention_norm(layer.output(attend(index, heads)))
             inner = layer.expand(layer.mlp_norm(x).to(self.dtype))
-            if self.config.gated:
+            if self.config.family.gated:
                 gate, inner = inner.chunk(2, -1)
                 inner = F.silu(gate) * inner
-            x = x + layer.shrink(inner)
+            x = x + layer.post_mlp_norm(layer.shrink(inner))
         return self.final_norm(x)
 
 
 def _norm(norm: torch.nn.Module) -> Callable[[Tensor], Tensor]:
+    if isinstance(norm, torch.nn.Identity):
+        return _unchanged
     if isinstance(norm, LayerNorm):
         width, epsilon, (gain, bias) = norm.gain.shape, norm.epsilon, _copies(norm.gain, norm.bias)
         return lambda x: torch.layer_norm(x, width, gain, bias, epsilon)
@@ -331,11 +336,25 @@ def _norm(norm: torch.nn.Module) -> Callable[[Tensor], Tensor]:
     return _rms_norm(norm.gain.detach().clone(), norm.epsilon)
 
 
-def _head_norm(attention: Attention) -> Callable[[Tensor], Tensor]:
-    """The norms of the queries and of the keys, as one."""
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
+def _query_key_norm(attention: Attention) -> Callable[[Tensor], Tensor]:
+    """The norms of the queries and of the keys, of (rows, n_heads + n_kv_heads, head_dim)."""
+    if not attention.normalised:
+        return _unchanged
     of_queries, of_keys = attention.query_norm, attention.key_norm
     assert isinstance(of_queries, RMSNorm)
     assert isinstance(of_keys, RMSNorm)
+    if attention.normalised == "heads":
+        norms, sizes = (_norm(of_queries), _norm(of_keys)), (attention.n_heads, attention.n_kv_heads)
+
+        def normalise(qk: Tensor) -> Tensor:
+            parts = zip(norms, qk.split(sizes, 1), sizes, strict=True)
+            return torch.cat([norm(part.flatten(1)).unflatten(1, (size, -1)) for norm, part, size in parts], 1)
+
+        return normalise
     q, k = _copies(of_queries.gain, of_keys.gain)
     gain = torch.cat([q.expand(attention.n_heads, -1), k.expand(attention.n_kv_heads, -1)])
     return _rms_norm(gain, of_queries.epsilon)

@@ -26,7 +26,7 @@ class Probe:
     """What a probing pass saw, of a batch and of one of its rows.
 
     stream_norms: (n_layers + 1,) mean norm of the residual stream after the embedding and after each block.
-    dead: (n_layers,) share of MLP units whose gate (gpt2: whose input) was above zero for no token of the batch.
+    dead: (n_layers,) share of MLP units whose gate (without one: whose input) was above zero for no token of the batch.
     attention: (n_layers, n_heads, seq, seq) of the row; a line says how much a token attends to each earlier one.
     entropy: (n_layers, n_heads) mean over the row of each head's uncertainty, as a share of the largest possible.
     scores: (n_layers, n_heads) largest magnitude of an attention score before softmax, over the batch.
@@ -142,7 +142,7 @@ def _attention(
     q = parts[f"{layer}.query"].view(batch, seq, attention.n_heads, -1).transpose(1, 2)
     k = parts[f"{layer}.key"].view(batch, seq, attention.n_kv_heads, -1).transpose(1, 2)
     v = parts[f"{layer}.value"].view(batch, seq, attention.n_kv_heads, -1).transpose(1, 2)
-    if decoder.config.architecture != "gpt2":
+    if decoder.config.family.positions == "rotary":
         rope = decoder.rope_cos[:seq], decoder.rope_sin[:seq]
         q, k = apply_rope(q, *rope), apply_rope(k, *rope)
     dtype = v.dtype

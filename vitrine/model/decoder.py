@@ -1,8 +1,6 @@
 """The whole decoder: tokens in, logits out.
 
-Three families of Hugging Face models are this one class with other data: `gpt2` (LayerNorm, learned
-positions, GELU), `llama` (RMSNorm, rotary positions, SwiGLU), `qwen3` (llama with normalised queries and
-keys). The residual stream and the norms have the parameters' own number format, float32 (float64 after
+The families of Hugging Face models (vitrine/families/) are this one class with other data. The residual stream and the norms have the parameters' own number format, float32 (float64 after
 `.double()`); matrix products run in `Decoder.compute_dtype`.
 
 Shapes: batch, seq (tokens), d_model, n_heads, n_kv_heads, head_dim, d_ff, vocab_size.
@@ -42,7 +40,7 @@ class Decoder(nn.Module):
         self.compute_dtype = compute_dtype
         self.recompute = False
         self.embedding = Embedding(config.vocab_size, config.d_model)
-        if config.architecture == "gpt2":
+        if config.family.positions == "learned":
             self.positions = Embedding(config.context, config.d_model)
         else:
             cos, sin = rope_table(config.context, config.head_dim, config.rope_base)
@@ -57,7 +55,7 @@ class Decoder(nn.Module):
         """Logits of the next token after each token given."""
         seq = tokens.shape[1]
         x = self.embedding(tokens)  # (batch, seq, d_model)
-        if self.config.architecture == "gpt2":
+        if self.config.family.positions == "learned":
             x = x + self.positions.weight[:seq]
             rope = None
         else:
@@ -77,16 +75,19 @@ class Decoder(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then MLP, each reading the normalised residual stream and adding to it."""
+    """Attention, then MLP, each reading the residual stream and adding to it; a norm stands before or after each."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.layer = layer
         self.dropout = config.dropout
-        self.attention_norm = norm(config, config.d_model)
+        before, after = (nn.Identity, norm) if config.family.norm_after else (norm, nn.Identity)
+        self.attention_norm = before(config, config.d_model)
         self.attention = Attention(config)
-        self.mlp_norm = norm(config, config.d_model)
+        self.post_attention_norm = after(config, config.d_model)
+        self.mlp_norm = before(config, config.d_model)
         self.mlp = MLP(config)
+        self.post_mlp_norm = after(config, config.d_model)
 
     def forward(
         self,
@@ -97,9 +98,9 @@ class Block(nn.Module):
         dtype: torch.dtype,
     ) -> Tensor:
         """(batch, seq, d_model) in, the same shape out."""
-        attended = self.attention(self.attention_norm(x).to(dtype), mask, rope)
+        attended = self.post_attention_norm(self.attention(self.attention_norm(x).to(dtype), mask, rope))
         x = x + dropout(attended, self.dropout, dropout_keys, place=2 * self.layer + 1)
-        thought = self.mlp(self.mlp_norm(x).to(dtype))
+        thought = self.post_mlp_norm(self.mlp(self.mlp_norm(x).to(dtype)))
         return x + dropout(thought, self.dropout, dropout_keys, place=2 * self.layer + 2)
 
 
@@ -112,24 +113,26 @@ class Attention(nn.Module):
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
         self.custom_autograd = config.context <= CUSTOM_AUTOGRAD_CONTEXT
         kv_width = config.n_kv_heads * config.head_dim
-        self.query = Linear(config.d_model, config.attention_width, config.bias)
-        self.key = Linear(config.d_model, kv_width, config.bias)
-        self.value = Linear(config.d_model, kv_width, config.bias)
-        self.output = Linear(config.attention_width, config.d_model, config.bias)
-        self.normalised = config.architecture == "qwen3"
+        self.query = Linear(config.d_model, config.attention_width, config.has_bias("attention.query"))
+        self.key = Linear(config.d_model, kv_width, config.has_bias("attention.key"))
+        self.value = Linear(config.d_model, kv_width, config.has_bias("attention.value"))
+        self.output = Linear(config.attention_width, config.d_model, config.has_bias("attention.output"))
+        self.normalised = config.family.query_key_norm
         if self.normalised:
-            self.query_norm = norm(config, config.head_dim)
-            self.key_norm = norm(config, config.head_dim)
+            one_head = self.normalised == "head"
+            self.query_norm = norm(config, config.head_dim if one_head else config.attention_width)
+            self.key_norm = norm(config, config.head_dim if one_head else kv_width)
 
     def forward(self, x: Tensor, mask: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
         """(batch, seq, d_model) in, the same shape out; mask is (seq, seq), 0 or -inf."""
         batch, seq, _ = x.shape
-        q = self.query(x).view(batch, seq, self.n_heads, self.head_dim)
-        k = self.key(x).view(batch, seq, self.n_kv_heads, self.head_dim)
-        v = self.value(x).view(batch, seq, self.n_kv_heads, self.head_dim).transpose(1, 2)
-        if self.normalised:
+        q, k, v = self.query(x), self.key(x), self.value(x)
+        if self.normalised == "heads":
             q, k = self.query_norm(q), self.key_norm(k)
-        q, k = q.transpose(1, 2), k.transpose(1, 2)  # (batch, heads, seq, head_dim)
+        q, k, v = (each.view(batch, seq, -1, self.head_dim) for each in (q, k, v))
+        if self.normalised == "head":
+            q, k = self.query_norm(q), self.key_norm(k)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (batch, heads, seq, head_dim)
         if rope:
             q, k = apply_rope(q, *rope), apply_rope(k, *rope)
         q, k = q.to(x.dtype), k.to(x.dtype)
@@ -147,11 +150,11 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gated = config.gated
-        self.expand = Linear(config.d_model, config.d_ff, config.bias)
+        self.gated = config.family.gated
+        self.expand = Linear(config.d_model, config.d_ff, config.has_bias("mlp.expand"))
         if self.gated:
-            self.gate = Linear(config.d_model, config.d_ff, config.bias)
-        self.shrink = Linear(config.d_ff, config.d_model, config.bias)
+            self.gate = Linear(config.d_model, config.d_ff, config.has_bias("mlp.gate"))
+        self.shrink = Linear(config.d_ff, config.d_model, config.has_bias("mlp.shrink"))
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, seq, d_model) in, the same shape out."""
@@ -264,7 +267,7 @@ def initialise(config: ModelConfig, seed: int, compute_dtype: torch.dtype = torc
 
 def norm(config: ModelConfig, width: int) -> nn.Module:
     """The norm of the family."""
-    kind = LayerNorm if config.architecture == "gpt2" else RMSNorm
+    kind = {"LayerNorm": LayerNorm, "RMSNorm": RMSNorm}[config.family.norm]
     return kind(width, config.norm_epsilon)
 
 

@@ -8,6 +8,7 @@ from vitrine.config import Config, ModelConfig
 from vitrine.optimizers.registry import OPTIMIZERS
 
 Kind = Literal["embedding", "weight", "bias", "gain"]
+Initialisation = Literal["normal", "zeros", "ones"]
 
 
 @dataclass(frozen=True)
@@ -15,13 +16,16 @@ class TensorSpec:
     """What one tensor of parameters will be.
 
     initialisation: "normal", "zeros" or "ones"; std: the standard deviation where that is normal.
+    block: which one it is in; None: none. part: what of the model, or of the block, it belongs to.
     """
 
     name: str
     shape: tuple[int, ...]
     kind: Kind
-    initialisation: Literal["normal", "zeros", "ones"]
+    initialisation: Initialisation
     std: float = 0.0
+    block: int | None = None
+    part: str = ""
 
     @property
     def parameters(self) -> int:
@@ -69,52 +73,53 @@ def is_hidden_matrix(name: str, shape: tuple[int, ...]) -> bool:
 def inventory(model: ModelConfig) -> tuple[TensorSpec, ...]:
     """Every tensor of the model, in reading order, and how it is initialised.
 
-    gpt2: matrices normal, standard deviation 0.02; those that write into the residual stream 0.02 / sqrt(2 n_layers).
-    llama, qwen3: matrices that read the residual stream normal, 1 / sqrt(d_model); those that write into it
-    zero, so that every block starts as the identity; embedding 1 (0.02 if tied), head 0.001.
-    Gains are one and biases zero everywhere. `model.init_scale` multiplies every standard deviation.
+    Its family says by which standard deviations; `model.init_scale` multiplies them. Gains are one and biases zero.
     """
-    gpt2 = model.architecture == "gpt2"
+    family, tensors, stds = model.family, list[TensorSpec](), model.family.stds(model)
     d, q, kv = model.d_model, model.attention_width, model.n_kv_heads * model.head_dim
-    read = 0.02 if gpt2 else d**-0.5
-    write = 0.02 / math.sqrt(2 * model.n_layers) if gpt2 else 0.0
-    tensors: list[TensorSpec] = []
+    one_head = family.query_key_norm == "head"
 
-    def matrix(name: str, shape: tuple[int, int], std: float, kind: Kind = "weight") -> None:
-        std *= model.init_scale
-        tensors.append(TensorSpec(name, shape, kind, "normal" if std else "zeros", std))
+    def add(
+        block: int | None, part: str, end: str, shape: tuple[int, ...], kind: Kind, std: float | None = None
+    ) -> None:
+        name = f"{part}.{end}" if block is None else f"blocks.{block}.{part}.{end}"
+        std = std and std * model.init_scale
+        initialisation: Initialisation = "ones" if kind == "gain" else "normal" if std else "zeros"
+        tensors.append(TensorSpec(name, shape, kind, initialisation, std or 0.0, block, part))
 
-    def linear(name: str, outputs: int, inputs: int, std: float) -> None:
-        matrix(f"{name}.weight", (outputs, inputs), std)
-        if model.bias:
-            tensors.append(TensorSpec(f"{name}.bias", (outputs,), "bias", "zeros"))
+    def linear(block: int, part: str, outputs: int, inputs: int, std: float) -> None:
+        add(block, part, "weight", (outputs, inputs), "weight", std)
+        if model.has_bias(part):
+            add(block, part, "bias", (outputs,), "bias")
 
-    def norm(name: str, width: int) -> None:
-        tensors.append(TensorSpec(f"{name}.gain", (width,), "gain", "ones"))
-        if gpt2:
-            tensors.append(TensorSpec(f"{name}.bias", (width,), "bias", "zeros"))
+    def norm(block: int | None, part: str, width: int) -> None:
+        add(block, part, "gain", (width,), "gain")
+        if family.norm == "LayerNorm":
+            add(block, part, "bias", (width,), "bias")
 
-    matrix("embedding.weight", (model.vocab_size, d), 0.02 if model.tie_embeddings else 1.0, "embedding")
-    if gpt2:
-        matrix("positions.weight", (model.context, d), 0.02, "embedding")
-    for layer in range(model.n_layers):
-        block = f"blocks.{layer}"
-        norm(f"{block}.attention_norm", d)
-        linear(f"{block}.attention.query", q, d, read)
-        linear(f"{block}.attention.key", kv, d, read)
-        linear(f"{block}.attention.value", kv, d, read)
-        linear(f"{block}.attention.output", d, q, write)
-        if model.architecture == "qwen3":
-            norm(f"{block}.attention.query_norm", model.head_dim)
-            norm(f"{block}.attention.key_norm", model.head_dim)
-        norm(f"{block}.mlp_norm", d)
-        linear(f"{block}.mlp.expand", model.d_ff, d, read)
-        if model.gated:
-            linear(f"{block}.mlp.gate", model.d_ff, d, read)
-        linear(f"{block}.mlp.shrink", d, model.d_ff, write)
-    norm("final_norm", d)
+    add(None, "embedding", "weight", (model.vocab_size, d), "embedding", stds.embedding)
+    if family.positions == "learned":
+        add(None, "positions", "weight", (model.context, d), "embedding", stds.embedding)
+    for block in range(model.n_layers):
+        if not family.norm_after:
+            norm(block, "attention_norm", d)
+        linear(block, "attention.query", q, d, stds.read)
+        linear(block, "attention.key", kv, d, stds.read)
+        linear(block, "attention.value", kv, d, stds.read)
+        linear(block, "attention.output", d, q, stds.write)
+        if family.query_key_norm:
+            norm(block, "attention.query_norm", model.head_dim if one_head else q)
+            norm(block, "attention.key_norm", model.head_dim if one_head else kv)
+        norm(block, "post_attention_norm" if family.norm_after else "mlp_norm", d)
+        linear(block, "mlp.expand", model.d_ff, d, stds.read)
+        if family.gated:
+            linear(block, "mlp.gate", model.d_ff, d, stds.read)
+        linear(block, "mlp.shrink", d, model.d_ff, stds.write)
+        if family.norm_after:
+            norm(block, "post_mlp_norm", d)
+    norm(None, "final_norm", d)
     if not model.tie_embeddings:
-        matrix("head.weight", (model.vocab_size, d), 0.001)
+        add(None, "head", "weight", (model.vocab_size, d), "weight", stds.head)
     return tuple(tensors)
 
 
@@ -174,8 +179,8 @@ def activation_bytes_per_token(config: Config) -> int:
     residual_stream = 4 * 4 * model.d_model + 2 * narrow * model.d_model
     heads = (narrow + 4) * 2 * (q + kv) + 2 * narrow * q
     scores = 2 * narrow * model.n_heads * model.context
-    mlp = (4 if model.gated else 2) * narrow * model.d_ff
-    # Of a large vocabulary (vitrine/loss.py) there are the logits and their gradient, else float32 copies, too.
+    mlp = (4 if model.family.gated else 2) * narrow * model.d_ff
+    # Of a large vocabulary (vitrine/model/loss.py) there are the logits and their gradient, else float32 copies, too.
     large = config.training.batch_size * model.context * model.vocab_size > 2**24
     logits = (2 * narrow if large else 2 * 4 + 4 + narrow) * model.vocab_size
     block = residual_stream + heads + scores + mlp
