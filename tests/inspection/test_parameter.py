@@ -73,7 +73,7 @@ def test_plain_sgd_is_the_learning_rate_times_the_clipped_gradient(replayed):
 
 
 def test_muons_direction_says_that_it_depends_on_the_whole_matrix(replayed):
-    address = find_address(replayed.config, "blocks.0.mlp.shrink.weight[1,2]")
+    address = find_address(replayed.reader, "blocks.0.mlp.shrink.weight[1,2]")
     rule = explain_update(replayed, address)
     if rule.optimizer == "muon":
         assert "orthogonalised_direction" in rule.terms
@@ -101,7 +101,7 @@ def test_where_the_device_has_no_float64_a_nudge_is_computed_on_the_processor(ru
 def test_a_nudge_changes_the_loss_as_the_gradient_promised(run):
     replayed = Replayer(RunReader(run)).replay(7)
     for name in ("blocks.1.mlp.expand.weight[5,3]", "blocks.0.attention.value.bias[4]", "final_norm.gain[2]"):
-        found = check_gradient(replayed, find_address(replayed.config, name), (1e-4, -1e-4))
+        found = check_gradient(replayed, find_address(replayed.reader, name), (1e-4, -1e-4))
         slope = (found.losses[0] - found.losses[1]) / 2e-4
         assert slope == pytest.approx(found.gradient, rel=1e-5, abs=1e-10)
         assert found.run_gradient == pytest.approx(found.gradient, rel=1e-3, abs=1e-8)
@@ -111,7 +111,7 @@ def test_a_nudge_changes_the_loss_as_the_gradient_promised(run):
 def test_a_neurons_products_and_bias_add_up_to_its_output(run):
     replayed = Replayer(RunReader(run)).replay(7)
     for layer in ("blocks.0.mlp.expand", "blocks.1.attention.query", "blocks.1.mlp.shrink"):
-        neuron = open_neuron(replayed, find_address(replayed.config, f"{layer}[5]"), row=1, token=9)
+        neuron = open_neuron(replayed, find_address(replayed.reader, f"{layer}[5]"), row=1, token=9)
         assert neuron.total == pytest.approx(neuron.output, rel=1e-4, abs=1e-5)
         kept = replayed.tensor(f"{layer}.weight").before[5]
         assert neuron.weights.tobytes() == kept.tobytes()
@@ -179,8 +179,8 @@ def test_every_parameter_is_told_in_words(run):
     for plan in inventory(reader.config.model):
         words = connects(reader, Address(plan, (1,) * len(plan.shape)))
         assert re.search(r"channel|unit", words), plan.name
-    assert "tied" in connects(reader, find_address(reader.config, "embedding.weight[3,1]"))
-    query = connects(reader, find_address(reader.config, "blocks.1.attention.query.weight[17,5]"))
+    assert "tied" in connects(reader, find_address(reader, "embedding.weight[3,1]"))
+    query = connects(reader, find_address(reader, "blocks.1.attention.query.weight[17,5]"))
     assert query == "from channel 5 of the normalised residual stream to channel 1 of head 1's query in block 1"
 
 

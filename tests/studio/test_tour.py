@@ -225,7 +225,7 @@ def test_the_tour_is_walked_to_its_end_and_its_numbers_are_the_run_s(
         np.float32(x) for x in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", said)
     }
     assert page.evaluate("document.activeElement.id") == "tour-title"
-    neuron = open_neuron(opened, find_address(reader.config, "blocks.0.attention.query[3]"), 0, 31)
+    neuron = open_neuron(opened, find_address(reader, "blocks.0.attention.query[3]"), 0, 31)
     assert shows(walk.guess(1), neuron.total, digits=4)
     page.get_by_role("tab", name="neuron").click()
     walk.done()

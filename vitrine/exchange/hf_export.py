@@ -211,7 +211,7 @@ def _tokenizer_config(tokenizer: Tokenizer, context: int, own: dict[str, Any]) -
 def _card(reader: RunReader, snapshot: Snapshot, tokenizer: Tokenizer) -> str:
     """The README.md: size, text, losses, and how to load the model."""
     config, model = reader.config, reader.config.model
-    count = sum(tensor.parameters for tensor in inventory(model))
+    count = sum(tensor.parameters for tensor in reader.tensors)
     losses = [f"- {sentence}" for sentence in measured(reader, snapshot.step)]
     tokens = {
         "char": "characters: one that is not in its vocabulary is an error in transformers too",

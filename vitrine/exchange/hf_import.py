@@ -22,6 +22,7 @@ from vitrine.exchange.hf_export import MODEL, Floats, made_whole, to_ours
 from vitrine.families.family import Family
 from vitrine.families.registry import FAMILIES
 from vitrine.model.flat import digest
+from vitrine.model.inventory import tensor_fact
 from vitrine.presets import Facts, resolve
 from vitrine.runs.reader import CHAT_TEMPLATE, CONFIG, HISTORY, KEYFRAMES, TOKENIZER
 from vitrine.runs.store import Store, digests
@@ -111,6 +112,7 @@ def import_run(source: str | Path, run: str | Path = "") -> Imported:
         kept = save_keyframe(temporary / KEYFRAMES, Snapshot(0, parameters, {}))
         with Store(temporary / HISTORY) as store:
             store.set_fact("identity", config.identity())
+            store.set_fact("tensors", tensor_fact(config.model))
             store.set_fact("birth", written_digest(kept))
             store.set_fact("files", json.dumps(digests(temporary, [TOKENIZER])))
             store.event(0, "born", f"from {config.training.parent}")

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from vitrine._json import CONSTANTS, plain
 from vitrine.errors import RunError
-from vitrine.model.inventory import inventory
 from vitrine.runs.downsample import downsample
 from vitrine.runs.reader import RunReader, is_training
 from vitrine.runs.records import SampleRecord
@@ -46,7 +45,7 @@ class ComparedRun:
     @property
     def parameters(self) -> int:
         """Learned numbers."""
-        return sum(plan.parameters for plan in inventory(self.reader.config.model))
+        return sum(plan.parameters for plan in self.reader.tensors)
 
     @property
     def best(self) -> tuple[int, float] | None:

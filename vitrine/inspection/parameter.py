@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from vitrine.config import Config
 from vitrine.errors import RunError, nearest
 from vitrine.inspection.replayed_step import ReplayedStep
-from vitrine.model.inventory import TensorSpec, inventory
+from vitrine.model.inventory import TensorSpec
 from vitrine.optimizers.optimizer import Rule
 from vitrine.runs.film import Film
 from vitrine.runs.reader import FILM, KEYFRAMES, TOKENIZER, RunReader
@@ -82,7 +81,7 @@ class ParameterReport:
         }
 
 
-def find_address(config: Config, text: str) -> Address:
+def find_address(reader: RunReader, text: str) -> Address:
     """Read NAME, NAME[i,j] or LAYER[unit]. Raises RunError, naming the nearest tensor or the bounds."""
     found = re.fullmatch(r"([\w.]+?)(?:\[\s*(\d+(?:\s*,\s*\d+)*)\s*\])?", text.strip())
     if not found:
@@ -90,7 +89,7 @@ def find_address(config: Config, text: str) -> Address:
             f"A parameter is named like blocks.0.attention.query.weight[3,7], a unit like blocks.0.mlp.expand[12]: "
             f"got {text!r}."
         )
-    tensors = {tensor.name: tensor for tensor in inventory(config.model)}
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
     name, numbers = found[1], tuple(int(number) for number in (found[2] or "").split(",") if number)
     if name not in tensors and len(numbers) == 1 and len(tensors.get(f"{name}.weight", _NOTHING).shape) == 2:
         tensor = tensors[f"{name}.weight"]
@@ -176,42 +175,53 @@ def history_of(reader: RunReader, address: Address, known: Sequence[Point] = ())
 
 def connects(reader: RunReader, address: Address) -> str:
     """What a parameter connects, in words."""
-    model, parts = reader.config.model, address.tensor.name.split(".")
+    model, tensor = reader.config.model, address.tensor
     first, last = address.index[0], address.index[-1]
+    factor = "factor on" if tensor.kind == "gain" else "added to"
+    where = "" if tensor.block is None else f" in block {tensor.block}"
 
     def token(number: int) -> str:
         return repr(spell(load_tokenizer(reader.path / TOKENIZER), number))
 
-    if parts[0] == "embedding":
-        also = " (and weighs that channel for the token's logit: the head is tied)" if model.tie_embeddings else ""
+    def channel_of(what: str, number: int) -> str:
+        return f"channel {number % model.head_dim} of head {number // model.head_dim}'s {what}"
+
+    if tensor.part == "embedding":
+        tied = any(other.owner == tensor.name for other in reader.every_tensor)
+        also = " (and weighs that channel for the token's logit: the head is tied)" if tied else ""
         return f"channel {last} of the vector that stands for the token {token(first)}{also}"
-    if parts[0] == "positions":
+    if tensor.part == "positions":
         return f"channel {last} of the vector that stands for position {first}"
-    if parts[0] == "head":
+    if tensor.part == "head":
         return f"from channel {last} of the residual stream to the logit of the token {token(first)}"
-    if parts[0] == "final_norm":
-        return f"{_norm_word(parts[-1])} channel {last} of the residual stream, before the head"
-    where = f"in block {parts[1]}"
-    if parts[2] in ("attention_norm", "mlp_norm"):
-        return f"{_norm_word(parts[-1])} channel {last} of the residual stream, before the {parts[2][:-5]} {where}"
-    if parts[3].endswith("_norm"):
-        return f"factor on channel {last} of each head's {parts[3][:-5]} {where}"
+    if tensor.part == "final_norm":
+        return f"{factor} channel {last} of the residual stream, before the head"
+    if tensor.part in ("attention_norm", "mlp_norm"):
+        return f"{factor} channel {last} of the residual stream, before the {tensor.part[:-5]}{where}"
+    if tensor.part in ("post_attention_norm", "post_mlp_norm"):
+        return f"{factor} channel {last} of what the {tensor.part[5:-5]}{where} adds to the residual stream"
+    if tensor.part in ("attention.query_norm", "attention.key_norm"):
+        what = tensor.part.removeprefix("attention.").removesuffix("_norm")
+        heads = (
+            channel_of(what, last)
+            if model.family.query_key_norm == "heads"
+            else f"channel {last} of each head's {what}"
+        )
+        return f"{factor} {heads}{where}"
     outputs = {
-        "query": _channel_of_head("query", first, model.head_dim),
-        "key": _channel_of_head("key", first, model.head_dim),
-        "value": _channel_of_head("value", first, model.head_dim),
-        "output": f"channel {first} of the residual stream",
-        "expand": f"hidden unit {first} of the MLP",
-        "gate": f"the gate of hidden unit {first} of the MLP",
-        "shrink": f"channel {first} of the residual stream",
+        "attention.query": channel_of("query", first),
+        "attention.key": channel_of("key", first),
+        "attention.value": channel_of("value", first),
+        "attention.output": f"channel {first} of the residual stream",
+        "mlp.expand": f"hidden unit {first} of the MLP",
+        "mlp.gate": f"the gate of hidden unit {first} of the MLP",
+        "mlp.shrink": f"channel {first} of the residual stream",
     }
-    if parts[-1] == "bias":
-        return f"added to {outputs[parts[3]]} {where}"
-    inputs = {
-        "output": _channel_of_head("mixed values", last, model.head_dim),
-        "shrink": f"hidden unit {last} of the MLP",
-    }.get(parts[3], f"channel {last} of the normalised residual stream")
-    return f"from {inputs} to {outputs[parts[3]]} {where}"
+    if tensor.kind == "bias":
+        return f"added to {outputs[tensor.part]}{where}"
+    stream = "residual stream" if model.family.norm_after else "normalised residual stream"
+    inputs = {"attention.output": channel_of("mixed values", last), "mlp.shrink": f"hidden unit {last} of the MLP"}
+    return f"from {inputs.get(tensor.part, f'channel {last} of the {stream}')} to {outputs[tensor.part]}{where}"
 
 
 def shortest(value: float) -> float:
@@ -220,14 +230,6 @@ def shortest(value: float) -> float:
 
 
 _NOTHING = TensorSpec("", (), "weight", "zeros")
-
-
-def _channel_of_head(what: str, number: int, head_dim: int) -> str:
-    return f"channel {number % head_dim} of head {number // head_dim}'s {what}"
-
-
-def _norm_word(part: str) -> str:
-    return "factor on" if part == "gain" else "added to"
 
 
 def _value_in_keyframe(reader: RunReader, step: int, address: Address) -> float:

@@ -64,7 +64,7 @@ def reinitialise(reader: RunReader, seed: int, std_factor: float = 1.0) -> Reini
         for plan in drawn:
             parameters[plan.name].mul_(std_factor)
         loss = _first_loss(reader, model)
-    shown = next((plan for plan in drawn if plan.name.startswith("blocks.")), drawn[0])
+    shown = next((plan for plan in drawn if plan.block is not None), drawn[0])
     row = parameters[shown.name][0, :CELLS].tolist()
     cells = {f"{shown.name}[0,{column}]": value for column, value in enumerate(row)}
     return Reinitialised(seed, std_factor, loss, math.log(config.model.vocab_size), cells)

@@ -20,7 +20,6 @@ from vitrine.errors import RunError
 from vitrine.inspection.probes import Probe, lens, probe
 from vitrine.model.decoder import Decoder
 from vitrine.model.flat import FlatParameters
-from vitrine.model.inventory import inventory
 from vitrine.model.loss import wide
 from vitrine.optimizers.optimizer import Optimizer
 from vitrine.recording import statistics
@@ -167,7 +166,7 @@ class ReplayedStep:
         found = {}
         for kind, flat in flats.items():
             norms = dict(zip(names, to_numpy(statistics.norms(self.parameters, flat)).tolist(), strict=True))
-            found[kind] = {plan.name: norms[plan.name] for plan in inventory(self.config.model)}
+            found[kind] = {plan.name: norms[plan.name] for plan in self.reader.tensors}
         return found
 
     @cached_property
@@ -207,7 +206,7 @@ class ReplayedStep:
     @property
     def tensors(self) -> Mapping[str, ReplayedTensor]:
         """Every tensor's numbers, by name."""
-        return {plan.name: self.tensor(plan.name) for plan in inventory(self.config.model)}
+        return {plan.name: self.tensor(plan.name) for plan in self.reader.tensors}
 
     def tensor(self, name: str) -> ReplayedTensor:
         """One tensor's numbers."""

@@ -12,7 +12,6 @@ from vitrine.inspection.gradient_check import Float64
 from vitrine.inspection.replay import Replayer
 from vitrine.inspection.replayed_step import ReplayedStep
 from vitrine.model.flat import digest
-from vitrine.model.inventory import inventory
 from vitrine.randomness import keyed_generator
 from vitrine.runs.film import Film
 from vitrine.runs.reader import CONFIG, FILM, HISTORY, KEYFRAMES, RunReader
@@ -72,7 +71,7 @@ def verify(reader: RunReader, count: int, seed: int, note: Callable[[str], None]
 
 def check_keyframes(reader: RunReader) -> Iterator[Check]:
     """Digests of every keyframe, and its tensors against the census."""
-    planned = {tensor.name: tensor.shape for tensor in inventory(reader.config.model)}
+    planned = {tensor.name: tensor.shape for tensor in reader.tensors}
     folder = reader.path / KEYFRAMES
     steps = keyframe_steps(folder)
     if not steps or steps[0] != 0:
@@ -137,7 +136,7 @@ def check_files(reader: RunReader) -> Iterator[Check]:
 
 def check_gradients(replayed: ReplayedStep, count: int, generator: np.random.Generator) -> Iterator[Check]:
     """Autograd in float64 against central differences, and the run's own gradient against that."""
-    exact, plans = Float64(replayed), inventory(replayed.config.model)
+    exact, plans = Float64(replayed), replayed.reader.tensors
     chances = np.array([plan.parameters for plan in plans], np.float64)
     chosen = [plans[i] for i in generator.choice(len(plans), count, p=chances / chances.sum())]
     names = list(dict.fromkeys(plan.name for plan in chosen))

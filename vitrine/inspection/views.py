@@ -12,7 +12,7 @@ from vitrine.inspection.neuron import Neuron, open_neuron
 from vitrine.inspection.parameter import Address, ParameterReport, find_address, report_parameter
 from vitrine.inspection.replay import Replayer
 from vitrine.inspection.replayed_step import ReplayedStep
-from vitrine.model.inventory import TensorSpec, inventory
+from vitrine.model.inventory import TensorSpec
 from vitrine.runs.layout import STATISTICS
 from vitrine.runs.reader import KEYFRAMES, RunReader
 from vitrine.training.checkpoint import load_initial
@@ -129,7 +129,7 @@ def inspect(
     reader.check_step(number)
     if not what:
         return Inspected(take_census(reader, number))
-    address = find_address(reader.config, what)
+    address = find_address(reader, what)
     if nudges and not address.index:
         raise RunError(f"--nudge moves one parameter: name one, such as {address.tensor.name}[0]. Got {what!r}.")
     replayed = Replayer(reader, note).replay(number)
@@ -152,19 +152,19 @@ def take_census(reader: RunReader, step: int) -> Census:
             name: {statistic: float(row[layout.statistic(name, statistic)]) for statistic in STATISTICS}
             for name in layout.tensors
         }
-    return Census(reader, at, inventory(reader.config.model), statistics)
+    return Census(reader, at, reader.tensors, statistics)
 
 
 def _initial_parameters(reader: RunReader, what: str, step: int, nudges: Sequence[float]) -> InitialParameters:
     """What there is of a run before its first step: the values of its parameters."""
-    address = find_address(reader.config, what) if what else None
+    address = find_address(reader, what) if what else None
     if step or nudges or (address and address.unit is not None):
         raise RunError(
             f"{reader.path} has made no step yet: there are only its initial parameters, without gradients or activations. "
             "Inspect its tensors, or one parameter of them."
         )
     kept = load_initial(reader.path / KEYFRAMES, reader.config, reader.facts().get("birth", ""))
-    plans = [address.tensor] if address else inventory(reader.config.model)
+    plans = [address.tensor] if address else reader.tensors
     return InitialParameters(str(reader.path), {plan.name: kept[plan.name].numpy() for plan in plans}, address)
 
 

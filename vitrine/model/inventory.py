@@ -1,7 +1,8 @@
 """What a choice of hyperparameters comes to, before any training: tensors, FLOPs, memory. Needs no torch."""
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from vitrine.config import Config, ModelConfig
@@ -13,10 +14,11 @@ Initialisation = Literal["normal", "zeros", "ones"]
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What one tensor of parameters will be.
+    """One tensor of parameters. A run folder has them as the fact `tensors`: see docs/run-format.md.
 
     initialisation: "normal", "zeros" or "ones"; std: the standard deviation where that is normal.
     block: which one it is in; None: none. part: what of the model, or of the block, it belongs to.
+    owner: the tensor whose numbers these are, where they are tied; empty: its own.
     """
 
     name: str
@@ -26,6 +28,8 @@ class TensorSpec:
     std: float = 0.0
     block: int | None = None
     part: str = ""
+    owner: str = ""
+    dtype: str = "float32"
 
     @property
     def parameters(self) -> int:
@@ -35,7 +39,12 @@ class TensorSpec:
     @property
     def hidden(self) -> bool:
         """Whether it is a matrix inside a block."""
-        return is_hidden_matrix(self.name, self.shape)
+        return self.block is not None and len(self.shape) == 2
+
+    @property
+    def home(self) -> str:
+        """The part of the model that it is in: its block, or what stands outside of them."""
+        return self.part if self.block is None else f"blocks.{self.block}"
 
 
 @dataclass(frozen=True)
@@ -121,6 +130,24 @@ def inventory(model: ModelConfig) -> tuple[TensorSpec, ...]:
     if not model.tie_embeddings:
         add(None, "head", "weight", (model.vocab_size, d), "weight", stds.head)
     return tuple(tensors)
+
+
+def tensor_fact(model: ModelConfig) -> str:
+    """The fact `tensors`: every tensor, also a tied one, as JSON. `read_tensors` reads it back."""
+    tensors = list(inventory(model))
+    if model.tie_embeddings:
+        table = tensors[0]
+        tensors.append(replace(table, name="head.weight", kind="weight", part="head", owner=table.name))
+    return json.dumps([vars(tensor) for tensor in tensors])
+
+
+def read_tensors(fact: str) -> tuple[TensorSpec, ...]:
+    """The tensors of the fact. Keys that a later version may add are passed over."""
+    keys = [field.name for field in fields(TensorSpec)]
+    return tuple(
+        TensorSpec(**{key: told[key] for key in keys if key in told} | {"shape": tuple(told["shape"])})
+        for told in json.loads(fact)
+    )
 
 
 def make_plan(config: Config, available_bytes: int) -> Plan:

@@ -9,6 +9,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from vitrine.config import Config, load_toml, validate
 from vitrine.errors import RunError, nearest
+from vitrine.model.inventory import TensorSpec, read_tensors, tensor_fact
 from vitrine.runs.layout import BLOCK, STATISTICS, Layout, Numbers
 from vitrine.runs.records import EvaluationRecord, EventRecord, HistogramRecord, R, SampleRecord, StepRecord, record_of
 from vitrine.runs.refusals import sentences
@@ -60,6 +62,23 @@ class RunReader:
             raise RunError(f"{self.path} cannot be opened: {error.strerror}. Is it the name of a run?") from None
         self._copied: tuple[list[tuple[int, int]], bytes] = [], b""
         self.config: Config = validate(load_toml(self.path / CONFIG))
+
+    @cached_property
+    def every_tensor(self) -> tuple[TensorSpec, ...]:
+        """The tensors of the model in reading order, tied ones too; where there is no such fact, by the hyperparameters."""
+        try:
+            fact = self.facts().get("tensors", "")
+        except RunError:  # the history is lost or damaged: other commands say so
+            fact = ""
+        try:
+            return read_tensors(fact or tensor_fact(self.config.model))
+        except (ValueError, TypeError, KeyError) as error:
+            raise RunError(f"{self.path}: the fact `tensors` in {HISTORY} is damaged: {error!r}.") from None
+
+    @property
+    def tensors(self) -> tuple[TensorSpec, ...]:
+        """Those that have their own numbers: a tied one is counted once."""
+        return tuple(tensor for tensor in self.every_tensor if not tensor.owner)
 
     def steps(self) -> list[StepRecord]:
         """Every recorded step, in order."""

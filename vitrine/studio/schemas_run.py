@@ -60,8 +60,13 @@ class PlannedTensor(TypedDict):
 
 
 class TensorInfo(PlannedTensor):
-    """A tensor of a run's model. memory: the names of its optimizer state. rule: the name of its rule, of `rules`."""
+    """A tensor of a run's model. block: which one it is in. part: what of the block, or of the model, it belongs to.
 
+    memory: the names of its optimizer state. rule: the name of its rule, of `rules`.
+    """
+
+    block: int | None
+    part: str
     memory: list[str]
     rule: str
 

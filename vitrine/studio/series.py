@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitrine.errors import nearest
-from vitrine.model.inventory import inventory
 from vitrine.runs.downsample import downsample
 from vitrine.runs.layout import STATISTICS, Layout
 from vitrine.runs.reader import RunReader
@@ -43,7 +42,7 @@ def layers(reader: RunReader, statistic: str, by: str, first: int, last: int, pi
     """One statistic of every part of the model, or of every tensor, on the same steps."""
     if statistic not in KNOWN:
         raise RefusalError(404, f"There is no statistic {statistic[:100]!r}. {nearest(statistic, KNOWN)}")
-    layout, sizes = reader.layout(), {plan.name: plan.parameters for plan in inventory(reader.config.model)}
+    layout, sizes = reader.layout(), {plan.name: plan.parameters for plan in reader.tensors}
     groups = parts(reader) if by == "part" else {name: [name] for name in sizes}
     steps, values = np.empty(0, np.int64), np.empty((0, len(groups)))
     if layout:
@@ -71,9 +70,8 @@ def layers(reader: RunReader, statistic: str, by: str, first: int, last: int, pi
 def parts(reader: RunReader) -> dict[str, list[str]]:
     """The tensors of each part of the model, in reading order: embedding, positions, each block, the rest."""
     found: dict[str, list[str]] = {}
-    for plan in inventory(reader.config.model):
-        words = plan.name.split(".")
-        found.setdefault(".".join(words[: 2 if words[0] == "blocks" else 1]), []).append(plan.name)
+    for tensor in reader.tensors:
+        found.setdefault(tensor.home, []).append(tensor.name)
     return found
 
 

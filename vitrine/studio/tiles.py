@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vitrine._files import sha256
 from vitrine.errors import RunError, nearest
-from vitrine.model.inventory import TensorSpec, inventory, optimizer_memory
+from vitrine.model.inventory import TensorSpec, optimizer_memory
 from vitrine.runs.film import pick
 from vitrine.runs.reader import KEYFRAMES, RunReader
 from vitrine.runs.retention import keyframe_path, keyframe_steps
@@ -74,7 +74,7 @@ class Tile:
 
 def tensor_of(reader: RunReader, name: str) -> TensorSpec:
     """The tensor of this name. Raises RefusalError if the model has none."""
-    tensors = {plan.name: plan for plan in inventory(reader.config.model)}
+    tensors = {plan.name: plan for plan in reader.tensors}
     if name not in tensors:
         raise RefusalError(404, f"There is no tensor {name!r}. {nearest(name, tensors)}")
     return tensors[name]
@@ -109,9 +109,7 @@ def tiles_of(reader: RunReader, names: Sequence[str], mode: str, every: int) -> 
     if not plans:
         config, memory = reader.config, mode.removeprefix(MEMORY)
         plans = [
-            plan
-            for plan in inventory(config.model)
-            if not mode.startswith(MEMORY) or memory in optimizer_memory(config, plan)
+            plan for plan in reader.tensors if not mode.startswith(MEMORY) or memory in optimizer_memory(config, plan)
         ]
     seed = reader.config.training.seed
     tiles = [Tile(plan.name, plan.shape, 0, 0, *_matrix(plan.shape), every, seed) for plan in plans]

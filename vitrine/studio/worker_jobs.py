@@ -105,14 +105,14 @@ class WorkerJobs:
 
     def parameter(self, run: str, identity: str, step: int, name: str) -> dict[str, Any]:
         """The biography of one parameter."""
-        address = find_address(RunReader(run).config, name)
+        address = find_address(RunReader(run), name)
         if not address.index:
             raise RunError(f"A parameter is named with its place, such as {address.tensor.name}[0]: got {name!r}.")
         return report_parameter(self._replayed_step(run, identity, step), address).to_json()
 
     def neuron(self, run: str, identity: str, step: int, name: str, row: int, token: int) -> dict[str, Any]:
         """One neuron: its inputs, weights and output."""
-        address = find_address(RunReader(run).config, name)
+        address = find_address(RunReader(run), name)
         replayed = self._replayed_step(run, identity, step)
         seq = replayed.micro_batches[0].inputs.shape[1]
         return open_neuron(replayed, address, row, token + seq if token < 0 else token).to_json()
@@ -120,7 +120,7 @@ class WorkerJobs:
     def tensor(self, run: str, identity: str, step: int, name: str) -> dict[str, Any]:
         """One tensor in a step, and a scatter of gradients against updates."""
         reader = RunReader(run)
-        address, replayed = find_address(reader.config, name), self._replayed_step(run, identity, step)
+        address, replayed = find_address(reader, name), self._replayed_step(run, identity, step)
         numbers = replayed.tensor(address.tensor.name)
         size, seed = numbers.gradient.size, reader.config.training.seed
         places = np.sort(
@@ -131,7 +131,7 @@ class WorkerJobs:
 
     def nudge(self, run: str, identity: str, step: int, name: str, sizes: list[float]) -> dict[str, Any]:
         """The loss of a step's batch with one parameter moved."""
-        address = find_address(RunReader(run).config, name)
+        address = find_address(RunReader(run), name)
         if not address.index:
             raise RunError(f"One parameter is nudged, such as {address.tensor.name}[0]: got {name!r}.")
         found = check_gradient(self._replayed_step(run, identity, step), address, sizes)

@@ -18,6 +18,7 @@ from vitrine._files import fsync, partial
 from vitrine._json import dumps
 from vitrine.config import Config
 from vitrine.errors import ConfigError, RunError
+from vitrine.model.inventory import tensor_fact
 from vitrine.recording.loggers import with_loggers
 from vitrine.recording.reporter import Reporter
 from vitrine.runs.reader import CHAT_TEMPLATE, CONFIG, HISTORY, KEYFRAMES, LOCK, TOKENIZER, TOKENS
@@ -145,6 +146,7 @@ def _set_facts(store: Store, config: Config, tokens: token_files.Prepared, proce
     if tokens.summary:
         store.set_fact("reading", dumps(tokens.summary))
     store.set_fact("identity", config.identity())
+    store.set_fact("tensors", tensor_fact(config.model))
     store.event(
         0,
         "born",

@@ -1,6 +1,7 @@
 import { describe, expect, it, test } from 'vitest';
 import { Camera } from '../src/lib/camera.svelte';
 import { arrange, cellAt, rectangleOf, scales, shape2, type Piece } from '../src/lib/layout';
+import type { TensorInfo } from '../src/lib/types';
 import { MODEL, tensor } from './model';
 
 const SCREENS = [
@@ -11,8 +12,49 @@ const SCREENS = [
 const DEEP = [
   ...MODEL.filter(({ name }) => !name.startsWith('blocks')),
   ...Array.from({ length: 24 }, (_, i) =>
-    MODEL.filter(({ name }) => name.startsWith('blocks')).map((t) => ({ ...t, name: t.name.replace('.0.', `.${i}.`) })),
+    MODEL.filter(({ name }) => name.startsWith('blocks')).map((t) => ({
+      ...t,
+      name: t.name.replace('.0.', `.${i}.`),
+      block: i,
+    })),
   ).flat(),
+];
+/** As another library names the parts of GPT-2: none of them has its own place. */
+const named = (part: string, shape: number[], kind: TensorInfo['kind'], block: number | null): TensorInfo => ({
+  ...tensor(`h.${part}.${kind}`, shape, kind),
+  name: `${block ?? ''}.${part}.${kind}`,
+  part,
+  block,
+});
+const FOREIGN = [
+  named('wte', [61, 24], 'embedding', null),
+  named('wpe', [32, 24], 'embedding', null),
+  ...[0, 1].flatMap((i) => [
+    named('ln_1', [24], 'gain', i),
+    named('ln_1', [24], 'bias', i),
+    named('attn.c_attn', [72, 24], 'weight', i),
+    named('attn.c_attn', [72], 'bias', i),
+    named('attn.c_proj', [24, 24], 'weight', i),
+    named('attn.c_proj', [24], 'bias', i),
+    named('ln_2', [24], 'gain', i),
+    named('mlp.c_fc', [96, 24], 'weight', i),
+    named('mlp.c_proj', [24, 96], 'weight', i),
+    named('mlp.scale', [7], 'gain', i),
+  ]),
+  named('ln_f', [24], 'gain', null),
+  named('lm_head', [61, 24], 'weight', null),
+];
+/** Norms after attention and MLP, and gains over all heads. */
+const OLMO = [
+  tensor('embedding.weight', [61, 24], 'embedding'),
+  ...['query', 'key', 'value', 'output'].map((part) => tensor(`blocks.0.attention.${part}.weight`, [24, 24])),
+  ...['query', 'key'].map((part) => tensor(`blocks.0.attention.${part}_norm.gain`, [24], 'gain')),
+  tensor('blocks.0.post_attention_norm.gain', [24], 'gain'),
+  ...['expand', 'gate'].map((part) => tensor(`blocks.0.mlp.${part}.weight`, [64, 24])),
+  tensor('blocks.0.mlp.shrink.weight', [24, 64]),
+  tensor('blocks.0.post_mlp_norm.gain', [24], 'gain'),
+  tensor('final_norm.gain', [24], 'gain'),
+  tensor('head.weight', [61, 24]),
 ];
 const overlap = (a: Piece, b: Piece): boolean =>
   a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + b.height && b.y < a.y + a.height;
@@ -20,6 +62,8 @@ const overlap = (a: Piece, b: Piece): boolean =>
 describe.each([
   ['one block', MODEL],
   ['24 blocks', DEEP],
+  ['norms that stand after', OLMO],
+  ['parts that are not known', FOREIGN],
 ])('the map of a model of %s', (_, model) => {
   it.each(SCREENS)('fits into %i x %i pixels, and no two tensors overlap', (width, height) => {
     const layout = arrange(model, true, width, height);

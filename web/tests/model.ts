@@ -8,6 +8,8 @@ export const tensor = (name: string, shape: number[], kind: TensorInfo['kind'] =
   parameters: shape.reduce((a, b) => a * b, 1),
   birth: 'normal',
   std: 0.02,
+  block: name.startsWith('blocks.') ? Number(name.split('.')[1]) : null,
+  part: name.replace(/^blocks\.\d+\./, '').replace(/\.\w+$/, ''),
   memory: [],
   rule: 'AdamW',
 });

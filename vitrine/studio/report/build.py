@@ -263,8 +263,9 @@ class Asking:
         """Keep the history of the chosen cell, its tensor and its neuron."""
         await self.keep("parameter", {"name": self.cell, "step": step})
         await self.keep("tensor", {"name": self.tensor, "step": step})
-        layer, _, kind = self.tensor.rpartition(".")
-        if layer.startswith("blocks.") and kind == "weight":
+        tensor = next(tensor for tensor in self.info["tensors"] if tensor["name"] == self.tensor)
+        if tensor["block"] is not None and tensor["kind"] == "weight":
+            layer = self.tensor.removesuffix(".weight")
             await self.keep("neuron", {"name": f"{layer}[{self.row}]", "step": step, "row": 0, "token": token})
 
     async def _tile(self, step: int, mode: str) -> None:
@@ -361,11 +362,10 @@ def _json(path: str, content: dict[str, Any]) -> Answer:
 
 def _first_cell(info: dict[str, Any]) -> str:
     """Where the page begins: see readCell in web/src/lib/address.ts."""
-    tensors = {tensor["name"]: tensor["shape"] for tensor in info["tensors"]}
-    name = "blocks.0.attention.query.weight"
-    name = name if name in tensors else next(iter(tensors))
-    place = [min(at, size - 1) for at, size in zip((3, 7), tensors[name], strict=False)]
-    return f"{name}[{','.join(map(str, place))}]"
+    tensors = info["tensors"]
+    first = next((tensor for tensor in tensors if tensor["part"] == "attention.query"), tensors[0])
+    place = [min(at, size - 1) for at, size in zip((3, 7), first["shape"], strict=False)]
+    return f"{first['name']}[{','.join(map(str, place))}]"
 
 
 def _first_prompt(info: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from starlette.responses import Response, StreamingResponse
 from vitrine.config import Config
 from vitrine.errors import RunError, VitrineError
 from vitrine.inspection.compare_runs import compare
-from vitrine.model.inventory import inventory, memory_parts, optimizer_memory
+from vitrine.model.inventory import memory_parts, optimizer_memory
 from vitrine.optimizers.registry import OPTIMIZERS
 from vitrine.runs.film import PICKS, Film
 from vitrine.runs.live import LiveReader
@@ -176,7 +176,7 @@ def _row(name: str, reader: RunReader) -> schemas_run.RunSummary:
     measured, last = reader.evaluations(), reader.step_record(made - 1)
     return {
         "name": name,
-        "parameters": sum(plan.parameters for plan in inventory(config.model)),
+        "parameters": sum(plan.parameters for plan in reader.tensors),
         "architecture": config.model.architecture,
         "steps": config.training.steps,
         "steps_made": made,
@@ -189,7 +189,7 @@ def _row(name: str, reader: RunReader) -> schemas_run.RunSummary:
 
 def _whole(name: str, reader: RunReader) -> schemas_run.RunInfo:
     config, training = reader.config, is_training(reader.path)
-    tensors = inventory(config.model)
+    tensors = reader.tensors
     optimizer = OPTIMIZERS[config.optimizer.name]
     words = {hidden: optimizer.words(config.optimizer, hidden) for hidden in (True, False)}
     return {
@@ -201,6 +201,8 @@ def _whole(name: str, reader: RunReader) -> schemas_run.RunInfo:
                 "name": plan.name,
                 "shape": list(plan.shape),
                 "kind": plan.kind,
+                "block": plan.block,
+                "part": plan.part,
                 "parameters": plan.parameters,
                 "birth": plan.initialisation,
                 "std": plan.std,
@@ -237,7 +239,7 @@ def _whole(name: str, reader: RunReader) -> schemas_run.RunInfo:
         "samples": reader.samples(),
         "film": _film(reader),
         "statistics_every": layout.every_of_late if (layout := reader.layout()) else None,
-        "tied": config.model.tie_embeddings,
+        "tied": any(tensor.owner and tensor.part == "head" for tensor in reader.every_tensor),
         "memory": {"computed": _memory(config), "measured_peak_bytes": reader.peak_memory_bytes()},
         "series": list(curves.NAMES),
         "statistics": list(curves.KNOWN),

@@ -90,10 +90,15 @@ export function readAddress(
 export const memories = (run: RunInfo): CellMode[] =>
   [...new Set(run.tensors.flatMap((tensor) => tensor.memory))].map((name): CellMode => `memory:${name}`);
 
+/** Where the page begins: a matrix in the first block, of the queries if there is one of its own. */
+export const firstMatrix = (tensors: TensorInfo[]): TensorInfo | undefined =>
+  tensors.find((tensor) => tensor.part === 'attention.query' && tensor.kind === 'weight') ??
+  tensors.find((tensor) => tensor.block !== null && tensor.shape.length === 2);
+
 function readCell(text: string, run: RunInfo): Cell {
   const found = /^([\w.]+)\[(?:(\d+),)?(\d+)\]$/.exec(text);
   const named = found && run.tensors.find((tensor) => tensor.name === found[1]);
-  const tensor = named ?? run.tensors.find((t) => t.name === 'blocks.0.attention.query.weight') ?? run.tensors[0]!;
+  const tensor = named ?? firstMatrix(run.tensors) ?? run.tensors[0]!;
   const [row, column] = named ? [Number(found[2] ?? 0), Number(found[3])] : [3, 7];
   return { name: tensor.name, row: clamp(row, rowsOf(tensor)), column: clamp(column, tensor.shape.at(-1)!) };
 }

@@ -59,6 +59,9 @@ export interface Layout {
   free: Ghost[];
 }
 
+/** Parts outside of the blocks that stand at the right. */
+const EXIT = ['final_norm', 'head'];
+const TABLES: Record<string, string> = { embedding: 'symbols', positions: 'places' };
 const PLAIN: Record<string, [string, string]> = {
   query: ['who looks at whom: query', 'asks'],
   key: ['who looks at whom: key', 'offers'],
@@ -115,6 +118,28 @@ interface Box {
   ghosts: Ghost[];
 }
 
+/** Some tensors, of which each is placed once: first those whose part has its own place, then the rest. */
+class Parts {
+  private left: TensorInfo[];
+  constructor(tensors: TensorInfo[]) {
+    this.left = [...tensors];
+  }
+  take(part: string, kind?: TensorInfo['kind']): TensorInfo | undefined {
+    const at = this.left.findIndex((tensor) => tensor.part === part && (!kind || tensor.kind === kind));
+    return at < 0 ? undefined : this.left.splice(at, 1)[0];
+  }
+  /** What is left, in the order of the model: a row of the map for each branch of its module tree. */
+  branches(): TensorInfo[][] {
+    const found = new Map<string, TensorInfo[]>();
+    for (const tensor of this.left) {
+      const branch = tensor.part.split('.')[0]!;
+      found.set(branch, [...(found.get(branch) ?? []), tensor]);
+    }
+    this.left = [];
+    return [...found.values()];
+  }
+}
+
 /** The largest map that fits into so many pixels; with as much room for words as there is. */
 export function arrange(tensors: TensorInfo[], tied: boolean, width: number, height: number): Layout {
   let last: Layout | null = null;
@@ -136,18 +161,28 @@ function place(
   width: number,
   height: number,
 ): Layout {
-  const by = new Map(tensors.map((tensor) => [tensor.name, tensor]));
-  const layers =
-    1 + Math.max(-1, ...tensors.map((t) => (t.name.startsWith('blocks.') ? Number(t.name.split('.')[1]) : -1)));
-  const blocks = Array.from({ length: layers }, (_, layer) => block(by, layer, scale, room, design));
+  const layers = 1 + Math.max(-1, ...tensors.map((tensor) => tensor.block ?? -1));
+  const blocks = Array.from({ length: layers }, (_, layer) =>
+    block(new Parts(tensors.filter((tensor) => tensor.block === layer)), layer, scale, room, design),
+  );
+  const first = tensors.findIndex((tensor) => tensor.block !== null);
+  const outside = tensors.filter((tensor) => tensor.block === null);
+  const isTable = (tensor: TensorInfo): boolean =>
+    !EXIT.includes(tensor.part) && (tensor.kind === 'embedding' || tensors.indexOf(tensor) < first);
+  const entry = outside.filter(isTable);
+  const leaving = outside.filter((tensor) => !isTable(tensor));
   const least = Math.max(...blocks.map((box) => box.height), 0);
   let folding = Math.max(60, Math.min(height - TITLE - LABEL - 2, least));
-  let [left, right] = [tables(by, scale, room, folding), exit(by, tied, scale, room, folding)];
+  const sides = (): [Box, Box] => [
+    tables(entry, scale, room, folding),
+    exit(new Parts(leaving), tied ? entry[0] : undefined, scale, room, folding),
+  ];
+  let [left, right] = sides();
   let middle = rows(blocks, width - left.width - right.width - 2 * BLOCK_GAP);
   if (middle.height > least) {
     // More than one row of blocks: the tables may be as tall as all of them.
     folding = Math.max(60, Math.min(height, middle.height) - TITLE - LABEL - 2);
-    [left, right] = [tables(by, scale, room, folding), exit(by, tied, scale, room, folding)];
+    [left, right] = sides();
     middle = rows(blocks, width - left.width - right.width - 2 * BLOCK_GAP);
   }
   const out: Layout = { scale, width: 0, height: 0, pieces: [], labels: [], ghosts: [], free: [] };
@@ -256,42 +291,37 @@ function folded(box: Box, tensor: TensorInfo, x: number, y: number, scale: numbe
   return y + ceil(Math.min(rows, perColumn), scale);
 }
 
-function tables(by: Map<string, TensorInfo>, scale: number, room: Room, most: number): Box {
+function tables(entry: TensorInfo[], scale: number, room: Room, most: number): Box {
   const box = emptyBox();
   let y = 0;
-  const names = ['embedding.weight', 'positions.weight'].filter((name) => by.has(name));
   box.labels.push({ text: 'tables', lines: 1, x: 0, y: 0, width: 0, strong: true });
   y += TITLE;
-  for (const name of names) {
-    const tensor = by.get(name)!;
-    const words = name.startsWith('embedding') ? ['symbols', 'embedding'] : ['places', 'positions'];
-    box.labels.push({ text: words[0]!, code: words[1]!, lines: 1, x: 0, y, width: 0 });
-    y = folded(box, tensor, 0, y + LABEL, scale, Math.max(20, most / names.length - LABEL)) + GAP;
+  for (const tensor of entry) {
+    box.labels.push({ text: TABLES[tensor.part] ?? tensor.part, code: tensor.part, lines: 1, x: 0, y, width: 0 });
+    y = folded(box, tensor, 0, y + LABEL, scale, Math.max(20, most / entry.length - LABEL)) + GAP;
   }
   return titled(box, room);
 }
 
-function exit(by: Map<string, TensorInfo>, tied: boolean, scale: number, room: Room, most: number): Box {
+/** table: the one that a tied head uses. */
+function exit(parts: Parts, table: TensorInfo | undefined, scale: number, room: Room, most: number): Box {
   const box = emptyBox();
   box.labels.push({ text: 'output', lines: 1, x: 0, y: 0, width: 0, strong: true });
   let y = TITLE;
-  for (const part of ['gain', 'bias']) {
-    const tensor = by.get(`final_norm.${part}`);
-    if (!tensor) continue;
-    box.pieces.push(strip(tensor, 0, y, scale, false));
-    y += STRIP + 2;
+  const [head, bias] = [parts.take('head', 'weight'), parts.take('head', 'bias')];
+  for (const tensor of parts.branches().flat()) {
+    const piece = tensor.shape.length === 1 ? strip(tensor, 0, y, scale, false) : matrix(tensor, 0, y, scale);
+    box.pieces.push(piece);
+    y += piece.height + 2;
   }
   y += 2;
-  const head = by.get('head.weight');
   if (head) {
     box.labels.push({ text: 'symbols', code: 'head', lines: 1, x: 0, y, width: 0 });
     folded(box, head, 0, y + LABEL, scale, most - y);
-    const bias = by.get('head.bias');
     grow(box);
     if (bias) box.pieces.push(strip(bias, box.width + 1, y + LABEL, scale, true));
-  } else if (tied) {
-    const embedding = by.get('embedding.weight')!;
-    const [rows, columns] = shape2(embedding);
+  } else if (table) {
+    const [rows, columns] = shape2(table);
     const ghost = {
       x: 0,
       y: y + LABEL,
@@ -304,17 +334,15 @@ function exit(by: Map<string, TensorInfo>, tied: boolean, scale: number, room: R
   return titled(box, room);
 }
 
-function block(by: Map<string, TensorInfo>, layer: number, scale: number, room: Room, design: Design): Box {
+function block(parts: Parts, layer: number, scale: number, room: Room, design: Design): Box {
   const box = emptyBox();
-  const get = (name: string): TensorInfo | undefined => by.get(`blocks.${layer}.${name}`);
   const title: Label = { text: `block ${layer}`, brief: String(layer), lines: 1, x: 0, y: 0, width: 0, strong: true };
   box.labels.push(title);
   let y = TITLE;
   let x = 0;
-  const norms = (which: string): void => {
-    for (const part of ['gain', 'bias']) {
-      const tensor = get(`${which}.${part}`);
-      if (!tensor) continue;
+  let widest = 0;
+  const norms = (part: string): void => {
+    for (let tensor = parts.take(part); tensor; tensor = parts.take(part)) {
       box.pieces.push(strip(tensor, x, y, scale, false));
       y += STRIP + 1;
     }
@@ -322,20 +350,21 @@ function block(by: Map<string, TensorInfo>, layer: number, scale: number, room: 
   };
   const label = LABEL + (room.lines - 1) * LINE;
   /** A matrix under its label, its bias along its outputs. Returns the pixels that it takes. */
-  const add = (part: string, x: number, turned = false): [number, number] => {
-    const tensor = get(`${part}.weight`);
-    if (!tensor) return [0, 0];
+  const draw = (tensor: TensorInfo, bias: TensorInfo | undefined, x: number, turned = false): [number, number] => {
     const piece = matrix(tensor, x, y + label, scale, turned);
     box.pieces.push(piece);
-    const bias = get(`${part}.bias`);
     let [w, h] = [piece.width, piece.height + label];
     if (bias && !turned) box.pieces.push(strip(bias, x + piece.width + 1, y + label, scale, true));
     if (bias && turned) box.pieces.push(strip(bias, x, y + label + piece.height + 1, scale, false));
     if (bias) [w, h] = turned ? [w, h + STRIP + 1] : [w + STRIP + 1, h];
     w = Math.max(w, room.least);
-    const code = part.split('.')[1]!;
+    const code = tensor.part.split('.').at(-1)!;
     box.labels.push({ text: code, plain: PLAIN[code], code, lines: room.lines, x, y, width: w + GAP - 2 });
     return [w, h];
+  };
+  const add = (part: string, x: number, turned = false): [number, number] => {
+    const tensor = parts.take(part, 'weight');
+    return tensor ? draw(tensor, parts.take(part, 'bias'), x, turned) : [0, 0];
   };
   norms('attention_norm');
   const pairs =
@@ -345,7 +374,6 @@ function block(by: Map<string, TensorInfo>, layer: number, scale: number, room: 
           ['query', 'key'],
           ['value', 'output'],
         ];
-  let widest = 0;
   for (const pair of pairs) {
     const starts: Record<string, number> = {};
     let at = 0;
@@ -353,25 +381,53 @@ function block(by: Map<string, TensorInfo>, layer: number, scale: number, room: 
     for (const part of pair) {
       const [w, h] = add(`attention.${part}`, at);
       starts[part] = at;
-      at += w + GAP;
+      if (w) at += w + GAP;
       tallest = Math.max(tallest, h);
     }
     widest = Math.max(widest, at);
-    y += tallest + 2;
+    if (tallest) y += tallest + 2;
     if (pair[0] !== 'query') continue;
-    // Gains of query and key, shared by the heads: under what they act on.
-    const gains = (['query', 'key'] as const).map((which) => [which, get(`attention.${which}_norm.gain`)] as const);
+    // Gains of query and key: under what they act on.
+    const gains = (['query', 'key'] as const).map((which) => [which, parts.take(`attention.${which}_norm`)] as const);
     for (const [which, gain] of gains) if (gain) box.pieces.push(strip(gain, starts[which]!, y, scale, false));
     if (gains.some(([, gain]) => gain)) y += STRIP + 2;
   }
-  if (design === 'beside') [x, y] = [widest + GAP, TITLE];
+  norms('post_attention_norm');
+  if (design === 'beside') [x, y] = [widest && widest + GAP, TITLE];
   norms('mlp_norm');
+  let below = y;
   for (const part of ['gate', 'expand', 'shrink']) {
-    const [w] = add(`mlp.${part}`, x, part === 'shrink');
+    const [w, h] = add(`mlp.${part}`, x, part === 'shrink');
     if (w) x += w + GAP;
+    below = Math.max(below, y + h);
   }
   grow(box);
-  title.width = box.width = Math.max(box.width, x - GAP, widest - GAP);
+  const start = design === 'beside' && widest ? widest + GAP : 0;
+  widest = Math.max(widest, x);
+  [x, y] = [start, below === y ? y : below + 3];
+  norms('post_mlp_norm');
+  // What has no place of its own here: a row for each branch of the module tree.
+  for (const branch of parts.branches()) {
+    let tallest = 0;
+    x = start;
+    while (branch.length) {
+      const tensor = branch.shift()!;
+      if (tensor.shape.length === 1) {
+        box.pieces.push(strip(tensor, start, y, scale, false));
+        y += STRIP + 2;
+        continue;
+      }
+      const at = branch.findIndex((other) => other.part === tensor.part && other.shape[0] === tensor.shape[0]);
+      const [w, h] = draw(tensor, at < 0 || branch[at]!.shape.length > 1 ? undefined : branch.splice(at, 1)[0], x);
+      x += w + GAP;
+      tallest = Math.max(tallest, h);
+      widest = Math.max(widest, x);
+      // Vectors that follow stand below the row of matrices.
+      if (branch[0]?.shape.length !== 2) [x, y, tallest] = [start, y + tallest + 2, 0];
+    }
+  }
+  grow(box);
+  title.width = box.width = Math.max(box.width, widest - GAP);
   return box;
 }
 

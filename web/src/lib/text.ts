@@ -118,52 +118,55 @@ export function moreModes(memories: CellMode[]): { mode: CellMode; label: string
   ];
 }
 
+type Named = Pick<TensorInfo, 'name' | 'kind' | 'block' | 'part'>;
+
 const ROLES: Record<string, [plain: string, code: string]> = {
-  query: ['who looks', 'query'],
-  key: ['at whom', 'key'],
-  value: ['what is passed on', 'value'],
-  output: ['mixed back in', 'output'],
-  expand: ['pattern finders', 'expand'],
-  gate: ['their gates', 'gate'],
-  shrink: ['what patterns add', 'shrink'],
+  embedding: ['symbol table', 'embedding'],
+  positions: ['place table', 'positions'],
+  head: ['output: a row per symbol', 'head'],
+  'attention.query': ['who looks', 'query'],
+  'attention.key': ['at whom', 'key'],
+  'attention.value': ['what is passed on', 'value'],
+  'attention.output': ['mixed back in', 'output'],
+  'mlp.expand': ['pattern finders', 'expand'],
+  'mlp.gate': ['their gates', 'gate'],
+  'mlp.shrink': ['what patterns add', 'shrink'],
+};
+
+/** Where each norm stands. */
+const NORMS: Record<string, string> = {
+  final_norm: 'before the output',
+  attention_norm: 'before attention',
+  post_attention_norm: 'after attention',
+  mlp_norm: 'before MLP',
+  post_mlp_norm: 'after MLP',
+  'attention.query_norm': 'of the query',
+  'attention.key_norm': 'of the key',
 };
 
 /** A tensor in plain words, with its code name second. */
-export function roleOf(name: string): [plain: string, code: string] {
-  const parts = name.split('.');
-  const last = parts.at(-1)!;
-  if (parts[0] === 'embedding') return ['symbol table', 'embedding'];
-  if (parts[0] === 'positions') return ['place table', 'positions'];
-  if (parts[0] === 'head') return [last === 'bias' ? 'offsets of the output' : 'output: a row per symbol', 'head'];
-  if (parts[0] === 'final_norm') return [last === 'bias' ? 'last offsets' : 'last volume knobs', `final_norm.${last}`];
-  if (parts[2]?.endsWith('_norm')) {
-    const before = parts[2] === 'attention_norm' ? 'attention' : 'MLP';
-    return [last === 'bias' ? `offsets before ${before}` : `volume knobs before ${before}`, `${parts[2]}.${last}`];
-  }
-  if (parts[3]?.endsWith('_norm')) return [`volume knobs of the ${parts[3].slice(0, -5)}`, `${parts[3]}.${last}`];
-  const [words, code] = ROLES[parts[3] ?? ''] ?? [name, name];
-  return last === 'bias' ? [`offsets of ${words}`, `${code}.bias`] : [words, code];
+export function roleOf({ name, kind, part }: Named): [plain: string, code: string] {
+  const bias = kind === 'bias';
+  if (NORMS[part]) return [`${bias ? 'offsets' : 'volume knobs'} ${NORMS[part]}`, name.split('.').slice(-2).join('.')];
+  const [words, code] = ROLES[part] ?? [part, part];
+  return bias ? [`offsets of ${words}`, `${code}.bias`] : [words, code];
 }
 
-export function placeOf(name: string): string {
-  const parts = name.split('.');
-  return parts[0] === 'blocks' ? `block ${parts[1]}` : '';
-}
+export const placeOf = ({ block }: Named): string => (block === null ? '' : `block ${block}`);
 
-export const LONG_ROLES: Record<string, string> = {
-  query: 'who looks at whom: query',
-  key: 'who looks at whom: key',
-  value: 'what is passed on: value',
-  output: 'mixed back into the residual stream: output',
-  expand: 'finds patterns: expand',
-  gate: 'opens or shuts each pattern: gate',
-  shrink: 'what each pattern adds: shrink',
+const LONG_ROLES: Record<string, string> = {
+  'attention.query': 'who looks at whom: query',
+  'attention.key': 'who looks at whom: key',
+  'attention.value': 'what is passed on: value',
+  'attention.output': 'mixed back into the residual stream: output',
+  'mlp.expand': 'finds patterns: expand',
+  'mlp.gate': 'opens or shuts each pattern: gate',
+  'mlp.shrink': 'what each pattern adds: shrink',
 };
 
-export function longRole(name: string): string {
-  const part = name.split('.')[3] ?? '';
-  const [words, code] = roleOf(name);
-  return name.endsWith('.bias') || !LONG_ROLES[part] ? `${words}: ${code}` : LONG_ROLES[part]!;
+export function longRole(tensor: Named): string {
+  const [words, code] = roleOf(tensor);
+  return (tensor.kind === 'weight' && LONG_ROLES[tensor.part]) || (words === code ? words : `${words}: ${code}`);
 }
 
 export const KIND_WORDS: Record<TensorInfo['kind'], [one: string, many: string]> = {

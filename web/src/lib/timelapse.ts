@@ -1,11 +1,12 @@
 /** Draws the time-lapse of a training, ten seconds long, and a poster of the model at birth and now. */
 
+import { firstMatrix } from './address';
 import { palette, SHADES, shader } from './colour';
 import { type Colours, colours, FONTS } from './constants';
 import type { Film } from './film';
 import { arrange, shape2, type Layout, type Piece } from './layout';
 import type { Scales } from './scales.svelte';
-import { count, plain } from './text';
+import { count, plain, roleOf } from './text';
 import type { RunInfo, Sample } from './types';
 
 export const WIDTH = 1280;
@@ -183,9 +184,10 @@ function losses({ run, curve }: Scene): string {
 function about({ run, film, scales }: Scene): string {
   if (!film) return '';
   const [shown, all] = [film.values.count, run.parameters];
-  const full = scales.of('blocks.0.attention.query.weight', 'value').full;
+  const matrix = firstMatrix(run.tensors);
+  const full = matrix && scales.of(matrix.name, 'value').full;
   const share = shown < all ? `${count(shown)} of ${count(all)} parameters, each a real one` : 'every parameter';
-  return `${share}, rounded to a byte · orange: below zero, blue: above${full ? ` (full colour of query: ±${full})` : ''}`;
+  return `${share}, rounded to a byte · orange: below zero, blue: above${full ? ` (full colour of ${roleOf(matrix!)[1]}: ±${full})` : ''}`;
 }
 
 // --- the parts of a picture --------------------------------------------------------------------------------------

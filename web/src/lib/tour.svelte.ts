@@ -1,7 +1,7 @@
 /** The state of the tour: its current station, the reader's answers, and the values measured for it. */
 
 import * as api from './api';
-import { rowsOf } from './address';
+import { firstMatrix, rowsOf } from './address';
 import { stations } from './stations';
 import type { Navigator } from './navigator.svelte';
 import type { Run } from './run.svelte';
@@ -110,11 +110,9 @@ export class Tour {
     if (
       this.stop &&
       [1, 7, 8].includes(stationOf(this.stop)) &&
-      !(cell && cell.name.startsWith('blocks.') && cell.shape.length === 2)
+      !(cell && cell.block !== null && cell.shape.length === 2)
     ) {
-      const other =
-        run.tensors.find((tensor) => tensor.name === 'blocks.0.attention.query.weight') ??
-        run.tensors.find((tensor) => tensor.shape.length === 2)!;
+      const other = firstMatrix(run.tensors) ?? run.tensors.find((tensor) => tensor.shape.length === 2)!;
       this.navigator.select({ name: other.name, row: 3, column: 7 }, false);
     }
     if (stand.mode) this.navigator.setMode(stand.mode);
