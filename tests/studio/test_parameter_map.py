@@ -4,7 +4,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import parse_qs, urlparse
 
@@ -79,6 +79,7 @@ def check_law(
     truth: Truth,
     level: int = 0,
     seed: int = 1,
+    tensors: Sequence[str] = TENSORS,
 ) -> None:
     """Colours inverted at CELLS cells equal the numbers, within one step of the colour scale. Raises AssertionError.
 
@@ -89,7 +90,7 @@ def check_law(
     palette = np.array(page.evaluate("() => window.vitrine.palette()"))
     steps, draws, looked = (len(palette) - 1) // 2, np.random.default_rng(0), 0
     picks = picks_at({name: numbers.shape for name, numbers in truth.items()}, level, seed).indices
-    for name in TENSORS:
+    for name in tensors:
         numbers = np.atleast_2d(truth[name])
         cells = [[int(draws.integers(size)) for size in numbers.shape] for _ in range(70)]
         scale, places = page.evaluate(

@@ -64,6 +64,7 @@ def probe_verdicts(reader: RunReader, keyframes: int = 3) -> tuple[Verdict, ...]
     kept = keyframe_steps(reader.path / KEYFRAMES)
     chosen = sorted({kept[round(i)] for i in np.linspace(len(kept) - 1, 0, keyframes)}) if kept else []
     try:
+        reader.check_model()
         looks, reason = _look(reader, chosen) if chosen else [], "no keyframe was looked into"
     except (VitrineError, OSError) as error:
         looks, reason = [], str(error).rstrip(".")

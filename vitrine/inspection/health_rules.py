@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from vitrine.model.inventory import TensorSpec, inventory
+from vitrine.model.inventory import TensorSpec
 from vitrine.optimizers.registry import OPTIMIZERS
 from vitrine.runs.reader import RunReader
 
@@ -218,7 +218,7 @@ def gradients_by_layer(history: History) -> Verdict:
     """Gradients that vanish or explode from block to block, or over the run; and how often they were clipped."""
     by_block, clip = [], history.config.optimizer.clip
     for layer in range(history.config.model.n_layers):
-        mine = [plan for plan in history.matrices if plan.name.startswith(f"blocks.{layer}.")]
+        mine = [plan for plan in history.matrices if plan.block == layer]
         squares = sum(history.matrices[plan]["gradient_norm"].astype(np.float64) ** 2 for plan in mine)
         by_block.append(float(np.median(np.sqrt(squares / sum(plan.parameters for plan in mine)))))
     least, most = int(np.argmin(by_block)), int(np.argmax(by_block))
@@ -439,7 +439,7 @@ def _head(table: Floats, place: np.integer[Any]) -> tuple[str, float]:
 
 def _later_statistics(reader: RunReader) -> dict[TensorSpec, NDArray[Any]]:
     """The later half of the statistics of every matrix; nothing if none are recorded."""
-    matrices = [plan for plan in inventory(reader.config.model) if len(plan.shape) == 2] if reader.layout() else []
+    matrices = [tensor for tensor in reader.tensors if len(tensor.shape) == 2] if reader.layout() else []
     tables = {plan: reader.statistics(plan.name) for plan in matrices}
     stop = min(map(len, tables.values()), default=0)  # they may grow while they are read
     return {plan: table[stop // 2 : stop] for plan, table in tables.items()}

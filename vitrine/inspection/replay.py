@@ -32,6 +32,7 @@ class Replayer:
     """
 
     def __init__(self, reader: RunReader, note: Callable[[str], None] = lambda text: None) -> None:
+        reader.check_model()
         self.reader, self.note = reader, note
         self.config, self.elsewhere = _config_here(reader)
         self.decoder, self.state = build_state(self.config, Processes())

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vitrine.config import Config, load_toml, validate
 from vitrine.errors import RunError, nearest
-from vitrine.model.inventory import TensorSpec, read_tensors, tensor_fact
+from vitrine.model.inventory import TensorSpec, inventory, read_tensors, tensor_fact
 from vitrine.runs.layout import BLOCK, STATISTICS, Layout, Numbers
 from vitrine.runs.records import EvaluationRecord, EventRecord, HistogramRecord, R, SampleRecord, StepRecord, record_of
 from vitrine.runs.refusals import sentences
@@ -79,6 +79,20 @@ class RunReader:
     def tensors(self) -> tuple[TensorSpec, ...]:
         """Those that have their own numbers: a tied one is counted once."""
         return tuple(tensor for tensor in self.every_tensor if not tensor.owner)
+
+    def check_model(self) -> None:
+        """Raise RunError if its tensors are not those of Vitrine's own model: it cannot be run again."""
+        own = {tensor.name: tensor.shape for tensor in inventory(self.config.model)}
+        for tensor in self.tensors:
+            if own.pop(tensor.name, None) != tensor.shape:
+                raise RunError(
+                    f"{self.path} is not of Vitrine's own model, which has no tensor {tensor.name} of shape {tensor.shape}: "
+                    "it cannot be run again. What was recorded and kept of it can be looked at."
+                )
+        if own:
+            raise RunError(
+                f"{self.path} lacks a tensor of Vitrine's own model, {next(iter(own))}: it cannot be run again."
+            )
 
     def steps(self) -> list[StepRecord]:
         """Every recorded step, in order."""

@@ -195,7 +195,8 @@ def find_step(reader: RunReader, which: str | int) -> int:
 
 
 def load_step(reader: RunReader, which: str | int) -> Snapshot:
-    """The parameters of a step (see `find_step`), without the optimizer's state."""
+    """The parameters of a step (see `find_step`), without the optimizer's state, for Vitrine's own model."""
+    reader.check_model()
     step_number, folder = find_step(reader, which), reader.path / KEYFRAMES
     path = keyframe_path(folder, step_number)
     try:
