@@ -12,7 +12,9 @@ from safetensors.numpy import load_file
 
 from tests.apple import NAME, Gpu
 from tests.conftest import TINY, made_once, vitrine_in
+from tests.exchange.test_huggingface import make_run
 from vitrine.errors import RunError
+from vitrine.families.registry import FAMILIES
 from vitrine.inspection.gradient_check import Float64, check_gradient
 from vitrine.inspection.neuron import open_neuron
 from vitrine.inspection.parameter import Address, connects, explain_update, find_address, history_of, report_parameter
@@ -174,11 +176,31 @@ def test_inspect_shows_the_census_a_tensor_and_a_neuron(run, vitrine):
         assert "nan" not in done.stdout
 
 
-def test_every_parameter_is_told_in_words(run):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_parameter_of_every_family_is_told_in_words(family, tmp_path):
+    reader = RunReader(make_run(tmp_path / "run", architecture=family).path)
+    for tensor in reader.tensors:
+        words = connects(reader, Address(tensor, (1,) * len(tensor.shape)))
+        assert re.search(r"channel|unit", words), tensor.name
+        assert (f" in block {tensor.block}" in words) == (tensor.block is not None), tensor.name
+        assert not re.search(r"\b(norm|None)\b", words), tensor.name
+
+
+def test_norms_after_a_branch_and_gains_over_all_heads_are_told_as_such(tmp_path):
+    reader = RunReader(make_run(tmp_path / "run", architecture="olmo2").path)
+    told = {name: connects(reader, find_address(reader, f"blocks.1.{name}.gain[7]")) for name in
+            ("post_attention_norm", "post_mlp_norm", "attention.query_norm")}  # fmt: skip
+    assert told == {
+        "post_attention_norm": "factor on channel 7 of what the attention in block 1 adds to the residual stream",
+        "post_mlp_norm": "factor on channel 7 of what the mlp in block 1 adds to the residual stream",
+        "attention.query_norm": "factor on channel 1 of head 1's query in block 1",
+    }
+    value = connects(reader, find_address(reader, "blocks.0.attention.value.weight[1,2]"))
+    assert value == "from channel 2 of the residual stream to channel 1 of head 0's value in block 0"
+
+
+def test_a_parameter_is_told_in_words(run):
     reader = RunReader(run)
-    for plan in inventory(reader.config.model):
-        words = connects(reader, Address(plan, (1,) * len(plan.shape)))
-        assert re.search(r"channel|unit", words), plan.name
     assert "tied" in connects(reader, find_address(reader, "embedding.weight[3,1]"))
     query = connects(reader, find_address(reader, "blocks.1.attention.query.weight[17,5]"))
     assert query == "from channel 5 of the normalised residual stream to channel 1 of head 1's query in block 1"

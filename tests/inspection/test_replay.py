@@ -41,6 +41,12 @@ KINDS = {
             "model.vocab_size=130",
         ],  # narrower than its share; more rows than tokens
     ],
+    "lion, qwen2, float32": [
+        *["--set", "optimizer.name=lion", "--set", "model.architecture=qwen2", "--set", "training.precision=float32"],
+    ],
+    "muon, olmo2, bf16": [
+        *["--set", "model.architecture=olmo2", "--set", "model.n_kv_heads=1", "--set", "training.precision=bfloat16"],
+    ],
 }
 
 
