@@ -14,7 +14,8 @@ from safetensors.numpy import load_file
 from tokenizers import AddedToken, Tokenizer, normalizers
 from tokenizers.pre_tokenizers import ByteLevel
 
-from tests.exchange.test_huggingface import PROBES, SIZE, VARIANTS, make_run, scrambled
+from tests.exchange import test_huggingface
+from tests.exchange.test_huggingface import PROBES, SIZE, make_run, scrambled
 from vitrine import _files
 from vitrine.config import ModelConfig
 from vitrine.errors import ConfigError, RunError
@@ -24,6 +25,13 @@ from vitrine.run import Run
 from vitrine.text.tokenizer import encode
 from vitrine.training.checkpoint import Snapshot, save_keyframe
 
+# Those that llama.cpp does not know are refused.
+REFUSED = {
+    name: "tied to the embedding" if "tied" in name else "as wide as the model"
+    for name in test_huggingface.VARIANTS
+    if name in ("qwen2, wide heads", "olmo2, wide heads") or (name.startswith("olmo2") and "tied" in name)
+}
+VARIANTS = {name: model for name, model in test_huggingface.VARIANTS.items() if name not in REFUSED}
 ASCII = "\n\t abcdefghijklmnopqrstuvwxyzABCDEF.,!?'\\0"
 
 
@@ -262,6 +270,12 @@ def test_a_tokenizer_of_another_kind_and_too_many_layers_are_refused(tmp_path: P
         ours.tokenizer_metadata(Tokenizer.from_str(json.dumps(state)), 1, tmp_path)
     deep = make_run(tmp_path / "deep", architecture="llama", n_layers=513, d_model=4, n_heads=1, d_ff=2, context=2)
     assert "has 513 layers, and llama.cpp has room for 512" in refusal(deep, tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize("variant", REFUSED)
+def test_a_shape_that_llama_cpp_does_not_know_is_refused(variant: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", **test_huggingface.VARIANTS[variant])
+    assert REFUSED[variant] in refusal(run, tmp_path / "model.gguf")
 
 
 def test_numbers_that_are_not_finite_or_too_large_are_refused_by_name(tmp_path: Path) -> None:

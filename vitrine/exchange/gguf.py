@@ -55,6 +55,16 @@ def export_gguf(run: str | Path, file: str | Path, step: str | int = "last", dty
     model, tokenizer = reader.config.model, load_tokenizer(reader.path / TOKENIZER)
     if model.n_layers > LAYERS:
         raise RunError(f"{reader.path} has {model.n_layers} layers, and llama.cpp has room for {LAYERS}.")
+    if model.family.gguf_square and model.attention_width != model.d_model:
+        raise RunError(
+            f"{reader.path} cannot be a GGUF file: in llama.cpp, the heads of {model.architecture} are together as wide as the "
+            f"model, and here they have {model.n_heads} x {model.head_dim} channels in a width of {model.d_model}."
+        )
+    if model.family.gguf_untied and model.tie_embeddings:
+        raise RunError(
+            f"{reader.path} cannot be a GGUF file: in llama.cpp, {model.architecture} has an output head of its own, and here it "
+            "is tied to the embedding (model.tie_embeddings)."
+        )
     metadata = architecture_metadata(model) | tokenizer_metadata(tokenizer, model.vocab_size, reader.path)
     snapshot = load_step(reader, step)
     ours = finite_numbers(snapshot)

@@ -58,7 +58,8 @@ class Family:
 
     huggingface, gguf: the names of the tensors there, by part; {} is the number of the block.
     huggingface_turned: whether the matrices of blocks are (inputs, outputs) there.
-    gguf_interleaved: whether llama.cpp rotates neighbouring channels.
+    gguf_interleaved: whether llama.cpp rotates neighbouring channels. gguf_square, gguf_untied: whether it knows this family
+        only with n_heads x head_dim = d_model, and only with a head of its own.
     supported: values that a config.json may have; with others, the model computes what the decoder does not.
     """
 
@@ -112,6 +113,8 @@ class Family:
         "head": "output",
     }
     gguf_interleaved: ClassVar[bool] = False
+    gguf_square: ClassVar[bool] = False
+    gguf_untied: ClassVar[bool] = False
     supported: ClassVar[Mapping[str, tuple[Any, ...]]] = {"hidden_act": ("silu", "swish")}
 
     @classmethod

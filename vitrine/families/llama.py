@@ -1,6 +1,6 @@
 """llama: RMSNorm, rotary positions, SwiGLU. Source: Touvron et al. 2023, arXiv:2302.13971."""
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from vitrine.families.family import Family, TheirConfig
 
@@ -13,7 +13,7 @@ class Llama(Family):
 
     name = "llama"
     transformers_class = "LlamaForCausalLM"
-    gguf_interleaved: ClassVar[bool] = True
+    gguf_interleaved = True
 
     @classmethod
     def to_huggingface(cls, model: "ModelConfig") -> dict[str, Any]:

@@ -24,6 +24,8 @@ class Olmo2(Family):
         "post_attention_norm": "model.layers.{}.post_attention_layernorm",
         "post_mlp_norm": "model.layers.{}.post_feedforward_layernorm",
     }
+    gguf_square = True
+    gguf_untied = True
     supported: ClassVar = {**Family.supported, "attention_bias": (False,)}
 
     @classmethod

@@ -16,6 +16,7 @@ class Qwen2(Family):
     transformers_tokenizer = "PreTrainedTokenizerFast"  # AutoTokenizer would put Qwen's own in its place
     biases = "qkv"
     fixed: ClassVar = {"bias": (True, "its queries, keys and values have biases")}
+    gguf_square = True
     supported: ClassVar = {**Family.supported, "use_sliding_window": (False,)}
 
     @classmethod
