@@ -5,6 +5,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -115,6 +116,18 @@ def test_sgds_weight_decay_is_apart_from_the_momentum_and_for_matrices_alone() -
     matrix, gain = one_step(settings, [1.0, 0.0])
     assert matrix == pytest.approx([2 * 0.98 - 0.1, (2 * 0.98 - 0.1) * 0.98 - 0.05])
     assert gain == pytest.approx([1.9, 1.85])
+
+
+def test_sgd_with_decay_rounds_the_step_of_a_vector_before_it_is_subtracted() -> None:
+    """As it does for matrices, which decay: the bits of runs that were made so far."""
+    model, flat, optimizer = prepare(
+        tiny(optimizer={"name": "sgd", "learning_rate": 0.1, "weight_decay": 0.2, "clip": 0})
+    )
+    give_gradients(model, seed=3)
+    vectors = {name: parameter for name, parameter in model.named_parameters() if parameter.ndim == 1}
+    expected = {name: p.detach().numpy() - p.grad.numpy() * np.float32(0.1) for name, p in vectors.items()}
+    optimizer.update(0)
+    assert all(np.array_equal(flat.tensors[name].numpy(), expected[name]) for name in vectors)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -373,7 +386,9 @@ def test_a_clipped_gradient_is_torchs() -> None:
     optimizer.update(0)
     for name, parameter in theirs.items():
         # torch divides by norm + 1e-6.
-        torch.testing.assert_close(flat.entries.by_name[name].view(flat.gradients), parameter.grad, atol=1e-7, rtol=1e-5)
+        torch.testing.assert_close(
+            flat.entries.by_name[name].view(flat.gradients), parameter.grad, atol=1e-7, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("clip", [0.0, 1e9])
