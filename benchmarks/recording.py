@@ -54,7 +54,7 @@ class TensorBoard(StepLoss):
         self.write(state, "update", state.parameters.values - self.before)
 
     def write(self, state: State, kind: str, flat: Any) -> None:
-        for name, tensor in state.parameters.named(flat).items():
+        for name, tensor in state.parameters.entries.named(flat).items():
             if self.recorder.layout.has(state.step):
                 self.writer.add_scalar(f"{kind}_norm/{name}", tensor.norm().item(), state.step)
                 self.writer.add_scalar(f"{kind}_max/{name}", tensor.abs().max().item(), state.step)
@@ -105,7 +105,7 @@ class Contestant:
             step(self.state, micro_batches(self.batches, number, self.decoder, Processes()), self.observer)
             duration = time.perf_counter() - began
             optimizer, loss = self.state.optimizer, self.observer.take()
-            memory = memory_in_use(self.state.parameters.values.device)
+            memory = memory_in_use(self.state.parameters.device)
             record = StepRecord(number, loss, optimizer.gradient_norm, optimizer.learning_rate, 0, duration, memory)
             start_s = time.perf_counter()
             self.record(record, self.observer.take_statistics(), print)

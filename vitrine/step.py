@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vitrine.model.flat import FlatParameters
+from vitrine.model.entries import Parameters
 from vitrine.model.loss import next_token_loss
 from vitrine.optimizers.optimizer import Optimizer
 
@@ -42,7 +42,7 @@ class State:
     """
 
     model: Callable[..., Tensor]
-    parameters: FlatParameters
+    parameters: Parameters
     optimizer: Optimizer
     step: int = 0
 
@@ -70,7 +70,7 @@ nobody = Observer()
 
 def step(state: State, micro_batches: Iterable[MicroBatch], observe: Observer = nobody) -> None:
     """One update of every parameter."""
-    state.parameters.gradients.zero_()
+    state.parameters.zero_grad()
     for micro in micro_batches:
         with state.hold_gradients(micro):
             logits = state.model(micro.inputs, micro.dropout_keys)  # forward

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from vitrine.families.registry import FAMILIES
 from vitrine.model.decoder import Decoder, initialise
-from vitrine.model.flat import ALIGNMENT, FlatParameters, digest
+from vitrine.model.entries import ALIGNMENT
+from vitrine.model.flat import FlatParameters, digest
 from vitrine.model.inventory import is_hidden_matrix
 from vitrine.model.loss import next_token_loss
 from vitrine.presets import Facts, resolve
@@ -22,8 +23,8 @@ def tiny(architecture: str = "llama", **model: Any) -> Decoder:
 def gaps(flat: FlatParameters) -> Tensor:
     """Where the buffer holds no parameter: True."""
     gap = torch.ones(len(flat.values), dtype=torch.bool)
-    for place in flat.places:
-        gap[place.start : place.stop] = False
+    for entry in flat.entries:
+        gap[entry.start : entry.stop] = False
     return gap
 
 
@@ -37,7 +38,7 @@ def test_moving_the_parameters_changes_none(family: str) -> None:
     model = tiny(family)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     flat = FlatParameters(model)
-    named = flat.named(flat.values)
+    named = flat.entries.named(flat.values)
     assert named.keys() == before.keys()
     assert all(torch.equal(named[name], before[name]) for name in before)
 
@@ -54,7 +55,7 @@ def test_a_change_in_the_model_is_a_change_in_the_buffer() -> None:
     flat = FlatParameters(model)
     with torch.no_grad():
         model.blocks[1].mlp.gate.weight[2, 3] = 77.0
-    assert flat.by_name["blocks.1.mlp.gate.weight"].view(flat.values)[2, 3] == 77.0
+    assert flat.entries.by_name["blocks.1.mlp.gate.weight"].view(flat.values)[2, 3] == 77.0
     assert (flat.values == 77.0).sum() == 1
 
 
@@ -65,7 +66,7 @@ def test_backward_adds_up_in_the_gradient_buffer(family: str) -> None:
     some_loss(plain).backward()
     some_loss(model).backward()
     some_loss(model).backward()
-    named = flat.named(flat.gradients)
+    named = flat.entries.named(flat.gradients)
     for name, parameter in plain.named_parameters():
         torch.testing.assert_close(named[name], 2 * parameter.grad, msg=name)
 
@@ -75,14 +76,14 @@ def test_backward_keeps_the_gradients_in_the_buffer() -> None:
     flat = FlatParameters(model)
     some_loss(model).backward()
     for name, parameter in model.named_parameters():
-        assert parameter.grad.data_ptr() == flat.by_name[name].view(flat.gradients).data_ptr()
+        assert parameter.grad.data_ptr() == flat.entries.by_name[name].view(flat.gradients).data_ptr()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_tensor_starts_on_a_cache_line_and_none_overlap(family: str) -> None:
     flat = FlatParameters(tiny(family))
-    assert all(place.start % ALIGNMENT == 0 for place in flat.places)
-    assert all(a.stop <= b.start for a, b in zip(flat.places, flat.places[1:], strict=False))
+    assert all(entry.start % ALIGNMENT == 0 for entry in flat.entries)
+    assert all(a.stop <= b.start for a, b in zip(flat.entries, list(flat.entries)[1:], strict=False))
     assert flat.values.data_ptr() % 64 == 0
 
 
@@ -99,17 +100,16 @@ def test_the_gaps_are_zero_and_stay_so_through_a_backward_pass() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_count_leaves_the_gaps_out(family: str) -> None:
     model = tiny(family)
-    assert FlatParameters(model).count == sum(parameter.numel() for parameter in model.parameters())
+    assert FlatParameters(model).entries.count == sum(parameter.numel() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_hidden_matrices_come_first_then_other_matrices_then_vectors(family: str) -> None:
     flat = FlatParameters(tiny(family))
-    hidden = {place.name for place in flat.places if place.start < flat.hidden}
-    matrices = {place.name for place in flat.places if place.start < flat.matrices}
-    assert hidden == {place.name for place in flat.places if is_hidden_matrix(place.name, place.shape)}
-    assert matrices == {place.name for place in flat.places if len(place.shape) == 2}
-    assert {"embedding.weight"} <= matrices - hidden
+    kinds = [0 if is_hidden_matrix(e.name, e.shape) else 1 if len(e.shape) == 2 else 2 for e in flat.entries]
+    assert kinds == sorted(kinds)
+    assert set(kinds) == {0, 1, 2}
+    assert [entry.kind for entry in flat.entries] == kinds
 
 
 @pytest.mark.parametrize(
@@ -129,20 +129,22 @@ def test_a_hidden_matrix_is_a_matrix_in_a_block(name: str, shape: tuple[int, ...
 @pytest.mark.parametrize("n_kv_heads", [1, 2])
 def test_the_stacks_hold_every_hidden_matrix_once(family: str, n_kv_heads: int) -> None:
     flat = FlatParameters(tiny(family, n_kv_heads=2 if family == "gpt2" else n_kv_heads))
-    for stack in flat.stacks(flat.values):
+    hidden = flat.entries.parts(lambda entry: entry.hidden)[0]
+    for stack in hidden.stacks(hidden.within(flat.values)):
         stack.add_(1000.0)
-    moved = {name for name, tensor in flat.named(flat.values).items() if (tensor > 500).all()}
-    assert moved == {place.name for place in flat.places if is_hidden_matrix(place.name, place.shape)}
+    moved = {name for name, tensor in flat.entries.named(flat.values).items() if (tensor > 500).all()}
+    assert moved == {entry.name for entry in flat.entries if is_hidden_matrix(entry.name, entry.shape)}
     assert (flat.values < 1500).all()  # none twice
     assert not flat.values[gaps(flat)].any()
 
 
 def test_a_stack_has_matrices_of_one_shape_in_buffer_order() -> None:
     flat = FlatParameters(tiny("llama"))
-    stacks = {tuple(stack.shape[1:]): stack for stack in flat.stacks(flat.values)}
+    hidden = flat.entries.parts(lambda entry: entry.hidden)[0]
+    stacks = {tuple(stack.shape[1:]): stack for stack in hidden.stacks(hidden.within(flat.values))}
     assert {shape: len(stack) for shape, stack in stacks.items()} == {(12, 12): 12, (13, 12): 6, (12, 13): 3}
-    named = flat.named(flat.values)
-    members = [place.name for place in flat.places if place.shape == (13, 12)]
+    named = flat.entries.named(flat.values)
+    members = [entry.name for entry in flat.entries if entry.shape == (13, 12)]
     assert all(torch.equal(stacks[13, 12][index], named[name]) for index, name in enumerate(members))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -68,7 +69,7 @@ def run_beside(
         optimizer.update(step)
         for other in others:
             other.step()
-    return flat.named(flat.values), {name: tensor.detach() for name, tensor in theirs.items()}
+    return flat.entries.named(flat.values), {name: tensor.detach() for name, tensor in theirs.items()}
 
 
 def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float = 1e-5) -> None:
@@ -85,8 +86,8 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: f
 def one_step(optimizer: dict[str, Any], gradients: list[float]) -> tuple[list[float], list[float]]:
     """A matrix entry and a gain that start at 2 and follow these gradients."""
     model, flat, rule = prepare(tiny(optimizer={"clip": 0} | optimizer))
-    matrix = flat.by_name["blocks.0.mlp.gate.weight"].view(flat.values)[3, 4:5]
-    gain = flat.by_name["final_norm.gain"].view(flat.values)[5:6]
+    matrix = flat.entries.by_name["blocks.0.mlp.gate.weight"].view(flat.values)[3, 4:5]
+    gain = flat.entries.by_name["final_norm.gain"].view(flat.values)[5:6]
     matrix.fill_(2.0)
     gain.fill_(2.0)
     trail: tuple[list[float], list[float]] = [], []
@@ -117,6 +118,18 @@ def test_sgds_weight_decay_is_apart_from_the_momentum_and_for_matrices_alone() -
     assert gain == pytest.approx([1.9, 1.85])
 
 
+def test_sgd_with_decay_rounds_the_step_of_a_vector_before_it_is_subtracted() -> None:
+    """As it does for matrices, which decay: the bits of runs that were made so far."""
+    model, flat, optimizer = prepare(
+        tiny(optimizer={"name": "sgd", "learning_rate": 0.1, "weight_decay": 0.2, "clip": 0})
+    )
+    give_gradients(model, seed=3)
+    vectors = {name: parameter for name, parameter in model.named_parameters() if parameter.ndim == 1}
+    expected = {name: p.detach().numpy() - p.grad.numpy() * np.float32(0.1) for name, p in vectors.items()}
+    optimizer.update(0)
+    assert all(np.array_equal(flat.tensors[name].numpy(), expected[name]) for name in vectors)
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_sgd_without_decay_is_torchs(momentum: float) -> None:
     settings = {"name": "sgd", "learning_rate": 0.05, "momentum": momentum, "clip": 0}
@@ -126,7 +139,8 @@ def test_sgd_without_decay_is_torchs(momentum: float) -> None:
 
 @pytest.mark.parametrize(("momentum", "memories"), [(0.0, set()), (0.9, {"momentum"})])
 def test_sgd_remembers_only_with_momentum(momentum: float, memories: set[str]) -> None:
-    assert set(prepare(tiny(optimizer={"name": "sgd", "momentum": momentum}))[2].state) == memories
+    optimizer = prepare(tiny(optimizer={"name": "sgd", "momentum": momentum}))[2]
+    assert {name for state in optimizer.state for name in state} == memories
 
 
 # AdamW
@@ -150,7 +164,7 @@ def test_adamw_gives_the_same_bits_in_parts_of_any_size(monkeypatch: pytest.Monk
     for size in (2**18, 1001):  # all at once; and parts that end within tensors, and within the matrices
         monkeypatch.setattr(adamw_module, "IN_CACHE", size)
         model, parameters, optimizer = prepare(tiny(optimizer={"name": "adamw", "weight_decay": 0.3}))
-        assert 1001 < parameters.matrices < len(parameters.values)
+        assert [part.size > 1001 for part in optimizer.parts] == [True, False]  # matrices, vectors
         for step in range(3):
             give_gradients(model, seed=step)
             optimizer.update(step)
@@ -192,10 +206,10 @@ def test_lion_is_an_independent_loop_in_float64(decay: float) -> None:
             values[name] -= rate * (sign + (decay if gradient.ndim == 2 else 0.0) * values[name])
             means[name] = beta2 * mean + (1 - beta2) * gradient
         optimizer.update(step)
-    for name, value in flat.named(flat.values).items():
+    for name, value in flat.entries.named(flat.values).items():
         torch.testing.assert_close(value.double(), values[name], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(
-            optimizer.named_state(optimizer.state)[f"{name}.momentum"].double(), means[name], atol=1e-6, rtol=1e-5
+            optimizer.named_state()[f"{name}.momentum"].double(), means[name], atol=1e-6, rtol=1e-5
         )
 
 
@@ -271,10 +285,10 @@ def test_orthogonalise_leaves_a_zero_matrix_zero() -> None:
 
 def test_muons_step_has_the_size_of_the_learning_rate_times_the_root_of_rows_over_columns() -> None:
     model, flat, optimizer = prepare(tiny(optimizer={"name": "muon", "learning_rate": 0.02}))
-    before = {name: tensor.clone() for name, tensor in flat.named(flat.values).items()}
+    before = {name: tensor.clone() for name, tensor in flat.entries.named(flat.values).items()}
     give_gradients(model, seed=1)
     optimizer.update(0)
-    for name, tensor in flat.named(flat.values).items():
+    for name, tensor in flat.entries.named(flat.values).items():
         if is_hidden_matrix(name, tuple(tensor.shape)):
             rows, columns = tensor.shape
             largest = float(torch.linalg.matrix_norm(tensor - before[name], ord=2))
@@ -285,19 +299,19 @@ def test_muon_explains_a_number_by_its_own_stack_alone(monkeypatch: pytest.Monke
     model, flat, optimizer = prepare(tiny(optimizer={"name": "muon", "clip": 0}))
     before = flat.values.clone()
     give_gradients(model, seed=1)
-    memory_before = {name: state.clone() for name, state in optimizer.state.items()}
+    memory_before = {name: memory.clone() for name, memory in optimizer.named_state().items()}
     optimizer.update(0)
     trace = SimpleNamespace(
-        values=before, clipped=flat.gradients, memory_before=memory_before, memory_after=optimizer.state
+        values=before, clipped=flat.gradients, memory_before=memory_before, memory_after=optimizer.named_state()
     )
     seen = []
     monkeypatch.setattr(
         muon_module, "orthogonalise", lambda stack, dtype: seen.append(stack.shape) or orthogonalise(stack, dtype)
     )
     for name in ("blocks.1.mlp.gate.weight", "blocks.0.attention.key.weight"):
-        place = flat.by_name[name]
-        rule = optimizer.explain(0, place, (3, 4), trace)
-        moved = float((place.view(flat.values) - place.view(before))[3, 4])
+        entry = flat.entries.by_name[name]
+        rule = optimizer.explain(0, entry, (3, 4), trace)
+        moved = float((entry.view(flat.values) - entry.view(before))[3, 4])
         assert rule.total == pytest.approx(moved, abs=1e-7)
     assert seen == [(4, 29, 12), (8, 12, 12)]  # expand and gate of two blocks; query, key, value and output of two
 
@@ -314,11 +328,11 @@ def test_the_named_state_has_every_memory_of_every_parameter_it_is_for(name: str
     model, flat, optimizer = prepare(tiny(optimizer={"name": name, "momentum": 0.9}))
     give_gradients(model, seed=1)
     optimizer.update(0)
-    hidden = {place.name for place in flat.places if is_hidden_matrix(place.name, place.shape)}
-    everything = {place.name for place in flat.places}
+    hidden = {entry.name for entry in flat.entries if is_hidden_matrix(entry.name, entry.shape)}
+    everything = {entry.name for entry in flat.entries}
     moments = {"adamw": everything, "muon": everything - hidden}.get(name, set())
     sums = {"sgd": everything, "lion": everything, "muon": hidden}.get(name, set())
-    named = optimizer.named_state(optimizer.state)
+    named = optimizer.named_state()
     assert named.keys() == {f"{n}.{memory}" for n in moments for memory in ("first_moment", "second_moment")} | {
         f"{n}.momentum" for n in sums
     }
@@ -330,7 +344,7 @@ def test_the_named_state_is_in_the_parameters_own_shape_and_place() -> None:
     give_gradients(model, seed=1)
     gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     optimizer.update(0)
-    named = optimizer.named_state(optimizer.state)
+    named = optimizer.named_state()
     for name, gradient in gradients.items():
         torch.testing.assert_close(named[f"{name}.first_moment"], gradient / 2)
         torch.testing.assert_close(named[f"{name}.second_moment"], gradient.square() / 2)
@@ -340,8 +354,8 @@ def test_the_named_state_is_in_the_parameters_own_shape_and_place() -> None:
 def test_the_gaps_of_the_buffer_stay_zero(name: str) -> None:
     model, flat, optimizer = prepare(tiny(optimizer={"name": name, "momentum": 0.9, "weight_decay": 0.1}))
     gap = torch.ones(len(flat.values), dtype=torch.bool)
-    for place in flat.places:
-        gap[place.start : place.stop] = False
+    for entry in flat.entries:
+        gap[entry.start : entry.stop] = False
     for step in range(3):
         give_gradients(model, seed=step)
         optimizer.update(step)
@@ -372,7 +386,9 @@ def test_a_clipped_gradient_is_torchs() -> None:
     optimizer.update(0)
     for name, parameter in theirs.items():
         # torch divides by norm + 1e-6.
-        torch.testing.assert_close(flat.by_name[name].view(flat.gradients), parameter.grad, atol=1e-7, rtol=1e-5)
+        torch.testing.assert_close(
+            flat.entries.by_name[name].view(flat.gradients), parameter.grad, atol=1e-7, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("clip", [0.0, 1e9])
@@ -406,12 +422,12 @@ def test_after_a_refused_update_parameters_and_memory_are_the_same_to_the_bit(na
     model, flat, optimizer = prepare(tiny(optimizer={"name": name, "momentum": 0.9, "weight_decay": 0.1}))
     give_gradients(model, seed=1)
     optimizer.update(0)
-    before = [flat.values.clone(), *(memory.clone() for memory in optimizer.state.values())]
+    before = [flat.values.clone(), *(memory.clone() for memory in optimizer.named_state().values())]
     give_gradients(model, seed=2)
     model.final_norm.gain.grad[0] = math.nan
     with pytest.raises(DivergedError):
         optimizer.update(1)
-    after = [flat.values, *optimizer.state.values()]
+    after = [flat.values, *optimizer.named_state().values()]
     assert all(torch.equal(a.view(torch.int32), b.view(torch.int32)) for a, b in zip(before, after, strict=True))
 
 
@@ -434,7 +450,8 @@ def test_the_schedule_moves_both_learning_rates_of_muon() -> None:
         before = flat.values.clone()
         give_gradients(model, seed=1)
         # Adam's first step does not depend on the step's number when its moments are corrected for it.
-        optimizer.rule(0, learning_rate_scale(config.schedule, step, 4))
+        for span in optimizer.spans():
+            optimizer.rule(span, 0, learning_rate_scale(config.schedule, step, 4))
         moves.append(flat.values - before)
     torch.testing.assert_close(moves[1], moves[0] / 2, atol=1e-6, rtol=1e-3)
 

@@ -24,7 +24,7 @@ def parameters() -> FlatParameters:
     settings = {"model": {"architecture": "gpt2", "n_layers": 2, "d_model": 32, "n_heads": 2, "context": 16}}
     torch.manual_seed(1)
     flat = FlatParameters(initialise(resolve(settings, Facts(vocab_size=50, train_tokens=10_000)).model, seed=1))
-    for number, tensor in enumerate(flat.named(flat.gradients).values()):
+    for number, tensor in enumerate(flat.entries.named(flat.gradients).values()):
         tensor.normal_().mul_(10.0 ** (number % 9 - 4))
     return flat
 
@@ -32,7 +32,7 @@ def parameters() -> FlatParameters:
 @pytest.fixture
 def arrays(parameters: FlatParameters) -> list[np.ndarray]:
     """The gradients of each tensor in float64, in buffer order."""
-    return [t.numpy().astype(np.float64) for t in parameters.named(parameters.gradients).values()]
+    return [t.numpy().astype(np.float64) for t in parameters.entries.named(parameters.gradients).values()]
 
 
 def test_a_row_has_statistics_by_tensor_then_sampled_values_then_their_gradients():
@@ -141,13 +141,13 @@ def test_a_histogram_leaves_out_empty_bins_and_loses_no_number():
 
 
 def test_the_norm_of_every_tensor_is_that_of_numpy(parameters, arrays):
-    found = statistics.norms(parameters, parameters.gradients).numpy()
+    found = statistics.norms(parameters.entries, parameters.gradients).numpy()
     # Sums of at most 3,000 squares in float32: their rounding errors mostly cancel.
     np.testing.assert_allclose(found, [np.linalg.norm(array) for array in arrays], rtol=2e-6)
 
 
 def test_the_largest_magnitude_of_every_tensor_is_that_of_numpy(parameters, arrays):
-    found = statistics.magnitudes(parameters, parameters.gradients).numpy()
+    found = statistics.magnitudes(parameters.entries, parameters.gradients).numpy()
     assert found.tolist() == [np.abs(array).max() for array in arrays]
 
 
@@ -155,28 +155,28 @@ def test_the_largest_magnitude_of_every_tensor_is_that_of_numpy(parameters, arra
 @pytest.mark.parametrize("odd", [np.nan, np.inf])
 def test_one_odd_number_shows_in_its_tensor_and_in_no_other(measure, odd, parameters):
     flat = parameters.gradients.clone()
-    clean = measure(parameters, flat).numpy()
-    place = parameters.places[5]
+    clean = measure(parameters.entries, flat).numpy()
+    place = parameters.entries[5]
     flat[place.stop - 1] = odd
-    found = measure(parameters, flat).numpy()
+    found = measure(parameters.entries, flat).numpy()
     assert np.isnan(found[5]) if np.isnan(odd) else found[5] == np.inf
     assert np.delete(found, 5).tolist() == np.delete(clean, 5).tolist()
 
 
 def test_each_statistic_and_sampled_number_is_joined_at_its_place(parameters):
-    layout = statistics.make_layout(parameters, every=1, seed=1)
+    layout = statistics.make_layout(parameters.entries, every=1, seed=1)
     sampled = statistics.sample_places(parameters, layout)
     values, gradients = parameters.values, parameters.gradients
     columns = [torch.arange(len(layout.tensors)) + 0.01 * i for i in range(len(STATISTICS))]
     row = statistics.join(columns, values[sampled], gradients[sampled]).detach().numpy()
     assert len(row) == layout.width
-    for number, (tensor, view) in enumerate(parameters.named(values).items()):
+    for number, (tensor, view) in enumerate(parameters.entries.named(values).items()):
         for i, name in enumerate(STATISTICS):
             assert row[layout.statistic(tensor, name)] == np.float32(number + 0.01 * i)
         for place in layout.sample[tensor]:
             value, gradient = layout.sampled_at(tensor, place) or (-1, -1)
             assert row[value] == view.detach().flatten()[place]
-            assert row[gradient] == parameters.named(gradients)[tensor].flatten()[place]
+            assert row[gradient] == parameters.entries.named(gradients)[tensor].flatten()[place]
 
 
 def _bin(x: np.ndarray) -> np.ndarray:

@@ -63,4 +63,4 @@ def _digest_of_three_steps(device: str, threads: int, narrow: bool) -> str:
         tokens = torch.randint(65, (16, config.model.context + 1), generator=generator).to(where)
         draws = torch.randint(2**31, (16,), generator=generator).to(where, torch.int32)
         step(state, [MicroBatch(tokens[:, :-1], tokens[:, 1:], draws, 1.0, True)])
-    return digest(state.parameters.named(state.parameters.values))
+    return digest(state.parameters.entries.named(state.parameters.values))

@@ -83,7 +83,7 @@ def compare_statistics(found: Comparisons, reader: RunReader, sampled: Tensor, t
     if row is None:
         return
     flats = trace.values, trace.gradient, trace.change
-    columns = [column for flat in flats for column in statistics.measure(trace.parameters, flat)]
+    columns = [column for flat in flats for column in statistics.measure(trace.parameters.entries, flat)]
     now = to_numpy(statistics.join(columns, trace.values[sampled], trace.gradient[sampled]))
     found.add("norms, magnitudes and sampled parameters of every tensor", trace.step, same_bits(row, now))
 
@@ -91,7 +91,7 @@ def compare_statistics(found: Comparisons, reader: RunReader, sampled: Tensor, t
 def compare_histograms(found: Comparisons, reader: RunReader, trace: StepTrace) -> None:
     """Histograms, where this step has them."""
     for kind, flat in zip(HISTOGRAM_KINDS, (trace.values, trace.gradient, trace.change), strict=True):
-        for name, numbers in trace.parameters.named(flat).items():
+        for name, numbers in trace.parameters.entries.named(flat).items():
             for record in reader.histograms(name, kind, trace.step):
                 bins, counts = statistics.histogram(numbers)
                 equal = (bins.tobytes(), counts.tobytes()) == (record.bins, record.counts)
@@ -106,17 +106,14 @@ def compare_frame(found: Comparisons, reader: RunReader, trace: StepTrace, note:
     frames = np.flatnonzero(film.steps() == trace.step)
     if not len(frames):
         return
-    starts = {place.name: place.start for place in trace.parameters.places}
-    values, changes = film.values.places(starts), film.changes.places(starts)
+    entries = trace.parameters.entries
+    values, changes = film.values.places(entries.origins), film.changes.places(entries.origins)
     try:
         initial = load_initial(reader.path / KEYFRAMES, reader.config, reader.facts().get("birth", ""))
     except RunError as error:
         note(f"{error} The frame of the film is not compared.")
         return
-    flat = torch.zeros_like(trace.values)
-    for name, view in trace.parameters.named(flat).items():
-        view.copy_(initial[name])
-    learned = to_numpy(trace.values)[values] - to_numpy(flat)[values]
+    learned = to_numpy(trace.values)[values] - to_numpy(entries.gather(initial, torch.zeros_like(trace.values)))[values]
     parts = learned, to_numpy(trace.gradient)[changes], to_numpy(trace.change)[changes]
     frame = encode(trace.step, parts, (film.values, film.changes))
     found.add("frame of the film", trace.step, frame == film.raw(int(frames[0])))
@@ -133,11 +130,11 @@ def compare_keyframe(found: Comparisons, reader: RunReader, state: State, note: 
         else:
             note(f"{error} It is not compared.")
         return
-    now = digest(state.parameters.named(state.parameters.values))
+    now = digest(state.parameters.entries.named(state.parameters.values))
     held, then = digest(kept.parameters), kept.written_digest
     difference = f"digest {now[:12]} now, {held[:12]} in the file, {then[:12]} written down"
     found.add("keyframe", state.step, now == held == then, difference)
-    memory = state.optimizer.named_state(state.optimizer.state)
+    memory = state.optimizer.named_state()
     equal = memory.keys() == kept.optimizer.keys() and all(
         same_bits(to_numpy(memory[name]), to_numpy(kept.optimizer[name])) for name in memory
     )

@@ -50,7 +50,7 @@ class Float64:
         values = replayed.values
         device = float64_device(values.device)
         self.model = Decoder(replayed.config.model, torch.float64)
-        self.model.load_state_dict(replayed.parameters.named(values))
+        self.model.load_state_dict(replayed.parameters.entries.named(values))
         self.model.double().to(device)
         self.batch = [batch.micro.to(device) for batch in replayed.micro_batches]
 

@@ -108,8 +108,8 @@ def find_address(reader: RunReader, text: str) -> Address:
 def report_parameter(replayed: ReplayedStep, address: Address) -> ParameterReport:
     """All about one parameter in a replayed step."""
     tensor, reader, index = replayed.tensor(address.tensor.name), replayed.reader, address.index
-    place = replayed.parameters.by_name[address.tensor.name]
-    points = [(step, float(place.view(flat)[index]), True) for step, flat in replayed.passed.items()]
+    entry = replayed.parameters.entries.by_name[address.tensor.name]
+    points = [(step, float(entry.view(flat)[index]), True) for step, flat in replayed.passed.items()]
     points.append((replayed.step + 1, float(tensor.after[index]), True))
     return ParameterReport(
         address=address,
@@ -130,10 +130,10 @@ def report_parameter(replayed: ReplayedStep, address: Address) -> ParameterRepor
 
 def explain_update(replayed: ReplayedStep, address: Address) -> Rule:
     """The update of one parameter, put together from the numbers that the optimizer used, in float64."""
-    place = replayed.parameters.by_name[address.tensor.name]
-    rule = replayed.optimizer.explain(replayed.step, place, address.index, replayed.trace)
+    entry = replayed.parameters.entries.by_name[address.tensor.name]
+    rule = replayed.optimizer.explain(replayed.step, entry, address.index, replayed.trace)
     gradient, clipped = (
-        float(place.view(flat)[address.index]) for flat in (replayed.trace.gradient, replayed.trace.clipped)
+        float(entry.view(flat)[address.index]) for flat in (replayed.trace.gradient, replayed.trace.clipped)
     )
     clipping = {"gradient": gradient, "clip_factor": replayed.clip_factor, "clipped_gradient": clipped}
     return replace(rule, terms=clipping | rule.terms)

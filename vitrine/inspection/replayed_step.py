@@ -19,7 +19,7 @@ from vitrine.config import Config
 from vitrine.errors import RunError
 from vitrine.inspection.probes import Probe, lens, probe
 from vitrine.model.decoder import Decoder
-from vitrine.model.flat import FlatParameters
+from vitrine.model.entries import Parameters
 from vitrine.model.loss import wide
 from vitrine.optimizers.optimizer import Optimizer
 from vitrine.recording import statistics
@@ -72,7 +72,7 @@ class StepTrace(StepLoss):
         whole: micro-batches and optimizer state too.
     """
 
-    parameters: FlatParameters
+    parameters: Parameters
     step: int
     loss: float
     gradient_norm: float
@@ -112,7 +112,7 @@ class StepTrace(StepLoss):
         self.parameters, self.step = state.parameters, state.step
         self.values, self.gradient = state.parameters.values.clone(), state.parameters.gradients.clone()
         if self.whole:
-            self.memory_before = {name: flat.clone() for name, flat in state.optimizer.state.items()}
+            self.memory_before = {name: memory.clone() for name, memory in state.optimizer.named_state().items()}
 
     def update(self, state: State) -> None:
         """After the update."""
@@ -120,7 +120,7 @@ class StepTrace(StepLoss):
         self.gradient_norm, self.learning_rate = state.optimizer.gradient_norm, state.optimizer.learning_rate
         if self.whole:
             self.clipped = state.parameters.gradients.clone()
-            self.memory_after = {name: flat.clone() for name, flat in state.optimizer.state.items()}
+            self.memory_after = {name: memory.clone() for name, memory in state.optimizer.named_state().items()}
 
     @property
     def change(self) -> Tensor:
@@ -161,11 +161,11 @@ class ReplayedStep:
     @cached_property
     def norms(self) -> dict[str, dict[str, float]]:
         """Of weight, gradient and update: the norm of each tensor, by name."""
-        names = [place.name for place in self.parameters.places]
+        entries = self.parameters.entries
         flats = {"weight": self.trace.values, "gradient": self.trace.gradient, "update": self.trace.change}
         found = {}
         for kind, flat in flats.items():
-            norms = dict(zip(names, to_numpy(statistics.norms(self.parameters, flat)).tolist(), strict=True))
+            norms = dict(zip(entries.by_name, to_numpy(statistics.norms(entries, flat)).tolist(), strict=True))
             found[kind] = {plan.name: norms[plan.name] for plan in self.reader.tensors}
         return found
 
@@ -200,8 +200,9 @@ class ReplayedStep:
     @property
     def size_bytes(self) -> int:
         """The memory that it takes."""
-        flats = 4 + 2 * len(self.trace.memory_before) + len(self.passed)
-        return flats * self.values.nbytes + sum(batch.logits.nbytes for batch in self.micro_batches)
+        memories = sum(memory.nbytes for memory in self.trace.memory_before.values())
+        logits = sum(batch.logits.nbytes for batch in self.micro_batches)
+        return (4 + len(self.passed)) * self.values.nbytes + 2 * memories + logits
 
     @property
     def tensors(self) -> Mapping[str, ReplayedTensor]:
@@ -210,14 +211,13 @@ class ReplayedStep:
 
     def tensor(self, name: str) -> ReplayedTensor:
         """One tensor's numbers."""
-        place, trace = self.parameters.by_name[name], self.trace
-        before, gradient, after = (to_numpy(place.view(flat)) for flat in (trace.values, trace.gradient, trace.after))
-
-        def memory(flats: dict[str, Tensor]) -> dict[str, Floats]:
-            named = self.optimizer.named_state(flats)
-            return {kind: to_numpy(named[f"{name}.{kind}"]) for kind in flats if f"{name}.{kind}" in named}
-
-        memories = memory(trace.memory_before), memory(trace.memory_after)
+        entry, trace = self.parameters.entries.by_name[name], self.trace
+        before, gradient, after = (to_numpy(entry.view(flat)) for flat in (trace.values, trace.gradient, trace.after))
+        kinds = self.optimizer.memory(self.config.optimizer, entry.hidden)
+        memories = (
+            {kind: to_numpy(named[f"{name}.{kind}"]) for kind in kinds}
+            for named in (trace.memory_before, trace.memory_after)
+        )
         return ReplayedTensor(before, gradient, after - before, after, *memories)
 
     def save(self, path: Path) -> None:
@@ -251,10 +251,12 @@ class ReplayedStep:
     @contextmanager
     def model(self) -> Iterator[Decoder]:
         """The model with the parameters that the step started from, for a moment."""
-        values = self.parameters.values
-        now = values.clone()
-        values.copy_(self.values)
+        tensors, then = self.parameters.tensors, self.parameters.entries.named(self.values)
+        now = {name: tensor.clone() for name, tensor in tensors.items()}
         try:
+            for name, tensor in tensors.items():
+                tensor.copy_(then[name])
             yield self.decoder
         finally:
-            values.copy_(now)
+            for name, tensor in tensors.items():
+                tensor.copy_(now[name])

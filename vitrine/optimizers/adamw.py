@@ -5,7 +5,7 @@ Source: Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2.
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vitrine.optimizers.optimizer import Cell, Optimizer, Rule, Words
+from vitrine.optimizers.optimizer import Cell, Optimizer, Rule, Span, Words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,17 +59,15 @@ class AdamW(Optimizer):
             "each number gets its own step size.",
         )
 
-    def rule(self, step: int, scale: float) -> None:
+    def rule(self, span: Span, step: int, scale: float) -> None:
         """One step of AdamW."""
-        values, lr, decay = self.parameters.values, self.config.learning_rate * scale, self.config.weight_decay
-        gradients, first, second = self.parameters.gradients, self.state["first_moment"], self.state["second_moment"]
-        for start in range(0, len(values), IN_CACHE):
+        lr, first, second = self.config.learning_rate * scale, span.state["first_moment"], span.state["second_moment"]
+        for start in range(0, len(span.values), IN_CACHE):
             part = slice(start, start + IN_CACHE)
-            change = adam_change(gradients[part], first[part], second[part], step, lr, self.config)
-            if decay:
-                matrices = slice(max(0, self.parameters.matrices - start))
-                change[matrices].add_(values[part][matrices], alpha=lr * decay)
-            values[part].sub_(change)
+            change = adam_change(span.gradients[part], first[part], second[part], step, lr, self.config)
+            if span.decay:
+                change.add_(span.values[part], alpha=lr * span.decay)
+            span.values[part].sub_(change)
 
     def terms(self, step: int, scale: float, cell: Cell) -> Rule:
         """One step of AdamW, of one parameter."""

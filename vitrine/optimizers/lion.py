@@ -6,7 +6,7 @@ Source: Chen et al. 2023, arXiv:2302.06675, algorithm 2.
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vitrine.optimizers.optimizer import Cell, Optimizer, Rule, Words
+from vitrine.optimizers.optimizer import Cell, Optimizer, Rule, Span, Words
 
 if TYPE_CHECKING:
     from vitrine.config import OptimizerConfig
@@ -46,16 +46,14 @@ class Lion(Optimizer):
             "Lion remembers the direction of recent gradients, and uses only its sign: every number moves equally far.",
         )
 
-    def rule(self, step: int, scale: float) -> None:
+    def rule(self, span: Span, step: int, scale: float) -> None:
         """One step of Lion."""
-        values, gradients, momentum = self.parameters.values, self.parameters.gradients, self.state["momentum"]
-        lr, (beta1, beta2) = self.config.learning_rate * scale, self.config.betas
-        change = momentum.mul(beta1).add_(gradients, alpha=1 - beta1).sign_().mul_(lr)
-        momentum.mul_(beta2).add_(gradients, alpha=1 - beta2)
-        if self.config.weight_decay:
-            matrices = slice(self.parameters.matrices)
-            change[matrices].add_(values[matrices], alpha=lr * self.config.weight_decay)
-        values.sub_(change)
+        momentum, lr, (beta1, beta2) = span.state["momentum"], self.config.learning_rate * scale, self.config.betas
+        change = momentum.mul(beta1).add_(span.gradients, alpha=1 - beta1).sign_().mul_(lr)
+        momentum.mul_(beta2).add_(span.gradients, alpha=1 - beta2)
+        if span.decay:
+            change.add_(span.values, alpha=lr * span.decay)
+        span.values.sub_(change)
 
     def terms(self, step: int, scale: float, cell: Cell) -> Rule:
         """One step of Lion, of one parameter."""

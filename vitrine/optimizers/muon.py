@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vitrine.optimizers.adamw import AdamW, adam_change, adam_terms
-from vitrine.optimizers.optimizer import Cell, Optimizer, Rule, Words
+from vitrine.optimizers.optimizer import Cell, Optimizer, Rule, Span, Trace, Words
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype
 
     from vitrine.config import OptimizerConfig
-    from vitrine.model.flat import Place
+    from vitrine.model.entries import Entry
 
 
 class Muon(Optimizer):
@@ -64,34 +64,34 @@ class Muon(Optimizer):
             "dominates. (Tables, gains and the output follow AdamW.)",
         )
 
-    def rule(self, step: int, scale: float) -> None:
-        """One step of Muon, and of AdamW for the rest."""
-        parameters, config, hidden = self.parameters, self.config, self.parameters.hidden
-        lr = config.learning_rate * scale
-        momentum, first, second = (self.state[name] for name in ("momentum", "first_moment", "second_moment"))
-        momentum.mul_(config.momentum).add_(parameters.gradients[:hidden], alpha=1 - config.momentum)
-        ahead = self.ahead(parameters.gradients[:hidden], momentum)
-        for values, stack in zip(parameters.stacks(parameters.values), parameters.stacks(ahead), strict=True):
+    def rule(self, span: Span, step: int, scale: float) -> None:
+        """One step of Muon, or of AdamW for what is not a hidden matrix."""
+        config, gradients = self.config, span.gradients
+        if not span.entries[0].hidden:
+            lr, first, second = (
+                config.adamw_learning_rate * scale,
+                span.state["first_moment"],
+                span.state["second_moment"],
+            )
+            span.values.sub_(adam_change(gradients, first, second, step, lr, config))
+            return
+        lr, momentum = config.learning_rate * scale, span.state["momentum"]
+        momentum.mul_(config.momentum).add_(gradients, alpha=1 - config.momentum)
+        stacks = span.entries.stacks
+        for values, stack in zip(stacks(span.values), stacks(self.ahead(gradients, momentum)), strict=True):
             direction, factor = orthogonalise(stack, self.dtype), matrix_scale(*values.shape[1:])
-            if config.weight_decay:
-                direction = direction.float().mul_(factor).add_(values, alpha=config.weight_decay)
+            if span.decay:
+                direction = direction.float().mul_(factor).add_(values, alpha=span.decay)
                 factor = 1.0
             values.sub_(direction, alpha=lr * factor)
-        lr = config.adamw_learning_rate * scale
-        change = adam_change(parameters.gradients[hidden:], first, second, step, lr, config)
-        parameters.values[hidden:].sub_(change)
 
     def terms(self, step: int, scale: float, cell: Cell) -> Rule:
         """One step of Muon, or of AdamW, of one parameter. Of the model, only its stack is orthogonalised."""
-        if not self.decays(cell.place):
+        if not cell.entry.hidden:
             rule = adam_terms(cell.memory, step, self.config.adamw_learning_rate * scale, self.config)
             return replace(rule, note="muon leaves what is not a matrix inside a block to AdamW")
-        lr, factor = self.config.learning_rate * scale, matrix_scale(*cell.place.shape)
-        (gradients, row), (momentum, _) = (
-            self.parameters.stack_of(cell.place, flat)
-            for flat in (cell.trace.clipped, cell.trace.memory_after["momentum"])
-        )
-        direction = float(orthogonalise(self.ahead(gradients, momentum), self.dtype)[row][cell.index])
+        lr, factor = self.config.learning_rate * scale, matrix_scale(*cell.entry.shape)
+        direction = float(self._direction(cell.entry.name, cell.trace)[cell.index])
         terms = {"orthogonalised_direction": direction, "matrix_scale": factor, "learning_rate": lr}
         return Rule(
             "muon",
@@ -101,13 +101,22 @@ class Muon(Optimizer):
             "the orthogonalised direction depends on the whole matrix, not on this cell alone",
         )
 
-    def decays(self, place: "Place") -> bool:
+    def decay(self, entry: "Entry") -> float:
         """Hidden matrices only."""
-        return place.start < self.parameters.hidden
+        return self.config.weight_decay if entry.hidden else 0.0
 
     def ahead(self, gradients: "Tensor", momentum: "Tensor") -> "Tensor":
         """The momentum as it will be with one more such gradient (Nesterov). momentum: after this step's gradient."""
         return gradients.mul(1 - self.config.momentum).add_(momentum, alpha=self.config.momentum)
+
+    def _direction(self, name: str, trace: Trace) -> "Tensor":
+        """The orthogonalised direction of one matrix, from the stack that the update had it in."""
+        parts = self.parameters.parts(lambda entry: (entry.hidden, entry.whole))
+        stack = next(part for part in parts if name in part.by_name)
+        gradients, memory = stack.within(trace.clipped), trace.memory_after
+        momentum = {entry.name: memory[f"{entry.name}.momentum"] for entry in stack}
+        ahead = self.ahead(gradients, stack.gather(momentum, gradients.new_zeros(stack.size)))
+        return orthogonalise(stack.stacks(ahead)[0], self.dtype)[list(stack.by_name).index(name)]
 
 
 def matrix_scale(rows: int, columns: int) -> float:

@@ -1,11 +1,11 @@
 """What all optimizers share: clip the gradient, look up the learning rate, step by the rule, explain one parameter.
 
 Each optimizer is one file of this folder. Its class says what can be known without torch (hyperparameters, defaults, state,
-the rule in words), and updates flat buffers by its rule.
+the rule in words), and updates spans of parameters by its rule.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from torch import Tensor, dtype
 
     from vitrine.config import OptimizerConfig, ScheduleConfig
-    from vitrine.model.flat import FlatParameters, Place
+    from vitrine.model.entries import Entries, Entry, Parameters
 
 
 class Trace(Protocol):
-    """Flat buffers of a step: what it started from, the gradient after clipping, and the state around the update."""
+    """Of a step: flat buffers of what it started from and of the gradient after clipping; `named_state` around the update."""
 
     values: "Tensor"
     clipped: "Tensor"
@@ -29,10 +29,24 @@ class Trace(Protocol):
 
 
 @dataclass(frozen=True)
+class Span:
+    """Entries that are updated alike, in one go. values, gradients (after clipping) and each memory of the state: (entries.size,).
+
+    decay: the weight decay that is for them.
+    """
+
+    entries: "Entries"
+    values: "Tensor"
+    gradients: "Tensor"
+    state: "dict[str, Tensor]"
+    decay: float
+
+
+@dataclass(frozen=True)
 class Cell:
     """One parameter in a step. gradient: after clipping; memory: NAME_before and NAME of each memory of the state."""
 
-    place: "Place"
+    entry: "Entry"
     index: tuple[int, ...]
     gradient: float
     memory: dict[str, float]
@@ -66,7 +80,8 @@ class Optimizer:
     hidden_ratio: the usual update-to-weight ratio of matrices in blocks, in AdamW's.
     term_words: what each term of `explain` is, for the page; main_terms: those that it shows first.
 
-    state: the memory of past gradients, each a flat buffer; a keyframe stores it beside the parameters.
+    parts: entries with the same memories and weight decay; state: for each part, its memories of past gradients by name, in
+        flat buffers; a keyframe stores them beside the parameters.
     gradient_norm, learning_rate: of the last update; the norm is taken before clipping.
     """
 
@@ -104,88 +119,82 @@ class Optimizer:
 
     def __init__(
         self,
-        parameters: "FlatParameters",
+        parameters: "Parameters",
         config: "OptimizerConfig",
         schedule: "ScheduleConfig",
         steps: int,
         dtype: "dtype",
     ) -> None:
+        import torch
+
         self.parameters, self.config, self.dtype = parameters, config, dtype
         self.schedule, self.steps = schedule, steps
-        slices = self._slices()
-        self.state = {
-            name: parameters.values[here].new_zeros(len(parameters.values[here])) for name, here in slices.items()
-        }
-        self.state_start = {name: here.start for name, here in slices.items()}
+        self.parts = parameters.parts(lambda entry: (self.memory(config, entry.hidden), self.decay(entry)))
+        self.state = [
+            {name: torch.zeros(part.size, device=parameters.device) for name in self.memory(config, part[0].hidden)}
+            for part in self.parts
+        ]
         self.gradient_norm = math.nan
         self.learning_rate = math.nan
-
-    def _slices(self) -> dict[str, slice]:
-        """For each memory, which part of the flat buffer it is for."""
-        hidden, rest = (self.memory(self.config, hidden) for hidden in (True, False))
-        border, size = self.parameters.hidden, len(self.parameters.values)
-        return {
-            name: slice(0 if name in hidden else border, size if name in rest else border)
-            for name in dict.fromkeys((*hidden, *rest))
-        }
 
     def update(self, step: int) -> None:
         """Move every parameter once, against its gradient. Raises DivergedError before it moves any."""
         self.gradient_norm = self._finite_norm(step)
-        if self.config.clip and self.gradient_norm > self.config.clip:
-            # Clip before the update: AdamW's moments would otherwise remember the spike.
-            self.parameters.gradients.mul_(self.config.clip / self.gradient_norm)
         scale = learning_rate_scale(self.schedule, step, self.steps)
         self.learning_rate = self.config.learning_rate * scale
-        self.rule(step, scale)
+        for span in self.spans():
+            if self.config.clip and self.gradient_norm > self.config.clip:
+                # Clip before the update: AdamW's moments would otherwise remember the spike.
+                span.gradients.mul_(self.config.clip / self.gradient_norm)
+            self.rule(span, step, scale)
 
-    def rule(self, step: int, scale: float) -> None:
-        """Apply the update rule; `scale` is the schedule's factor on the learning rates."""
+    def spans(self) -> Iterator[Span]:
+        """All parameters, as the update goes through them."""
+        for part, state in zip(self.parts, self.state, strict=True):
+            yield Span(part, *self.parameters.span(part), state, self.decay(part[0]))
+
+    def rule(self, span: Span, step: int, scale: float) -> None:
+        """Apply the update rule to a span; `scale` is the schedule's factor on the learning rates."""
         raise NotImplementedError
 
     def terms(self, step: int, scale: float, cell: Cell) -> Rule:
         """The same for one parameter, in float64, without weight decay; its terms end with the learning rate."""
         raise NotImplementedError
 
-    def decays(self, place: "Place") -> bool:
-        """Whether weight decay is for this tensor."""
-        return place.start < self.parameters.matrices
+    def decay(self, entry: "Entry") -> float:
+        """The weight decay that is for an entry: matrices decay."""
+        return self.config.weight_decay if len(entry.whole) == 2 else 0.0
 
-    def explain(self, step: int, place: "Place", index: tuple[int, ...], trace: Trace) -> Rule:
+    def explain(self, step: int, entry: "Entry", index: tuple[int, ...], trace: Trace) -> Rule:
         """The update that a step made of one parameter, term by term, in float64."""
         before, after = (
-            {name: float(flat[f"{place.name}.{name}"][index]) for name in state if f"{place.name}.{name}" in flat}
-            for state in (trace.memory_before, trace.memory_after)
-            for flat in [self.named_state(state)]
+            {name: float(named[f"{entry.name}.{name}"][index]) for name in self.memory(self.config, entry.hidden)}
+            for named in (trace.memory_before, trace.memory_after)
         )
         memory = {f"{name}_before": number for name, number in before.items()} | after
-        cell = Cell(place, index, float(place.view(trace.clipped)[index]), memory, trace)
+        cell = Cell(entry, index, float(entry.view(trace.clipped)[index]), memory, trace)
         rule = self.terms(step, learning_rate_scale(self.schedule, step, self.steps), cell)
         terms, formula = rule.terms | {"step": rule.total + 0.0}, rule.formula  # no minus before a zero
-        if self.config.weight_decay and self.decays(place):
-            decay = -terms["learning_rate"] * self.config.weight_decay * float(place.view(trace.values)[index])
+        if weight_decay := self.decay(entry):
+            decay = -terms["learning_rate"] * weight_decay * float(entry.view(trace.values)[index])
             formula += " - learning_rate x weight_decay x before"
-            terms |= {"weight_decay": self.config.weight_decay, "decay": decay}
+            terms |= {"weight_decay": weight_decay, "decay": decay}
         return Rule(rule.optimizer, formula, terms, terms["step"] + terms.get("decay", 0.0), rule.note)
 
-    def named_state(self, state: "dict[str, Tensor]") -> "dict[str, Tensor]":
-        """Views of (a copy of) the state, named `parameter.memory`, as a keyframe stores them."""
-        named = {}
-        for memory, flat in state.items():
-            start = self.state_start[memory]
-            for place in self.parameters.places:
-                if start <= place.start and place.stop <= start + len(flat):
-                    numbers = flat[place.start - start : place.stop - start]
-                    named[f"{place.name}.{memory}"] = numbers.view(place.shape)
-        return named
+    def named_state(self) -> "dict[str, Tensor]":
+        """Views of the state, named `parameter.memory`, as a keyframe stores them."""
+        return {
+            f"{entry.name}.{memory}": entry.view(flat)
+            for part, state in zip(self.parts, self.state, strict=True)
+            for memory, flat in state.items()
+            for entry in part
+        }
 
     def _finite_norm(self, step: int) -> float:
-        import torch
-
-        norm = float(torch.linalg.vector_norm(self.parameters.gradients))
+        norm = self.parameters.gradient_norm()
         if math.isfinite(norm):
             return norm
-        for name, gradient in self.parameters.named(self.parameters.gradients).items():
+        for name, gradient in self.parameters.entries.named(self.parameters.gradients).items():
             bad = int((~gradient.isfinite()).sum())
             if bad:
                 raise DivergedError(

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import dtype
 
     from vitrine.config import OptimizerConfig, ScheduleConfig
-    from vitrine.model.flat import FlatParameters
+    from vitrine.model.entries import Parameters
 
 for _module in pkgutil.iter_modules(optimizers.__path__):
     import_module(f"{optimizers.__name__}.{_module.name}")
@@ -19,7 +19,7 @@ OPTIMIZERS = {kind.name: kind for kind in sorted(Optimizer.__subclasses__(), key
 
 
 def make_optimizer(
-    parameters: "FlatParameters", config: "OptimizerConfig", schedule: "ScheduleConfig", steps: int, dtype: "dtype"
+    parameters: "Parameters", config: "OptimizerConfig", schedule: "ScheduleConfig", steps: int, dtype: "dtype"
 ) -> Optimizer:
     """The optimizer that the hyperparameters name; `dtype` is that of the matrix products."""
     return OPTIMIZERS[config.name](parameters, config, schedule, steps, dtype)

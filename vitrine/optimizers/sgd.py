@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vitrine.optimizers.optimizer import Cell, Optimizer, Rule, Words
+from vitrine.optimizers.optimizer import Cell, Optimizer, Rule, Span, Words
 
 if TYPE_CHECKING:
     from vitrine.config import OptimizerConfig
@@ -37,18 +37,18 @@ class SGD(Optimizer):
             )
         return Words("plain SGD", "It has no memory: it uses only the gradient of this step.")
 
-    def rule(self, step: int, scale: float) -> None:
+    def rule(self, span: Span, step: int, scale: float) -> None:
         """One step of SGD."""
-        values, lr, decay = self.parameters.values, self.config.learning_rate * scale, self.config.weight_decay
-        direction = self.parameters.gradients
+        lr, direction = self.config.learning_rate * scale, span.gradients
         if self.config.momentum:
-            direction = self.state["momentum"].mul_(self.config.momentum).add_(direction)
-        if not decay:
-            values.add_(direction, alpha=-lr)
+            direction = span.state["momentum"].mul_(self.config.momentum).add_(direction)
+        if not self.config.weight_decay:
+            span.values.add_(direction, alpha=-lr)
             return
-        change, matrices = direction * lr, slice(self.parameters.matrices)
-        change[matrices].add_(values[matrices], alpha=lr * decay)
-        values.sub_(change)
+        change = direction * lr  # without decay, too: the steps of all tensors are rounded alike
+        if span.decay:
+            change.add_(span.values, alpha=lr * span.decay)
+        span.values.sub_(change)
 
     def terms(self, step: int, scale: float, cell: Cell) -> Rule:
         """One step of SGD, of one parameter."""

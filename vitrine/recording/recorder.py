@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vitrine.config import Config
-from vitrine.model.flat import FlatParameters
+from vitrine.model.entries import Parameters
 from vitrine.recording import statistics
 from vitrine.recording.history import History
 from vitrine.runs.film import MANIFEST, PICKS, FilmWriter, Floats
@@ -90,7 +90,7 @@ class Recorder(StepLoss):
         self,
         path: Path,
         config: Config,
-        parameters: FlatParameters,
+        parameters: Parameters,
         initial: Tensor | None,
         history: History,
         start: int,
@@ -98,7 +98,7 @@ class Recorder(StepLoss):
         super().__init__()
         self.parameters, self.history = parameters, history
         seed, steps, recording = config.training.seed, config.training.steps, config.recording
-        history.begin(statistics.make_layout(parameters, recording.statistics_every, seed))
+        history.begin(statistics.make_layout(parameters.entries, recording.statistics_every, seed))
         assert history.layout is not None
         self.layout = history.layout
         self.sampled = statistics.sample_places(parameters, self.layout)
@@ -110,17 +110,15 @@ class Recorder(StepLoss):
         self.looks_s: list[float] = []
         self.histogram_steps = spaced(steps, recording.histograms)
         self.frame_steps = spaced(steps, recording.film_frames) if initial is not None else frozenset()
-        shapes = {place.name: place.shape for place in parameters.places}
-        starts = {place.name: place.start for place in parameters.places}
-        self.film = FilmWriter(path / FILM, shapes, seed, start if initial is not None else steps + 1)
+        entries, device = parameters.entries, parameters.device
+        self.film = FilmWriter(path / FILM, entries.shapes, seed, start if initial is not None else steps + 1)
         if self.film.last_step < 0:
             history.keep_digests(path, [f"{FILM}/{MANIFEST}", f"{FILM}/{PICKS}"])
         self.live = LiveWriter(path / LIVE)
-        device = parameters.values.device
-        self.value_picks = torch.from_numpy(self.film.values.places(starts)).to(device)
-        self.change_picks = torch.from_numpy(self.film.changes.places(starts)).to(device)
+        self.value_picks = torch.from_numpy(self.film.values.places(entries.origins)).to(device)
+        self.change_picks = torch.from_numpy(self.film.changes.places(entries.origins)).to(device)
         self.initial = None if initial is None else self._pick(initial, self.value_picks)
-        self.before = torch.empty_like(parameters.values)
+        self.before = torch.empty(entries.size, device=device)
         self.columns: list[Tensor] = []
         self.sample: tuple[Tensor, Tensor]  # values and gradients of the current step
         self.picture: tuple[Floats, Floats]
@@ -153,7 +151,7 @@ class Recorder(StepLoss):
             self.cost = 0.0
 
     def _look_at_gradients(self, state: State) -> None:
-        step, values, gradients = state.step, self.parameters.values, self.parameters.gradients
+        step = state.step
         self.due = Due(
             statistics=self.layout.has(step),
             histograms=step in self.histogram_steps,
@@ -162,6 +160,7 @@ class Recorder(StepLoss):
         )
         if not self.due.anything:
             return
+        values, gradients = self.parameters.values, self.parameters.gradients  # this may be where they are gathered
         self.before.copy_(values)
         if self.due.statistics:
             self.columns = [*self._measure(values), *self._measure(gradients)]
@@ -205,10 +204,10 @@ class Recorder(StepLoss):
         return to_numpy(flat).take(picks.numpy()) if flat.device.type == "cpu" else to_numpy(flat[picks])
 
     def _measure(self, flat: Tensor) -> tuple[Tensor, Tensor]:
-        return statistics.measure(self.parameters, flat)
+        return statistics.measure(self.parameters.entries, flat)
 
     def _write_histograms(self, step: int, kind: str, flat: Tensor) -> None:
-        for name, numbers in self.parameters.named(statistics.bins_of(flat)).items():
+        for name, numbers in self.parameters.entries.named(statistics.bins_of(flat)).items():
             bins, counts = statistics.count_bins(numbers)
             self.history.store.write(HistogramRecord(step, name, kind, bins.tobytes(), counts.tobytes()))
 

@@ -1,41 +1,47 @@
-"""Norms, largest magnitudes and histograms of every tensor, by a few passes over the flat buffers."""
+"""Norms, largest magnitudes and histograms of every tensor, by a few passes over the flat buffers.
+
+Where entries are only some rows of their tensors, so are norms and magnitudes: the root of the sum of their squares, and the
+largest of them, are those of the whole.
+"""
+
+import math
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitrine.model.flat import FlatParameters
+from vitrine.model.entries import Entries, Parameters
 from vitrine.runs.layout import HISTOGRAM_BINS, STATISTICS, Layout, choose_sample
 
 
-def make_layout(parameters: FlatParameters, every: int, seed: int) -> Layout:
-    """A row of statistics for these parameters, in the order of their buffer."""
-    names = tuple(place.name for place in parameters.places)
-    return Layout(every, names, choose_sample({p.name: p.stop - p.start for p in parameters.places}, seed))
+def make_layout(entries: Entries, every: int, seed: int) -> Layout:
+    """A row of statistics for these entries, in their order."""
+    sizes = {name: math.prod(shape) for name, shape in entries.shapes.items()}
+    return Layout(every, tuple(sizes), choose_sample(sizes, seed))
 
 
-def sample_places(parameters: FlatParameters, layout: Layout) -> Tensor:
+def sample_places(parameters: Parameters, layout: Layout) -> Tensor:
     """The sampled parameters as places in the flat buffer, in the order of the row. (n,) of int64."""
-    starts = {place.name: place.start for place in parameters.places}
-    places = [starts[name] + place for name in layout.tensors for place in layout.sample[name]]
-    return torch.tensor(places, device=parameters.values.device)
+    origins = parameters.entries.origins
+    places = [origins[name] + place for name in layout.tensors for place in layout.sample[name]]
+    return torch.tensor(places, device=parameters.device)
 
 
-def norms(parameters: FlatParameters, flat: Tensor) -> Tensor:
+def norms(entries: Entries, flat: Tensor) -> Tensor:
     """The L2 norm of each tensor in a flat buffer, in buffer order. (tensors,) of float32."""
-    return torch.cat([torch.linalg.vector_norm(region, dim=1) for region in parameters.regions(flat)])
+    return torch.cat([torch.linalg.vector_norm(region, dim=1) for region in entries.regions(flat)])
 
 
-def magnitudes(parameters: FlatParameters, flat: Tensor) -> Tensor:
+def magnitudes(entries: Entries, flat: Tensor) -> Tensor:
     """The largest magnitude in each tensor of a flat buffer; NaN where there is one. (tensors,) of float32."""
-    regions = parameters.regions(flat)
+    regions = entries.regions(flat)
     return torch.cat([torch.maximum(region.amax(1), -region.amin(1)) for region in regions])
 
 
-def measure(parameters: FlatParameters, flat: Tensor) -> tuple[Tensor, Tensor]:
+def measure(entries: Entries, flat: Tensor) -> tuple[Tensor, Tensor]:
     """Two columns of the statistics: norms and largest magnitudes."""
-    return norms(parameters, flat), magnitudes(parameters, flat)
+    return norms(entries, flat), magnitudes(entries, flat)
 
 
 def join(columns: list[Tensor], values: Tensor, gradients: Tensor) -> Tensor:

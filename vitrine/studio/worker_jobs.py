@@ -90,12 +90,12 @@ class WorkerJobs:
         """The same for the end of the run: this step was not made yet."""
         replayer = self._replayer_before(run, identity, step)
         state = replayer.state
-        flats = state.optimizer.named_state(state.optimizer.state)
+        flats = state.optimizer.named_state()
 
         def whole(name: str) -> Floats:
             if mode.startswith(MEMORY):
                 return to_numpy(flats[f"{name}.{mode.removeprefix(MEMORY)}"])
-            return to_numpy(state.parameters.by_name[name].view(state.parameters.values))
+            return to_numpy(state.parameters.tensors[name])
 
         return whole, replayer.comparisons.exact
 

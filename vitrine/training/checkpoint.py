@@ -54,16 +54,16 @@ class Snapshot:
 
 
 def take_snapshot(state: State) -> Snapshot:
-    """Copy parameters and optimizer state: a few flat copies."""
+    """Copy parameters and optimizer state."""
     values = state.parameters.values.detach().to("cpu", copy=True)
-    memories = {name: flat.to("cpu", copy=True) for name, flat in state.optimizer.state.items()}
-    return Snapshot(state.step, state.parameters.named(values), state.optimizer.named_state(memories))
+    memories = {name: memory.to("cpu", copy=True) for name, memory in state.optimizer.named_state().items()}
+    return Snapshot(state.step, state.parameters.entries.named(values), memories)
 
 
 def restore(state: State, snapshot: Snapshot) -> None:
     """Restore a state from a snapshot."""
-    _copy(state.parameters.named(state.parameters.values), snapshot.parameters)
-    _copy(state.optimizer.named_state(state.optimizer.state), snapshot.optimizer)
+    _copy(state.parameters.tensors, snapshot.parameters)
+    _copy(state.optimizer.named_state(), snapshot.optimizer)
     state.step = snapshot.step
 
 

@@ -117,10 +117,7 @@ class RunWriter(Writer):
                 return None
             save_keyframe(folder, replace(take_snapshot(state), parameters=initial))
             self.reporter.note(f"{error} It was made again from the seed, with the same digest.")
-        flat = torch.zeros_like(state.parameters.values)
-        for name, view in state.parameters.named(flat).items():
-            view.copy_(initial[name])
-        return flat
+        return state.parameters.entries.gather(initial, torch.zeros_like(state.parameters.values))
 
     def observer(self, state: State, initial: Tensor | None) -> StepLoss:
         """The recorder, where steps are recorded."""
