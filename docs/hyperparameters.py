@@ -8,6 +8,7 @@ from typing import Any
 import tomli_w
 
 from vitrine.config import SECTIONS, OptimizerConfig
+from vitrine.families.registry import FAMILIES
 from vitrine.optimizers.registry import OPTIMIZERS
 from vitrine.presets import PRESETS, Facts, resolve
 
@@ -29,16 +30,22 @@ def by_optimizer(key: str) -> str:
     )
 
 
+def those(hyperparameter: str) -> str:
+    """The families for which it is true, unless told otherwise."""
+    return " and ".join(name for name, kind in FAMILIES.items() if kind.default(hyperparameter))
+
+
+UNGATED = " and ".join(name for name, kind in FAMILIES.items() if not kind.gated)
 WARMING_UP = " and ".join(name for name, kind in OPTIMIZERS.items() if kind.warms_up)
 
 # How `presets.resolve` derives a value that neither the user nor the preset gives.
 DERIVED = {
     "model.n_kv_heads": "n_heads",
     "model.head_dim": "d_model / n_heads",
-    "model.d_ff": "4 d_model for gpt2, else 8/3 d_model, rounded to a multiple of 32",
+    "model.d_ff": f"4 d_model for {UNGATED}, else 8/3 d_model, rounded to a multiple of 32",
     "model.vocab_size": "from the tokenizer",
-    "model.bias": "true for gpt2, else false",
-    "model.tie_embeddings": "true for gpt2, else false",
+    "model.bias": f"true for {those('bias')}, else false",
+    "model.tie_embeddings": f"true for {those('tie_embeddings')}, else false",
     **{f"optimizer.{key}": by_optimizer(key) for key in OptimizerConfig.model_fields if key not in ("name", "clip")},
     "schedule.warmup_steps": f"{WARMING_UP}: a twentieth of the steps, at most 100 (700 from width 512), else 0",
     "training.steps": "from the preset; with --for, as many as fit",
