@@ -401,10 +401,13 @@ def problems(found: "Health") -> str:
 
 
 def judged(found: "Health", levels: Sequence[str]) -> str:
-    """Verdicts of these levels, in their order, each with its cause below, and a summary at the end."""
+    """The headline, then verdicts of these levels in their order, each with its cause below, and a summary at the end."""
     rows: list[tuple[str, ...]] = []
-    for verdict in (verdict for level in levels for verdict in found.verdicts if verdict.level == level):
-        rows.append((LEVELS[verdict.level], verdict.name, verdict.sentence))
+    first = found.headline
+    rest = [v for level in levels for v in found.verdicts if v.level == level and v is not first]
+    for verdict in [first, *rest] if first else rest:
+        name = str(verdict.blame) if verdict is first and verdict.blame else verdict.name
+        rows.append((LEVELS[verdict.level], name, verdict.sentence))
         if verdict.cause:
             look = "" if verdict.step is None else f" Look: vitrine replay {found.run} --step {verdict.step}"
             rows.append(("", "", verdict.cause + look))

@@ -11,7 +11,9 @@ import numpy as np
 
 from vitrine._json import plain
 from vitrine.errors import VitrineError
-from vitrine.inspection.health_rules import RULES, History, Level, Look, Verdict, unknown
+from vitrine.inspection.health_advice import Level, Verdict, advise, headline
+from vitrine.inspection.health_history import History
+from vitrine.inspection.health_rules import RULES, Look, unknown
 from vitrine.runs.reader import KEYFRAMES, RunReader
 from vitrine.runs.retention import keyframe_path, keyframe_steps
 
@@ -35,19 +37,35 @@ class Health:
         """How many verdicts are of a level."""
         return sum(verdict.level == level for verdict in self.verdicts)
 
+    @property
+    def headline(self) -> Verdict | None:
+        """The verdict with the cause to mend first; None if there is no error or warning."""
+        return headline(self.verdicts)
+
     def to_json(self) -> dict[str, Any]:
         """What `health --json` prints; null for what is not finite."""
-        return {"healthy": self.healthy, "verdicts": [plain(v) | {"level": v.level.value} for v in self.verdicts]}
+        verdicts = [plain(v) | {"level": v.level.value} for v in self.verdicts]
+        first = next((v for v in verdicts if self.headline and v["name"] == self.headline.name), None)
+        return {"healthy": self.healthy, "headline": first, "verdicts": verdicts}
 
 
 def examine(reader: RunReader, probe_keyframes: int = 3) -> Health:
     """Judge a run by its history, and by looking into its model at so many keyframes."""
-    judged = {v.name: v for v in (*history_verdicts(reader), *probe_verdicts(reader, probe_keyframes))}
-    return Health(str(reader.path), tuple(judged[rule.name] for rule in RULES))
+    judged = {v.name: v for v in (*_of_history(reader), *_of_keyframes(reader, probe_keyframes))}
+    return Health(str(reader.path), advise(reader.config, [judged[rule.name] for rule in RULES]))
 
 
 def history_verdicts(reader: RunReader) -> tuple[Verdict, ...]:
     """The verdicts that need only the history, and no torch."""
+    return advise(reader.config, _of_history(reader))
+
+
+def probe_verdicts(reader: RunReader, keyframes: int = 3) -> tuple[Verdict, ...]:
+    """The verdicts that need the model: at step 0, the last keyframe, and some between."""
+    return advise(reader.config, _of_keyframes(reader, keyframes))
+
+
+def _of_history(reader: RunReader) -> list[Verdict]:
     history, verdicts = History(reader), []
     rows = min(map(len, history.matrices.values()), default=0)
     have = {"steps": len(history.steps), "later_statistics": rows}
@@ -55,12 +73,11 @@ def history_verdicts(reader: RunReader) -> tuple[Verdict, ...]:
         needed = rule.needs(history) if callable(rule.needs) else rule.needs
         reason = f"{have[rule.of]} {rule.of.replace('_', ' ')} are recorded, {needed} are needed"
         missing = unknown(reason, **{rule.of: have[rule.of]}, needed=needed)
-        verdicts.append(_named(rule.name, rule.judge(history) if have[rule.of] >= needed else missing))
-    return tuple(verdicts)
+        verdicts.append(replace(rule.judge(history) if have[rule.of] >= needed else missing, name=rule.name))
+    return verdicts
 
 
-def probe_verdicts(reader: RunReader, keyframes: int = 3) -> tuple[Verdict, ...]:
-    """The verdicts that need the model: at step 0, the last keyframe, and some between."""
+def _of_keyframes(reader: RunReader, keyframes: int) -> list[Verdict]:
     kept = keyframe_steps(reader.path / KEYFRAMES)
     chosen = sorted({kept[round(i)] for i in np.linspace(len(kept) - 1, 0, keyframes)}) if kept else []
     try:
@@ -69,13 +86,7 @@ def probe_verdicts(reader: RunReader, keyframes: int = 3) -> tuple[Verdict, ...]
     except (VitrineError, OSError) as error:
         looks, reason = [], str(error).rstrip(".")
     rules, missing = [rule for rule in RULES if rule.of == "keyframes"], unknown(reason, kept=len(kept))
-    return tuple(_named(rule.name, rule.judge(looks) if looks else missing) for rule in rules)
-
-
-def _named(name: str, verdict: Verdict) -> Verdict:
-    """One that is ok has no cause, and no step to look at."""
-    changes: dict[str, Any] = {"cause": "", "step": None} if verdict.level == Level.OK else {}
-    return replace(verdict, name=name, **changes)
+    return [replace(rule.judge(looks) if looks else missing, name=rule.name) for rule in rules]
 
 
 def _look(reader: RunReader, steps: Sequence[int]) -> list[Look]:

@@ -26,6 +26,7 @@ class AdamW(Optimizer):
         "epsilon": "added to the denominator, to keep it above zero",
     }
     warms_up = True
+    scale_free = True
     term_words: ClassVar = {
         **Optimizer.term_words,
         "first_moment_before": "memory of past gradients, before",

@@ -22,6 +22,7 @@ class Lion(Optimizer):
         "betas": "share of the old mean in the step, and in the new mean",
     }
     warms_up = True
+    scale_free = True
     term_words: ClassVar = {
         **Optimizer.term_words,
         "mixed_gradient": "memory and gradient together: only its sign counts",

@@ -29,6 +29,7 @@ class Muon(Optimizer):
         "epsilon": AdamW.hyperparameters["epsilon"],
         "momentum": "decay of the accumulated past gradients",
     }
+    scale_free = True
     hidden_ratio = 3.0  # every direction of its update has full length, and 0.03 is a good learning rate
     term_words: ClassVar = {
         **AdamW.term_words,

@@ -77,6 +77,7 @@ class Optimizer:
     name: as in `optimizer.name`. hyperparameters: those of [optimizer] that it uses, with what each means in this rule; ""
         where that is the same in all rules.
     warms_up: whether the learning rate rises over the first steps, unless told otherwise.
+    scale_free: whether a factor on all gradients leaves the updates as they are: then clipping does not set their length.
     hidden_ratio: the usual update-to-weight ratio of matrices in blocks, in AdamW's.
     term_words: what each term of `explain` is, for the page; main_terms: those that it shows first.
 
@@ -88,6 +89,7 @@ class Optimizer:
     name: ClassVar[str]
     hyperparameters: ClassVar[Mapping[str, str]]
     warms_up: ClassVar[bool] = False
+    scale_free: ClassVar[bool] = False
     hidden_ratio: ClassVar[float] = 1.0
     term_words: ClassVar[Mapping[str, str]] = {
         "gradient": "the gradient: the slope of the loss here",

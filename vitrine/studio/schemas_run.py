@@ -280,6 +280,7 @@ class Verdict(TypedDict):
     name: str
     level: Literal["ill", "watch", "unknown", "ok"]
     sentence: str
+    blame: str | None
     cause: str
     evidence: dict[str, Any]
     step: int | None
@@ -290,6 +291,7 @@ class Health(TypedDict):
     """All verdicts: what `health --json` prints."""
 
     healthy: bool
+    headline: Verdict | None
     verdicts: list[Verdict]
 
 

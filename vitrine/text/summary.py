@@ -62,21 +62,22 @@ class Summary:
             f"tokens      {self.train_tokens:,} for training, {self.validation_tokens:,} for validation"
             f"{f' ({held})' if held else ''}"
         )
-        lines.append(f"epochs      {self._epochs(config)}")
+        epochs = self.epochs(config, config.training.steps)
+        each = ", ".join(f"{count:.3g} of {spec}" if spec else f"{count:.3g}" for spec, count in epochs)
+        lines.append(f"epochs      {each} in {config.training.steps:,} steps")
         return lines
 
-    def _epochs(self, config: Config) -> str:
-        """How often the steps read the training text."""
-        drawn, data = config.training.steps * config.tokens_per_step, config.data
+    def epochs(self, config: Config, steps: int) -> list[tuple[str, float]]:
+        """How often so many steps read the training text; of a mixture with weights, each source by its name."""
+        drawn, data = steps * config.tokens_per_step, config.data
         kept = min(1.0, data.max_tokens / self.train_tokens) if data.max_tokens else 1.0
         if not data.weights:
-            return f"{drawn / (kept * self.train_tokens):.3g} in {config.training.steps:,} steps"
+            return [("", drawn / (kept * self.train_tokens))]
         sources = [source for source in self.sources if source.held_back != "all"]
-        each = [
-            f"{drawn * weight / sum(data.weights) / (kept * source.train_tokens):.3g} of {source.spec}"
+        return [
+            (source.spec, drawn * weight / sum(data.weights) / (kept * source.train_tokens))
             for weight, source in zip(data.weights, sources, strict=True)
         ]
-        return f"{', '.join(each)} in {config.training.steps:,} steps"
 
 
 def _sum(all_counts: Sequence[Counts]) -> dict[str, tuple[int, int]]:
