@@ -141,7 +141,7 @@ def main() -> None:
     plain_s = [durations[0] for durations in turns]
     result: dict[str, Any] = {
         "preset": arguments.preset,
-        "parameters": contestants[0].state.parameters.count,
+        "parameters": contestants[0].state.parameters.entries.count,
         "every_at_first": recorder.layout.every,
         "every": every,
         "recorded_bytes": size,

@@ -363,7 +363,7 @@ def test_numbers_of_any_format_are_gathered_as_float32_exactly() -> None:
 def test_an_optimizer_takes_either_holder() -> None:
     """The flat buffer is updated in few spans, modules one by one."""
     spans = {holder: [len(span.entries) for span in prepare(tiny(), holder)[1].optimizer.spans()] for holder in HOLDERS}
-    assert len(spans[FlatParameters]) == 2
+    assert len(spans[FlatParameters]) == 2  # hidden matrices, and the rest by AdamW
     assert set(spans[ModuleParameters]) == {1}
     assert sum(spans[FlatParameters]) == len(spans[ModuleParameters])
     assert isinstance(prepare(tiny(), ModuleParameters)[1].optimizer, Optimizer)

@@ -118,7 +118,7 @@ def test_what_the_optimizer_will_remember_is_what_it_has(reader: RunReader, sett
     config = reader.config.model_copy(update={"optimizer": optimizer})
     state = build_state(config, Processes())[1].optimizer
     expected = {f"{t.name}.{kind}" for t in inventory(config.model) for kind in optimizer_memory(config, t)}
-    assert set(state.named_state(state.state)) == expected
+    assert set(state.named_state()) == expected
 
 
 def test_many_cells_are_kept_for_good_by_who_says_which_run_is_meant(studio: Studio):

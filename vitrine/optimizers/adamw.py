@@ -66,8 +66,7 @@ class AdamW(Optimizer):
         for start in range(0, len(span.values), IN_CACHE):
             part = slice(start, start + IN_CACHE)
             change = adam_change(span.gradients[part], first[part], second[part], step, lr, self.config)
-            if span.decay:
-                change.add_(span.values[part], alpha=lr * span.decay)
+            span.add_decay(change, lr, start)
             span.values[part].sub_(change)
 
     def terms(self, step: int, scale: float, cell: Cell) -> Rule:

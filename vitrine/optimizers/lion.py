@@ -52,8 +52,7 @@ class Lion(Optimizer):
         momentum, lr, (beta1, beta2) = span.state["momentum"], self.config.learning_rate * scale, self.config.betas
         change = momentum.mul(beta1).add_(span.gradients, alpha=1 - beta1).sign_().mul_(lr)
         momentum.mul_(beta2).add_(span.gradients, alpha=1 - beta2)
-        if span.decay:
-            change.add_(span.values, alpha=lr * span.decay)
+        span.add_decay(change, lr)
         span.values.sub_(change)
 
     def terms(self, step: int, scale: float, cell: Cell) -> Rule:

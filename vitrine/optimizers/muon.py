@@ -102,9 +102,9 @@ class Muon(Optimizer):
             "the orthogonalised direction depends on the whole matrix, not on this cell alone",
         )
 
-    def decay(self, entry: "Entry") -> float:
+    def decays(self, entry: "Entry") -> bool:
         """Hidden matrices only."""
-        return self.config.weight_decay if entry.hidden else 0.0
+        return entry.hidden
 
     def ahead(self, gradients: "Tensor", momentum: "Tensor") -> "Tensor":
         """The momentum as it will be with one more such gradient (Nesterov). momentum: after this step's gradient."""

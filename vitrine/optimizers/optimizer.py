@@ -32,7 +32,7 @@ class Trace(Protocol):
 class Span:
     """Entries that are updated alike, in one go. values, gradients (after clipping) and each memory of the state: (entries.size,).
 
-    decay: the weight decay that is for them.
+    decay: the weight decay. decaying: how many numbers it is for: those of the first entries.
     """
 
     entries: "Entries"
@@ -40,6 +40,13 @@ class Span:
     gradients: "Tensor"
     state: "dict[str, Tensor]"
     decay: float
+    decaying: int
+
+    def add_decay(self, change: "Tensor", lr: float, start: int = 0) -> None:
+        """Add lr * decay * w to what is still to be subtracted, where w decays. change: of the numbers from `start` on."""
+        if self.decay and self.decaying > start:
+            stop = min(self.decaying, start + len(change))
+            change[: stop - start].add_(self.values[start:stop], alpha=lr * self.decay)
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ class Optimizer:
     hidden_ratio: the usual update-to-weight ratio of matrices in blocks, in AdamW's.
     term_words: what each term of `explain` is, for the page; main_terms: those that it shows first.
 
-    parts: entries with the same memories and weight decay; state: for each part, its memories of past gradients by name, in
+    parts: entries with the same memories, those that decay in front; state: for each part, its memories of past gradients by name, in
         flat buffers; a keyframe stores them beside the parameters.
     gradient_norm, learning_rate: of the last update; the norm is taken before clipping.
     """
@@ -131,11 +138,12 @@ class Optimizer:
 
         self.parameters, self.config, self.dtype = parameters, config, dtype
         self.schedule, self.steps = schedule, steps
-        self.parts = parameters.parts(lambda entry: (self.memory(config, entry.hidden), self.decay(entry)))
+        self.parts = parameters.parts(lambda entry: self.memory(config, entry.hidden))
         self.state = [
             {name: torch.zeros(part.size, device=parameters.device) for name in self.memory(config, part[0].hidden)}
             for part in self.parts
         ]
+        self.decaying = [next((e.start for e in part if not self.decays(e)), part.size) for part in self.parts]
         self.gradient_norm = math.nan
         self.learning_rate = math.nan
 
@@ -152,8 +160,8 @@ class Optimizer:
 
     def spans(self) -> Iterator[Span]:
         """All parameters, as the update goes through them."""
-        for part, state in zip(self.parts, self.state, strict=True):
-            yield Span(part, *self.parameters.span(part), state, self.decay(part[0]))
+        for part, state, decaying in zip(self.parts, self.state, self.decaying, strict=True):
+            yield Span(part, *self.parameters.span(part), state, self.config.weight_decay, decaying)
 
     def rule(self, span: Span, step: int, scale: float) -> None:
         """Apply the update rule to a span; `scale` is the schedule's factor on the learning rates."""
@@ -163,9 +171,9 @@ class Optimizer:
         """The same for one parameter, in float64, without weight decay; its terms end with the learning rate."""
         raise NotImplementedError
 
-    def decay(self, entry: "Entry") -> float:
-        """The weight decay that is for an entry: matrices decay."""
-        return self.config.weight_decay if len(entry.whole) == 2 else 0.0
+    def decays(self, entry: "Entry") -> bool:
+        """Whether weight decay is for an entry: for matrices. In a part, those that decay come first."""
+        return len(entry.whole) == 2
 
     def explain(self, step: int, entry: "Entry", index: tuple[int, ...], trace: Trace) -> Rule:
         """The update that a step made of one parameter, term by term, in float64."""
@@ -177,10 +185,10 @@ class Optimizer:
         cell = Cell(entry, index, float(entry.view(trace.clipped)[index]), memory, trace)
         rule = self.terms(step, learning_rate_scale(self.schedule, step, self.steps), cell)
         terms, formula = rule.terms | {"step": rule.total + 0.0}, rule.formula  # no minus before a zero
-        if weight_decay := self.decay(entry):
-            decay = -terms["learning_rate"] * weight_decay * float(entry.view(trace.values)[index])
+        if self.config.weight_decay and self.decays(entry):
+            decay = -terms["learning_rate"] * self.config.weight_decay * float(entry.view(trace.values)[index])
             formula += " - learning_rate x weight_decay x before"
-            terms |= {"weight_decay": weight_decay, "decay": decay}
+            terms |= {"weight_decay": self.config.weight_decay, "decay": decay}
         return Rule(rule.optimizer, formula, terms, terms["step"] + terms.get("decay", 0.0), rule.note)
 
     def named_state(self) -> "dict[str, Tensor]":

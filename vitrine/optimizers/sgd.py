@@ -42,12 +42,11 @@ class SGD(Optimizer):
         lr, direction = self.config.learning_rate * scale, span.gradients
         if self.config.momentum:
             direction = span.state["momentum"].mul_(self.config.momentum).add_(direction)
-        if not self.config.weight_decay:
+        if not span.decay:
             span.values.add_(direction, alpha=-lr)
             return
-        change = direction * lr  # without decay, too: the steps of all tensors are rounded alike
-        if span.decay:
-            change.add_(span.values, alpha=lr * span.decay)
+        change = direction * lr
+        span.add_decay(change, lr)
         span.values.sub_(change)
 
     def terms(self, step: int, scale: float, cell: Cell) -> Rule:
