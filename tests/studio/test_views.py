@@ -1,13 +1,16 @@
 """The page's views beside the parameter map: what they draw is what was recorded, and what they start trains."""
 
+import contextlib
 import json
+import shutil
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.studio.conftest import Studio, serve
-from tests.studio.test_page import Browser, pytestmark, sync_api  # noqa: F401 - it skips
+from tests.studio.test_page import OPENING_SEEN, Browser, pytestmark, sync_api  # noqa: F401 - it skips
 from vitrine.runs.reader import RunReader
 
 STEP = 77
@@ -84,6 +87,24 @@ def test_health_draws_the_curves_that_a_verdict_was_judged_by(seen: Browser, stu
             )
             assert probed == [list(point) for point in plot["points"]]
     assert drawn >= 4
+
+
+def test_health_begins_with_the_headline_and_what_to_try(chromium: "sync_api.Browser", runs: Path, tmp_path: Path):
+    sick = Path(shutil.copytree(runs / "small", tmp_path / "small"))
+    with contextlib.closing(sqlite3.connect(sick / "run.sqlite")) as history, history:
+        history.execute("UPDATE steps SET loss = loss + 30 WHERE step > 40")
+    with serve(sick) as studio:
+        context = chromium.new_context(viewport={"width": 1280, "height": 720})
+        context.add_init_script(OPENING_SEEN)
+        page = Browser(context.new_page(), studio).open(view="health", step=100)
+        page.wait_for_selector("[data-headline]", timeout=120_000)
+        head = studio.json("runs/small/health")["headline"]
+        assert (head["blame"], head["step"]) == ("learning rate too high", 41)
+        first = page.locator("[data-verdict]").first
+        assert first.get_attribute("data-verdict") == head["name"]
+        assert first.locator("[data-headline]").inner_text() == head["blame"]
+        assert head["cause"] in first.inner_text()
+        context.close()
 
 
 def test_health_shows_each_part_over_time_and_the_memory_by_part(seen: Browser, studio: Studio):
