@@ -24,6 +24,7 @@ from vitrine.families.family import Family
 from vitrine.families.registry import FAMILIES
 from vitrine.optimizers.registry import OPTIMIZERS, meaning
 
+ONLY_QKV = " and ".join(name for name, family in FAMILIES.items() if family.biases == "qkv")
 MOST_THREADS = 1024  # with many more, the library that starts them aborts the process
 Settings = dict[str, dict[str, Any]]  # section -> key -> value: part of a Config, not validated yet
 
@@ -76,7 +77,7 @@ class ModelConfig(Section):
     context: Annotated[Whole, Field(ge=2, le=2**24)] = Field(64, description="tokens that the model sees at once")
     vocab_size: Size = Field(description="rows of the embedding: one per token, or more (padding)")
     bias: bool = Field(
-        description="whether the linear layers of the blocks (qwen2: queries, keys, values) add a learned number to each output"
+        description=f"whether the linear layers of the blocks ({ONLY_QKV}: queries, keys, values) add a learned number to each output"
     )
     tie_embeddings: bool = Field(description="whether the output head uses the same weights as the embedding")
     # Dropout is sampled in steps of 1 / 65,536; a value of 1 would leave no activation.
