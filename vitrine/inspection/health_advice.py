@@ -47,13 +47,14 @@ class Cause(StrEnum):
 class Plot:
     """The curves to draw, from a step to a step; or, where a run was looked into at keyframes, the values there.
 
-    series: names as the studio's curves have them; points: step and value.
+    series: names as the studio's curves have them; points: step and value, what: of what.
     """
 
     series: tuple[str, ...] = ()
     first: int = 0
     last: int = 0
     points: tuple[tuple[int, float], ...] = ()
+    what: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

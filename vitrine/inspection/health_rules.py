@@ -402,12 +402,18 @@ def dead_units(looks: Sequence[Look]) -> Verdict:
     evidence = {"by_layer": {look.step: look.dead for look in looks}, "tokens": last.tokens, "thresholds": DEAD}
     sentence = f"{last.dead.mean():.1%} are above zero for none of {last.tokens:,} tokens (at step {first.step}: "
     sentence += f"{first.dead.mean():.1%}), most in blocks.{layer}: {last.dead[layer]:.1%}"
-    level, plot = _limited(float(last.dead[layer]), DEAD), _at_keyframes({look.step: look.dead.max() for look in looks})
+    level, shares = _limited(float(last.dead[layer]), DEAD), {look.step: look.dead.max() for look in looks}
     died = next((look.step for look in looks if not look.dead[layer] <= DEAD[0]), last.step)
     cause = "Long steps push units out of reach." if died else ""
     step = max(0, died - 1)
     return Verdict(
-        level=level, sentence=sentence, blame=Cause.DEAD, cause=cause, evidence=evidence, step=step, plot=plot
+        level=level,
+        sentence=sentence,
+        blame=Cause.DEAD,
+        cause=cause,
+        evidence=evidence,
+        step=step,
+        plot=_at_keyframes(shares, "largest share"),
     )
 
 
@@ -440,7 +446,11 @@ def attention(looks: Sequence[Look]) -> Verdict:
             Cause.SHARP,
             "Scores grow until a head sees one token; the qwen3 family normalises what they are made of.",
         )
-    level, plot, step = _worst(level, _limited(score, SCORES)), _at_keyframes(scores), max(0, last.step - 1)
+    level, plot, step = (
+        _worst(level, _limited(score, SCORES)),
+        _at_keyframes(scores, "largest score"),
+        max(0, last.step - 1),
+    )
     return Verdict(level=level, sentence=sentence, blame=blame, cause=cause, evidence=evidence, step=step, plot=plot)
 
 
@@ -460,7 +470,7 @@ def output_logits(looks: Sequence[Look]) -> Verdict:
         cause="The head grows without bound.",
         evidence=evidence,
         step=max(0, looks[-1].step - 1),
-        plot=_at_keyframes(largest),
+        plot=_at_keyframes(largest, "largest logit"),
     )
 
 
@@ -488,5 +498,7 @@ def _head(table: Floats, place: np.integer[Any]) -> tuple[str, float]:
     return f"blocks.{layer} head {head}", float(table[layer, head])
 
 
-def _at_keyframes(values: dict[int, Any]) -> Plot:
-    return Plot((), min(values), max(values), tuple((step, float(value)) for step, value in sorted(values.items())))
+def _at_keyframes(values: dict[int, Any], what: str) -> Plot:
+    return Plot(
+        (), min(values), max(values), tuple((step, float(value)) for step, value in sorted(values.items())), what
+    )

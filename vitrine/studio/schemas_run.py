@@ -266,12 +266,13 @@ class Birth(TypedDict):
 
 
 class Plot(TypedDict):
-    """The plot of a verdict: series from first to last; or points (step, value) at keyframes."""
+    """The plot of a verdict: series from first to last; or points (step, value) at keyframes, and of what they are."""
 
     series: list[str]
     first: int
     last: int
     points: list[tuple[int, Real]]
+    what: str
 
 
 class Verdict(TypedDict):
