@@ -501,6 +501,7 @@ def test_a_loss_that_exploded_and_never_learned_again_departed_for_long(train):
     departure = History(run).departure
     assert departure
     assert (departure.place, losses[-1] < losses[1]) == (1, True)
+    assert _history(run)["update-to-weight ratio"].blame == "learning rate too high"
 
 
 SICK = {case.name: case for case in CASES}

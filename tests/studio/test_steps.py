@@ -195,6 +195,7 @@ def test_health_is_what_the_command_prints(studio: Studio, reader: RunReader):
     found, expected = studio.json("runs/small/health"), examine(reader).to_json()
     assert [v["name"] for v in found["verdicts"]] == [v["name"] for v in expected["verdicts"]]
     assert [v["level"] for v in found["verdicts"]] == [v["level"] for v in expected["verdicts"]]
+    assert found["headline"] == expected["headline"]
 
 
 def begin(studio: Studio, step: int) -> "tuple[threading.Thread, list[httpx.Response], httpx.Client]":

@@ -304,7 +304,7 @@ def update_to_weight_ratio(history: History) -> Verdict:
     return Verdict(
         level=level,
         sentence=sentence,
-        blame=Cause.RATE_LOW if slow else Cause.RATE_HIGH,
+        blame=Cause.RATE_LOW if slow and not history.departure else Cause.RATE_HIGH,  # dead units do not move, either
         cause=cause,
         evidence=evidence,
         step=int(history.steps[-1]),
