@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from vitrine.families.registry import FAMILIES
 from vitrine.inspection.parameter import Address, explain_update
 from vitrine.inspection.replay import Replayer
 from vitrine.model.inventory import inventory
@@ -34,7 +33,7 @@ def precision(request):
     return request.param
 
 
-@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("architecture", ["gpt2", "olmo2", "qwen3"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 def test_fifty_random_steps_are_exact_and_a_thousand_updates_follow_the_rule(
     optimizer, architecture, precision, tmp_path, prose
