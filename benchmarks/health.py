@@ -157,8 +157,8 @@ def poisoned(text: str, family: str, seed: int) -> Made:
 def mislabelled(text: str, family: str, seed: int) -> Made:
     """All characters in another order: each target is as likely after any input."""
     made, draws = training(text, family, seed), np.random.default_rng(seed)
-    shuffle = lambda one: "".join(draws.permutation(list(one)))  # noqa: E731
-    return replace(made, text=shuffle(made.text), held_back=shuffle(made.held_back))
+    text, held_back = ("".join(draws.permutation(list(one))) for one in (made.text, made.held_back))
+    return replace(made, text=text, held_back=held_back)
 
 
 def first_above(reader: RunReader, made: Made) -> int | None:

@@ -135,11 +135,11 @@ class Family:
     @classmethod
     def check(cls, model: "ModelConfig") -> None:
         """Raise ConfigError for hyperparameters that this family cannot have."""
-        another = "Try model.architecture = llama."
         for key, (value, reason) in cls.fixed.items():
             if getattr(model, key) != value:
                 raise ConfigError(
-                    f"model.{key} = {str(not value).lower()} is not possible in the {cls.name} family: {reason}. {another}"
+                    f"model.{key} = {str(not value).lower()} is not possible in the {cls.name} family: {reason}. "
+                    "Try model.architecture = llama."
                 )
         if not cls.grouped and model.n_kv_heads != model.n_heads:
             raise ConfigError(

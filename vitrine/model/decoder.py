@@ -1,7 +1,8 @@
 """The whole decoder: tokens in, logits out.
 
-The families of Hugging Face models (vitrine/families/) are this one class with other data. The residual stream and the norms have the parameters' own number format, float32 (float64 after
-`.double()`); matrix products run in `Decoder.compute_dtype`.
+The families of Hugging Face models (vitrine/families/) are this one class with other data. The residual stream and the
+norms have the parameters' own number format, float32 (float64 after `.double()`); matrix products run in
+`Decoder.compute_dtype`.
 
 Shapes: batch, seq (tokens), d_model, n_heads, n_kv_heads, head_dim, d_ff, vocab_size.
 """
