@@ -129,12 +129,33 @@ function linear({ tensors }: Model, name: string, x: Float32Array): Float32Array
 
 /** Weighted sums. weight: (outputs, inputs). */
 function product(weight: Float32Array, x: Float32Array, bias?: Float32Array): Float32Array {
-  const out = new Float32Array(weight.length / x.length);
-  for (let o = 0, w = 0; o < out.length; o++) {
-    let sum = bias ? bias[o] : 0;
-    for (let i = 0; i < x.length; i++) sum += weight[w++] * x[i];
+  const [inputs, outputs] = [x.length, weight.length / x.length];
+  const out = new Float32Array(outputs);
+  let o = 0;
+  // Four outputs at a time take half the time: the processor need not wait for one sum.
+  for (; o + 3 < outputs; o += 4) {
+    let a = 0;
+    let b = 0;
+    let c = 0;
+    let d = 0;
+    for (let i = 0, w = o * inputs; i < inputs; i++, w++) {
+      const v = x[i];
+      a += weight[w] * v;
+      b += weight[w + inputs] * v;
+      c += weight[w + 2 * inputs] * v;
+      d += weight[w + 3 * inputs] * v;
+    }
+    out[o] = a;
+    out[o + 1] = b;
+    out[o + 2] = c;
+    out[o + 3] = d;
+  }
+  for (; o < outputs; o++) {
+    let sum = 0;
+    for (let i = 0, w = o * inputs; i < inputs; i++, w++) sum += weight[w] * x[i];
     out[o] = sum;
   }
+  if (bias) add(out, bias);
   return out;
 }
 
