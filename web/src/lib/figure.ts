@@ -1,0 +1,167 @@
+/** The quantities that the page shows, and how each is written: the same digits wherever it stands. */
+
+import { count, exact, plain, signed as withSign } from './text';
+
+interface Quantity {
+  unit?: string;
+  /** How it is written: in whole numbers, in full, as a share of a hundred, or with so many digits that count. */
+  as: 'whole' | 'exact' | 'percent' | number;
+  /** Where it comes from, in words. */
+  from?: string;
+}
+
+const RECORDED = 'recorded during training';
+const REPLAYED = 'the step was run again';
+const PROBED = 'a probing pass over the step’s batch';
+const CHOSEN = 'chosen before training';
+
+/** Every quantity by its name, which is also what the reader is told. */
+export const QUANTITIES = {
+  // --- counted ---
+  step: { as: 'whole' },
+  'number of': { as: 'whole' },
+  parameters: { as: 'whole', from: 'the tensors of the run' },
+  tokens: { as: 'whole' },
+  place: { as: 'whole' }, // of a row, a column, a token: counted from 0
+  // --- chosen ---
+  hyperparameter: { as: 'exact', from: CHOSEN },
+  'decoding setting': { as: 'exact', from: 'chosen on this page' },
+  seed: { as: 'whole', from: CHOSEN },
+  // --- one parameter ---
+  parameter: { as: 'exact', from: REPLAYED },
+  'parameter at birth': { as: 'exact', from: 'drawn from the seed, before the first step' },
+  gradient: { unit: 'loss per unit', as: 4, from: REPLAYED },
+  update: { as: 4, from: REPLAYED },
+  'update of plain SGD': { as: 4, from: 'learning rate × gradient' },
+  'term of the rule': { as: 4, from: 'the optimizer’s rule, for this parameter alone' },
+  'update by the rule': { as: 4, from: 'the optimizer’s rule, in double precision' },
+  'gradient in double precision': { unit: 'loss per unit', as: 4, from: 'the step was run again in double precision' },
+  'change of the parameter': { as: 3, from: 'chosen on this page' },
+  'change of the loss': { unit: 'nats per token', as: 3, from: 'the loss of the batch, measured again' },
+  'change of the loss by the gradient': { unit: 'nats per token', as: 3, from: 'gradient × change of the parameter' },
+  // --- one neuron ---
+  activation: { as: 4, from: PROBED },
+  product: { as: 4, from: 'input × weight' },
+  'output of the neuron': { as: 4, from: 'the products and the bias, added up' },
+  'output in training': { as: 4, from: PROBED },
+  // --- losses ---
+  'loss of the batch': { unit: 'nats per token', as: 4, from: RECORDED },
+  'loss of the batch, again': { unit: 'nats per token', as: 4, from: 'the same batch, after the update' },
+  'loss of the next batch': { unit: 'nats per token', as: 4, from: 'the next batch, after the update' },
+  'loss of a token': { unit: 'nats', as: 4, from: REPLAYED },
+  'loss of guessing': { unit: 'nats per token', as: 4, from: 'ln of the number of tokens' },
+  'loss before training': { unit: 'nats per token', as: 4, from: 'initialised again, on the first batch' },
+  'validation loss, sampled': { unit: 'nats per token', as: 4, from: 'a part of the validation text' },
+  'validation loss': { unit: 'nats per token', as: 4, from: 'the whole validation text' },
+  'training loss': { unit: 'nats per token', as: 4, from: RECORDED },
+  'bits per byte': { unit: 'bits per byte', as: 4, from: 'the whole validation text' },
+  // --- the model, a tensor, a part ---
+  'norm of the gradient': { as: 4, from: RECORDED },
+  'norm of the gradient, clipped': { as: 4, from: RECORDED },
+  'norm of the update': { as: 4, from: REPLAYED },
+  'norm of the parameters': { as: 4, from: REPLAYED },
+  'update ÷ parameters': { as: 'percent', from: 'norm of the update ÷ norm of the parameters' },
+  'norm of the residual stream': { as: 3, from: PROBED },
+  'standard deviation': { as: 3 },
+  'learning rate': { as: 4, from: 'the schedule, at this step' },
+  share: { as: 'percent' },
+  statistic: { as: 3, from: RECORDED },
+  // --- predictions ---
+  probability: { as: 'percent', from: 'the model’s probabilities' },
+  'probability of the lens': { as: 'percent', from: PROBED },
+  'largest difference': { as: 2, from: 'the probing pass against training’s own logits' },
+  // --- colours, sizes, times ---
+  'full colour': { as: 2, from: 'the colour scale of this picture' },
+  tick: { as: 3, from: 'the axis of this plot' },
+  duration: { unit: 's', as: 2 },
+  bytes: { unit: 'bytes', as: 3 },
+  'tokens per second': { unit: 'tokens/s', as: 3, from: RECORDED },
+  // --- in a sentence that the server wrote ---
+  told: { as: 'exact', from: 'the sentence of the health check' },
+} as const satisfies Record<string, Quantity>;
+export type What = keyof typeof QUANTITIES;
+
+/** One number on the page. */
+export interface FigureProps {
+  what: What;
+  value: number | null | undefined;
+  /** Of what: a tensor, a token, a part of the model, a hyperparameter's name. */
+  of?: string;
+  step?: number | null;
+  /** Whose, where it is not the run that is open. */
+  run?: string;
+  /** Where it comes from, where this is not the usual source of its quantity. */
+  from?: string;
+  /** Not exact: it gets a ≈. */
+  about?: boolean;
+  /** Digits that count, where there is less or more room than usual. */
+  digits?: number;
+  /** With a plus, too. */
+  signed?: boolean;
+  /** What is written is the value divided by this; the page says so beside it. */
+  scale?: number;
+}
+
+/** A share of 1, in percent: whole percents from 10 on, and no zero for what is not zero. */
+export function percent(share: number, digits = 2): string {
+  if (!Number.isFinite(share)) return plain(share);
+  const hundred = 100 * share;
+  if (hundred > 0 && hundred < 0.1) return digits > 2 ? `${plain(hundred, digits)}%` : '<0.1%';
+  return `${hundred < 10 ** (digits - 1) - 0.05 ? hundred.toFixed(Math.max(0, digits - 1)) : hundred.toFixed(Math.max(0, digits - 2))}%`;
+}
+
+/** The number as it is written. */
+export function write({ what, value, digits, signed, scale = 1, about }: FigureProps): string {
+  const { as } = QUANTITIES[what] as Quantity;
+  const mark = about ? '≈ ' : '';
+  if (value === null || value === undefined) return '–';
+  const shown = value / scale;
+  if (as === 'percent') return mark + percent(shown, digits);
+  if (as === 'whole') return mark + count(shown);
+  if (as === 'exact' && digits === undefined) return mark + (signed && shown > 0 ? '+' : '') + exact(shown);
+  const many = digits ?? (typeof as === 'number' ? as : 9);
+  return mark + (signed ? withSign(shown, many).trim() : plain(shown, many));
+}
+
+/** What a number is, in words: for those who point at it. */
+export function describe({ what, value, of, step, from, about }: FigureProps, run = ''): string {
+  const { unit, from: usual } = QUANTITIES[what] as Quantity;
+  const known = value === null || value === undefined ? 'not known' : `${about ? 'about ' : ''}${exact(value)}`;
+  const name =
+    what === 'number of' || what === 'share'
+      ? `${what === 'share' ? 'share of ' : 'number of '}${of}`
+      : of
+        ? `${what} of ${of}`
+        : what;
+  return [
+    `${name}: ${known}${unit ? ` ${unit}` : ''}`,
+    step === null || step === undefined ? '' : `at step ${count(step)}`,
+    run && `run ${run}`,
+    from ?? usual,
+  ]
+    .filter(Boolean)
+    .join(' · ');
+}
+
+/** A sentence in pieces: words, numbers, and words that are a name or a text of the run. to: the place of the page to show. */
+export type Piece = string | ((FigureProps | { text: string }) & { to?: string });
+
+/** A sentence with numbers in it. */
+export const say = (words: TemplateStringsArray, ...pieces: (Piece | Piece[])[]): Piece[] =>
+  words.flatMap((text, i) => [text, ...(i < pieces.length ? [pieces[i]!].flat() : [])]).filter((piece) => piece !== '');
+export const textOf = (pieces: Piece[]): string =>
+  pieces.map((piece) => (typeof piece === 'string' ? piece : 'what' in piece ? write(piece) : piece.text)).join('');
+
+/** Attributes of the element that holds a number: what it is, for people and for tests. */
+export function marks(figure: FigureProps, run: string): Record<string, string | undefined> {
+  const { what, value, of, step, scale } = figure;
+  return {
+    'data-figure': what,
+    'data-of': of,
+    'data-step': step === null || step === undefined ? undefined : String(step),
+    'data-run': run,
+    'data-value': value === null || value === undefined ? undefined : String(value),
+    'data-scale': scale === undefined ? undefined : String(scale),
+    title: describe(figure, run),
+  };
+}
