@@ -7,9 +7,11 @@ import sqlite3
 import string
 import subprocess
 import sys
+import tarfile
 import zlib
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -195,6 +197,16 @@ def test_a_run_without_recording_is_not_called_healthy_by_its_history(train):
     run = train(steps=20, **{"recording.enabled": False})
     assert {v.level for v in history_verdicts(run)} == {"unknown"}
     assert not Health("r", history_verdicts(run)).healthy
+
+
+def test_the_stored_history_of_the_preset_small_has_no_errors(tmp_path):
+    """200 steps of 25 M parameters, with batches of 2 windows and in float32: too long to make in a test."""
+    with tarfile.open(Path(__file__).parents[1] / "runs" / "history-of-small.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    verdicts = history_verdicts(RunReader(tmp_path / "small"))
+    assert {verdict.level for verdict in verdicts} <= {"ok", "watch", "unknown"}
+    known = {verdict.name: verdict.level for verdict in verdicts}
+    assert known["divergence"] == known["loss at birth"] == known["stalled learning"] == "ok"
 
 
 def test_without_validation_text_over_fitting_is_unknown_and_training_text_is_probed(train):
