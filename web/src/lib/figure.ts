@@ -1,11 +1,12 @@
 /** The quantities that the page shows, and how each is written: the same digits wherever it stands. */
 
 import { count, exact, plain, signed as withSign } from './text';
+import type { CellMode } from './types';
 
 interface Quantity {
   unit?: string;
-  /** How it is written: in whole numbers, in full, as a share of a hundred, or with so many digits that count. */
-  as: 'whole' | 'exact' | 'percent' | number;
+  /** How it is written: in whole numbers, in full, as a share of a hundred (a ratio: up to 1; above, as times), or with so many digits that count. */
+  as: 'whole' | 'exact' | 'hyper' | 'percent' | 'ratio' | number;
   /** Where it comes from, in words. */
   from?: string;
 }
@@ -24,14 +25,18 @@ export const QUANTITIES = {
   tokens: { as: 'whole' },
   place: { as: 'whole' }, // of a row, a column, a token: counted from 0
   // --- chosen ---
-  hyperparameter: { as: 'exact', from: CHOSEN },
+  hyperparameter: { as: 'hyper', from: CHOSEN },
+  'hyperparameter, a share': { as: 'percent', from: CHOSEN },
   'decoding setting': { as: 'exact', from: 'chosen on this page' },
   seed: { as: 'whole', from: CHOSEN },
   // --- one parameter ---
   parameter: { as: 'exact', from: REPLAYED },
   'parameter at birth': { as: 'exact', from: 'drawn from the seed, before the first step' },
+  'change since birth': { as: 'exact', from: 'the parameter − the parameter at birth' },
   gradient: { unit: 'loss per unit', as: 4, from: REPLAYED },
   update: { as: 4, from: REPLAYED },
+  'optimizer state': { as: 4, from: REPLAYED },
+  'root mean square': { as: 4, from: 'of neighbouring cells' },
   'update of plain SGD': { as: 4, from: 'learning rate × gradient' },
   'term of the rule': { as: 4, from: 'the optimizer’s rule, for this parameter alone' },
   'update by the rule': { as: 4, from: 'the optimizer’s rule, in double precision' },
@@ -60,7 +65,7 @@ export const QUANTITIES = {
   'norm of the gradient, clipped': { as: 4, from: RECORDED },
   'norm of the update': { as: 4, from: REPLAYED },
   'norm of the parameters': { as: 4, from: REPLAYED },
-  'update ÷ parameters': { as: 'percent', from: 'norm of the update ÷ norm of the parameters' },
+  'update ÷ parameters': { as: 'ratio', from: 'norm of the update ÷ norm of the parameters' },
   'norm of the residual stream': { as: 3, from: PROBED },
   'standard deviation': { as: 3 },
   'learning rate': { as: 4, from: 'the schedule, at this step' },
@@ -102,6 +107,35 @@ export interface FigureProps {
   scale?: number;
 }
 
+const MODES: Partial<Record<CellMode, What>> = {
+  birth: 'parameter at birth',
+  value: 'parameter',
+  learned: 'change since birth',
+  gradient: 'gradient',
+  update: 'update',
+  rms: 'root mean square',
+};
+
+/** A cell of the map or of the lens. of: its address. step: of the picture; at birth there is none. */
+export function cellFigure(
+  mode: CellMode,
+  of: string,
+  step: number | null,
+  value: number | null,
+  exact: boolean,
+): FigureProps {
+  const what = MODES[mode] ?? 'optimizer state';
+  return {
+    what,
+    value,
+    of: MODES[mode] ? of : `${of}: ${mode.slice('memory:'.length).replaceAll('_', ' ')}`,
+    step: mode === 'birth' ? null : step,
+    about: !exact,
+    signed: mode !== 'rms',
+    ...(exact ? {} : { digits: 3, from: 'the film: one byte a cell' }),
+  };
+}
+
 /** A share of 1, in percent: whole percents from 10 on, and no zero for what is not zero. */
 export function percent(share: number, digits = 2): string {
   if (!Number.isFinite(share)) return plain(share);
@@ -114,10 +148,13 @@ export function percent(share: number, digits = 2): string {
 export function write({ what, value, digits, signed, scale = 1, about }: FigureProps): string {
   const { as } = QUANTITIES[what] as Quantity;
   const mark = about ? '≈ ' : '';
-  if (value === null || value === undefined) return '–';
+  if (value === undefined) return '…'; // not known yet
+  if (value === null) return '–';
   const shown = value / scale;
-  if (as === 'percent') return mark + percent(shown, digits);
-  if (as === 'whole') return mark + count(shown);
+  if (as === 'ratio' && shown >= 1) return `${mark}${plain(shown, digits ?? 2)}×`;
+  if (as === 'percent' || as === 'ratio') return mark + percent(shown, digits);
+  if (as === 'whole') return mark + (scale === 1 ? count(shown) : plain(shown, 3));
+  if (as === 'hyper') return Number.isInteger(shown) ? count(shown) : exact(shown);
   if (as === 'exact' && digits === undefined) return mark + (signed && shown > 0 ? '+' : '') + exact(shown);
   const many = digits ?? (typeof as === 'number' ? as : 9);
   return mark + (signed ? withSign(shown, many).trim() : plain(shown, many));

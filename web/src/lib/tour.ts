@@ -1,6 +1,7 @@
 /** Types and pure functions of the tour; its stations are in lib/stations.ts. */
 
 import type { Sampling } from './api';
+import type { FigureProps, Piece, What } from './figure';
 import type { Biography, Birth, CellMode, Likely, Neuron, Next, Nudge, Phases, RunInfo, TensorInfo } from './types';
 import type { Side, ViewName } from './view.svelte';
 
@@ -22,24 +23,23 @@ export const TARGETS = {
 } as const satisfies Record<string, { view?: ViewName; side?: Side }>;
 export type Target = keyof typeof TARGETS;
 
-/** A number of this run, and where it stands on the page: it can be clicked. */
-export interface Live {
-  text: string;
-  to: Target;
-}
-export type Piece = string | Live;
-export const live = (text: string | undefined, to: Target): Live => ({ text: text ?? '…', to });
-
-/** A sentence with live numbers in it. */
-export const say = (words: TemplateStringsArray, ...numbers: (Piece | Piece[])[]): Piece[] =>
-  words
-    .flatMap((text, i) => [text, ...(i < numbers.length ? [numbers[i]!].flat() : [])])
-    .filter((piece) => piece !== '');
-export const textOf = (pieces: Piece[]): string =>
-  pieces.map((piece) => (typeof piece === 'string' ? piece : piece.text)).join('');
+/** A text of this run, and where it stands on the page: it can be clicked. */
+export const live = (text: string | undefined, to: Target): Piece => ({ text: text ?? '…', to });
+/** A number of this run, and where it stands on the page. */
+export const number = (
+  what: What,
+  value: number | null | undefined,
+  to: Target,
+  more: Partial<FigureProps> = {},
+): Piece => ({
+  what,
+  value,
+  to,
+  ...more,
+});
 
 export type Question = { ask: Piece[]; reveal: Piece[] } & (
-  | { options: string[]; right: number } // one of these
+  | { options: Piece[][]; right: number } // one of these
   | { truth: number } // a share, from 0 to 1
 );
 
