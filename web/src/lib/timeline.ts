@@ -20,7 +20,6 @@ export interface Marks {
   best: { step: number; loss: number; over: boolean } | null;
   step: number;
   shown: number | null; // whose picture is seen, where it is another step's
-  highest: number; // loss of all
 }
 
 const GAP = 8; // between the marker and a label
@@ -102,14 +101,6 @@ export function drawMarks(u: uPlot, marks: Marks, ink: Ink): void {
     guess - 4 * ratio,
     ink.soft,
   );
-  if (marks.highest > u.scales.y!.max!)
-    label(
-      `▲ off the scale, up to ${write({ what: 'loss of the batch', value: marks.highest })}`,
-      left,
-      top + 9 * ratio,
-      ink.soft,
-    );
-
   if (marks.shown !== null) {
     ctx.globalAlpha = 0.5;
     const x = Math.round(at(marks.shown));
