@@ -129,11 +129,13 @@ export class Page {
     navigator.clear();
     line.begin();
     view.trouble = '';
+    const { step } = navigator;
     const reading = run.read(name);
     const { signal } = run;
     try {
       const info = await reading;
       if (signal.aborted) return;
+      if (run.info?.name === name && navigator.step !== step) parts.set('step', String(navigator.step)); // gone there meanwhile
       run.show(info);
       navigator.writing.begin(info);
       this.take(parts, info);
