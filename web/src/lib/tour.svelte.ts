@@ -2,6 +2,7 @@
 
 import * as api from './api';
 import { firstMatrix, rowsOf } from './address';
+import { NEEDS } from './article';
 import { stations } from './stations';
 import type { Navigator } from './navigator.svelte';
 import type { Run } from './run.svelte';
@@ -41,7 +42,7 @@ export class Tour {
   private last = '';
   private looked: { identity: string; step: number } | null = null;
   /** how the page stood when the station began: what a task asks for is a change of it */
-  private began = { temperature: 0, prompt: '', token: 0, row: 0, step: 0 };
+  private began = { temperature: 0, prompt: '', token: 0, row: 0, step: 0, shown: 0 };
 
   constructor(
     private readonly run: Run,
@@ -124,12 +125,13 @@ export class Tour {
       token: this.view.token,
       row: this.view.row,
       step: this.navigator.step,
+      shown: this.flashed?.number ?? 0,
     };
     this.view.said = `Tour, station ${this.stop!.number} of ${lengthOf(this.stop!)}: ${station.title}.`;
   }
 
   /** All stations that look into a step look into the same one: where the page stood, or where the last of them left it. */
-  private goToMade(): void {
+  goToMade(): void {
     if (this.looked?.identity === this.run.info!.identity) this.navigator.go(this.looked.step);
     else if (this.navigator.following || this.navigator.atEnd) this.navigator.go(this.fitting());
   }
@@ -183,6 +185,7 @@ export class Tour {
       () => slider !== null && Number(slider.value) !== 0,
       () => this.navigator.step !== began.step,
       () => this.navigator.playing,
+      () => this.flashed !== null && this.flashed.number > began.shown,
     ][number - 1]!();
   }
 
@@ -233,7 +236,8 @@ export class Tour {
   }
   private get needed(): FactName[] {
     const station = this.station;
-    return station ? [...station.needs, ...(this.answer !== undefined ? (station.reveals ?? []) : [])] : [];
+    const asked = station ? [...station.needs, ...(this.answer !== undefined ? (station.reveals ?? []) : [])] : [];
+    return [...new Set([...asked, ...(this.view.name === 'article' ? NEEDS : [])])];
   }
 
   load(): void {

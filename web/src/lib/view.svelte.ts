@@ -3,7 +3,7 @@
 import * as api from './api';
 import type { CellMode } from './types';
 
-export const VIEWS = ['map', 'step', 'play', 'health', 'compare'] as const;
+export const VIEWS = ['map', 'step', 'play', 'health', 'article', 'compare'] as const;
 export const AXES = ['steps', 'tokens', 'seconds'] as const;
 export type ViewName = (typeof VIEWS)[number];
 export type Axis = (typeof AXES)[number];
