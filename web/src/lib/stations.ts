@@ -72,7 +72,7 @@ const one: Station = {
       ],
       right: 1,
       reveal: neuron
-        ? say`${counted(inputs, 'inputs of the neuron', 'lens')}: a row of this matrix. Each input times its weight, all added up${neuron.bias ? ', and a bias' : ''}: ${number('output of the neuron', neuron.total, 'number', { of: neuron.neuron, step: at.step, signed: true })}.`
+        ? say`${counted(inputs, 'inputs of the neuron', 'lens')}: a row of this matrix. Each input times its weight, all added up${neuron.bias ? say`, plus the bias ${number('product', neuron.bias, 'number', { of: `the bias of ${neuron.neuron}`, step: at.step, digits: 3, signed: true })}` : ''}: together ${number('output of the neuron', neuron.total, 'number', { of: neuron.neuron, step: at.step, signed: true })}.`
         : say`${counted(inputs, 'inputs of the neuron', 'lens')}: a row of this matrix.`,
     };
   },
@@ -414,8 +414,9 @@ function spread(at: At): Piece[] {
   return say`In ${tensor} their standard deviation is ${number('standard deviation', at.facts.spread?.std, 'map', { of, from: 'the numbers drawn' })}, ${{ what: 'standard deviation', value: std, of: `${of}, asked for` }} was asked for.`;
 }
 
-/** White space that can be seen. */
-export const shown = (text: string): string => text.replaceAll('\n', '↵');
+/** White space that can be seen, at the ends, too. */
+export const shown = (text: string): string =>
+  text.replaceAll('\n', '↵').replace(/^ +| +$/g, (spaces) => '␣'.repeat(spaces.length));
 
 function followerOf(opened: NonNullable<At['opened']>, i: number): string {
   return opened.forward.tokens[i + 1] ?? opened.forward.target;

@@ -39,6 +39,9 @@ export class Tour {
   private doneTasks = $state<Record<string, boolean>>({});
   private known = $state.raw<Partial<Record<FactName, { key: string; value: unknown }>>>({});
   private asking = new Map<FactName, { key: string; leave: AbortController }>();
+  /** where the page stood, if a station could not look there */
+  moved = $state.raw<{ from: number; to: number } | null>(null);
+  private before: { prompt: string; sampling: api.Sampling } | null = null; // the tour began
   private last = '';
   private looked: { identity: string; step: number } | null = null;
   /** how the page stood when the station began: what a task asks for is a change of it */
@@ -72,9 +75,12 @@ export class Tour {
   }
 
   start(): void {
-    this.view.tour = this.view.tour ? '' : 'start';
+    if (this.view.tour) this.leave();
+    else this.view.tour = 'start';
   }
   begin(short: boolean): void {
+    const { prompt, sampling } = this.navigator.writing;
+    this.before = { prompt, sampling: { ...sampling } };
     this.view.tour = writeStop({ short, number: 1 });
   }
   move(by: number): void {
@@ -89,6 +95,16 @@ export class Tour {
     this.last = '';
     this.looked = null;
     this.view.tour = '';
+    this.answered = {};
+    this.doneTasks = {};
+    if (!this.before) return;
+    const { prompt, sampling } = this.before; // as the tour found them
+    this.before = null;
+    Object.assign(this.navigator.writing.sampling, sampling);
+    if (this.navigator.writing.prompt !== prompt) {
+      this.navigator.writing.prompt = prompt;
+      void this.navigator.writing.ask();
+    }
   }
 
   /** Put the page where the station speaks of. */
@@ -98,6 +114,7 @@ export class Tour {
     const { stand } = station;
     this.navigator.stop();
     this.trouble = '';
+    const from = this.navigator.step;
     if (this.last === 'made' && !this.navigator.following && !this.navigator.atEnd)
       this.looked = { identity: run.identity, step: this.navigator.step };
     if (stand.step === 'birth') this.navigator.go(0);
@@ -105,6 +122,8 @@ export class Tour {
       if (run.training) this.navigator.follow();
       else this.navigator.go(run.steps_made);
     } else if (stand.step === 'made') this.goToMade();
+    const to = this.navigator.step;
+    this.moved = stand.step === 'made' && from !== to && from >= run.steps_made ? { from, to } : null;
     this.last = stand.step;
     if (stand.phase !== undefined) this.view.phase = stand.phase;
     const cell = this.run.tensor(this.view.cell.name);

@@ -17,6 +17,7 @@ export interface Cell {
 export class View {
   name = $state<ViewName>('map');
   side = $state<Side>('writes');
+  table = $state(false); // the tensors as a table, instead of the map
   mode = $state<CellMode>('value');
   cell = $state.raw<Cell>({ name: '', row: 0, column: 0 });
   phase = $state(0); // of a step, from 0
