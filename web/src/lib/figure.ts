@@ -1,12 +1,15 @@
 /** The quantities that the page shows, and how each is written: the same digits wherever it stands. */
 
-import { count, exact, plain, signed as withSign } from './text';
-import type { CellMode } from './types';
+import { count, exact, plain, seconds, signed as withSign, tokenWord } from './text';
+import type { CellMode, Evaluation } from './types';
 
 interface Quantity {
   unit?: string;
-  /** How it is written: in whole numbers, in full, as a share of a hundred (a ratio: up to 1; above, as times), or with so many digits that count. */
-  as: 'whole' | 'exact' | 'hyper' | 'percent' | 'ratio' | number;
+  /**
+   * How it is written: in whole numbers, in full, as a share of a hundred (a ratio: up to 1; above, as times), in
+   * seconds, minutes or hours, in MB or GB, or with so many digits that count.
+   */
+  as: 'whole' | 'exact' | 'hyper' | 'percent' | 'ratio' | 'time' | 'bytes' | number;
   /** Where it comes from, in words. */
   from?: string;
 }
@@ -27,8 +30,10 @@ export const QUANTITIES = {
   // --- chosen ---
   hyperparameter: { as: 'hyper', from: CHOSEN },
   'hyperparameter, a share': { as: 'percent', from: CHOSEN },
+  'limit of the hyperparameter': { as: 'hyper', from: 'what Vitrine accepts' },
   'decoding setting': { as: 'exact', from: 'chosen on this page' },
   seed: { as: 'whole', from: CHOSEN },
+  'times the standard deviation': { as: 3, from: 'chosen on this page' },
   // --- one parameter ---
   parameter: { as: 'exact', from: REPLAYED },
   'parameter at birth': { as: 'exact', from: 'drawn from the seed, before the first step' },
@@ -58,6 +63,7 @@ export const QUANTITIES = {
   'loss before training': { unit: 'nats per token', as: 4, from: 'initialised again, on the first batch' },
   'validation loss, sampled': { unit: 'nats per token', as: 4, from: 'a part of the validation text' },
   'validation loss': { unit: 'nats per token', as: 4, from: 'the whole validation text' },
+  'validation loss, last measured': { unit: 'nats per token', as: 4, from: 'all or a part of the validation text' },
   'training loss': { unit: 'nats per token', as: 4, from: RECORDED },
   'bits per byte': { unit: 'bits per byte', as: 4, from: 'the whole validation text' },
   // --- the model, a tensor, a part ---
@@ -78,11 +84,12 @@ export const QUANTITIES = {
   // --- colours, sizes, times ---
   'full colour': { as: 2, from: 'the colour scale of this picture' },
   tick: { as: 3, from: 'the axis of this plot' },
-  duration: { unit: 's', as: 2 },
-  bytes: { unit: 'bytes', as: 3 },
+  duration: { unit: 's', as: 'time' },
+  bytes: { unit: 'bytes', as: 'bytes' },
   'tokens per second': { unit: 'tokens/s', as: 3, from: RECORDED },
   // --- in a sentence that the server wrote ---
   told: { as: 'exact', from: 'the sentence of the health check' },
+  evidence: { as: 3, from: 'the evidence of the health check' },
 } as const satisfies Record<string, Quantity>;
 export type What = keyof typeof QUANTITIES;
 
@@ -105,6 +112,8 @@ export interface FigureProps {
   signed?: boolean;
   /** What is written is the value divided by this; the page says so beside it. */
   scale?: number;
+  /** As it is written, where it was written elsewhere. */
+  text?: string;
 }
 
 const MODES: Partial<Record<CellMode, What>> = {
@@ -136,6 +145,18 @@ export function cellFigure(
   };
 }
 
+/** A validation loss: of the whole text, of the large part that the last evaluation measures, or of the usual part. */
+export const validationFigure = ({ step, loss, tokens, whole, final }: Evaluation): FigureProps => ({
+  what: whole ? 'validation loss' : 'validation loss, sampled',
+  value: loss,
+  step,
+  ...(final ? { of: 'the last evaluation', from: `${count(tokens)} tokens of the validation text` } : {}),
+});
+
+/** What the probability of a next token is of. */
+export const nextToken = (token: string, prompt: string): string => `${tokenWord(token)} ${following(prompt)}`;
+export const following = (prompt: string): string => `after «${prompt.replaceAll('\n', '↵')}»`;
+
 /** A share of 1, in percent: whole percents from 10 on, and no zero for what is not zero. */
 export function percent(share: number, digits = 2): string {
   if (!Number.isFinite(share)) return plain(share);
@@ -145,14 +166,19 @@ export function percent(share: number, digits = 2): string {
 }
 
 /** The number as it is written. */
-export function write({ what, value, digits, signed, scale = 1, about }: FigureProps): string {
+export function write({ what, value, digits, signed, scale = 1, about, text }: FigureProps): string {
+  if (text !== undefined) return text;
   const { as } = QUANTITIES[what] as Quantity;
   const mark = about ? '≈ ' : '';
   if (value === undefined) return '…'; // not known yet
   if (value === null) return '–';
   const shown = value / scale;
   if (as === 'ratio' && shown >= 1) return `${mark}${plain(shown, digits ?? 2)}×`;
+  if (as === 'percent' && scale === 0.01) return mark + percent(value, digits).slice(0, -1); // the page says «in percent»
   if (as === 'percent' || as === 'ratio') return mark + percent(shown, digits);
+  if (as === 'time' && digits === undefined) return (about && shown >= 1 ? 'about ' : '') + seconds(shown);
+  if (as === 'bytes')
+    return mark + (shown >= 1e9 ? `${plain(shown / 1e9, digits ?? 3)} GB` : `${plain(shown / 1e6, digits ?? 3)} MB`);
   if (as === 'whole') return mark + (scale === 1 ? count(shown) : plain(shown, 3));
   if (as === 'hyper') return Number.isInteger(shown) ? count(shown) : exact(shown);
   if (as === 'exact' && digits === undefined) return mark + (signed && shown > 0 ? '+' : '') + exact(shown);
@@ -165,11 +191,13 @@ export function describe({ what, value, of, step, from, about }: FigureProps, ru
   const { unit, from: usual } = QUANTITIES[what] as Quantity;
   const known = value === null || value === undefined ? 'not known' : `${about ? 'about ' : ''}${exact(value)}`;
   const name =
-    what === 'number of' || what === 'share'
-      ? `${what === 'share' ? 'share of ' : 'number of '}${of}`
-      : of
-        ? `${what} of ${of}`
-        : what;
+    what === 'told' && of
+      ? of
+      : what === 'number of' || what === 'share'
+        ? `${what === 'share' ? 'share of ' : 'number of '}${of}`
+        : of
+          ? `${what} of ${of}`
+          : what;
   return [
     `${name}: ${known}${unit ? ` ${unit}` : ''}`,
     step === null || step === undefined ? '' : `at step ${count(step)}`,
