@@ -324,9 +324,10 @@ class Hyperparameter(TypedDict):
 
 
 class Hyperparameters(TypedDict):
-    """Every hyperparameter, and the presets."""
+    """Every hyperparameter of the form; what each one of a run is, by section.key; and the presets."""
 
     hyperparameters: list[Hyperparameter]
+    descriptions: dict[str, str]
     presets: dict[str, Settings]
 
 

@@ -140,7 +140,11 @@ def lay(request: Request) -> Draft:
     own = merge(load_toml(Path(request.config_file)) if request.config_file else {}, asked)
     preset = preset_settings(request.preset) if request.preset not in ("", "auto") else {}
     layers = (
-        Layer("parent", f"as in {Path(request.parent).name}, from which this run starts", _without_other_rule(inherited, own)),
+        Layer(
+            "parent",
+            f"as in {Path(request.parent).name}, from which this run starts",
+            _without_other_rule(inherited, own),
+        ),
         Layer("preset", f"of the preset {request.preset}", _without_other_rule(preset, own)),
         Layer("you", in_file(request.config_file), own),
         Layer("you", GIVEN, merge(asked)),
