@@ -48,6 +48,13 @@ def test_the_listing_has_each_run_once_with_its_figures(studio: Studio, reader: 
     assert row["val_loss"] == reader.evaluations()[-1].loss
 
 
+def test_a_run_says_who_chose_each_hyperparameter_and_how(studio: Studio):
+    run = studio.json("runs/small")
+    assert set(run["chosen"]) == {f"{section}.{key}" for section, keys in run["config"].items() for key in keys}
+    assert run["chosen"]["training.steps"] == {"by": "you", "how": "given when the run was started"}
+    assert run["chosen"]["model.d_ff"] == {"by": "derived", "how": "4 times model.d_model"}
+
+
 def test_a_damaged_run_is_listed_with_the_reason_and_spoils_no_other(runs: Path, tmp_path: Path):
     shutil.copytree(runs / "small", tmp_path / "a" / "small")
     shutil.copytree(runs / "small", tmp_path / "b" / "small")

@@ -2,10 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from vitrine.config import Config
 from vitrine.model.inventory import flops_per_token, inventory, optimizer_numbers
+from vitrine.runs.chosen import Derived
 from vitrine.runs.film import MAX_FRAMES, film_bytes
 from vitrine.runs.layout import SAMPLE, STATISTICS
 from vitrine.runs.retention import longest_gap
@@ -31,7 +31,7 @@ class Recording:
     reentry_steps: int
 
 
-def recording_settings(config: Config) -> dict[str, Any]:
+def recording_settings(config: Config) -> dict[str, Derived]:
     """Choose the cadences of [recording] for a model, its steps and the disk.
 
     The cadence of statistics is an estimate for the first steps. After that it is measured, except for the smallest models.
@@ -47,13 +47,31 @@ def recording_settings(config: Config) -> dict[str, Any]:
     size = keyframe_bytes(config)
     least_s = max(FAST_S, size / WRITE_BYTES_PER_S)
     fair_s = min(steps, 10_000) * step_s * size / config.recording.disk_budget  # evenly spread over the first steps
+    per_histogram = 32 if count < TINY else 64
     return {
-        "statistics_every": every,
-        "statistics_cost": 0.0 if count < TINY else LOOKS,
-        "film_frames": min(MAX_FRAMES, max(20, steps // 10)),
-        "histograms": min(64, max(8, steps // (32 if count < TINY else 64))),
-        "text_samples": 5,
-        "keyframe_every": max(1, round(min(max(fair_s, least_s), max(SLOW_S, least_s)) / step_s)),
+        "statistics_every": Derived(
+            every,
+            ("at every step" if count < TINY else "so often that they cost about one step in a hundred, by an estimate")
+            + f", as far as {STATISTICS_BYTES / 1e6:.0f} MB allow",
+        ),
+        "statistics_cost": (
+            Derived(0.0, f"no limit in a model of fewer than {TINY:,} parameters")
+            if count < TINY
+            else Derived(LOOKS, f"a limit in any model of {TINY:,} parameters or more")
+        ),
+        "film_frames": Derived(
+            min(MAX_FRAMES, max(20, steps // 10)), f"a tenth of the steps, at least 20 and at most {MAX_FRAMES:,}"
+        ),
+        "histograms": Derived(
+            min(64, max(8, steps // per_histogram)),
+            f"one for {per_histogram} steps, at least 8 and at most 64",
+        ),
+        "text_samples": Derived(5, "enough to see how the writing changes"),
+        "keyframe_every": Derived(
+            max(1, round(min(max(fair_s, least_s), max(SLOW_S, least_s)) / step_s)),
+            f"by the estimated time of a step: {FAST_S:g} to {SLOW_S:g} s of training from one keyframe to the next, as far "
+            "as the speed and the budget of the disk allow",
+        ),
     }
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from vitrine.config import Config, load_toml, validate
 from vitrine.errors import RunError, nearest
 from vitrine.model.inventory import TensorSpec, inventory, read_tensors, tensor_fact
+from vitrine.runs.chosen import Chosen, read_chosen
 from vitrine.runs.layout import BLOCK, STATISTICS, Layout, Numbers
 from vitrine.runs.records import EvaluationRecord, EventRecord, HistogramRecord, R, SampleRecord, StepRecord, record_of
 from vitrine.runs.refusals import sentences
@@ -169,6 +170,10 @@ class RunReader:
             for key, value in keys.items()
             if now[section][key] != value
         }
+
+    def chosen(self) -> dict[str, Chosen] | None:
+        """Who chose each hyperparameter, and how, by `section.key`; None: this was not recorded."""
+        return read_chosen(self.facts().get("chosen", ""), self.config)
 
     def layout(self) -> Layout | None:
         """The layout of the statistics; None if none are recorded."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from typing_extensions import TypedDict
 
 from vitrine.model.inventory import Kind
+from vitrine.runs.chosen import By
 from vitrine.runs.records import EventRecord, SampleRecord
 
 Real = float | None
@@ -119,9 +120,19 @@ class Evaluation(TypedDict):
     final: bool
 
 
+class Chosen(TypedDict):
+    """Who chose a hyperparameter: you (in a command, a file or the form), a preset, the parent run, nobody (its default), or the
+    program, which derived it. how: in words that complete «its value is …».
+    """
+
+    by: By
+    how: str
+
+
 class RunInfo(TypedDict):
     """All that a page needs to open a run.
 
+    chosen: who chose each hyperparameter, by section.key; null: not recorded.
     rules: what each rule of the optimizer adds to plain SGD, in a sentence. terms: what each term of an update is; main_terms:
     those to show first. ended: what `train --json` printed. series: curves of the whole run; statistics: of each tensor or part of the model,
     as TENSOR/STATISTIC or PART/STATISTIC.
@@ -130,6 +141,7 @@ class RunInfo(TypedDict):
     name: str
     identity: str
     config: Settings
+    chosen: dict[str, Chosen] | None
     tensors: list[TensorInfo]
     rules: dict[str, str]
     terms: dict[str, str]
@@ -248,11 +260,12 @@ class Comparison(TypedDict):
 
 
 class Next(TypedDict):
-    """The ids of a prompt, and the logit of every possible next token."""
+    """The ids of a prompt, and the logit of every possible next token. exact: whether the parameters are proved to be the step's."""
 
     step: int
     tokens: list[int]
     logits: list[float]
+    exact: bool
 
 
 class Birth(TypedDict):
@@ -312,9 +325,10 @@ class Hyperparameter(TypedDict):
 
 
 class Hyperparameters(TypedDict):
-    """Every hyperparameter, and the presets."""
+    """Every hyperparameter of the form; what each one of a run is, by section.key; and the presets."""
 
     hyperparameters: list[Hyperparameter]
+    descriptions: dict[str, str]
     presets: dict[str, Settings]
 
 
@@ -365,6 +379,7 @@ class Plan(TypedDict):
     duration_s: Real
     reading: Reading
     config: Settings
+    chosen: dict[str, Chosen]
 
 
 class Started(TypedDict):

@@ -8,6 +8,7 @@ from vitrine.config import Config
 from vitrine.model.inventory import Plan
 from vitrine.recording.reporter import Reporter
 from vitrine.runs import disk
+from vitrine.runs.chosen import Chosen
 from vitrine.text.summary import Summary
 from vitrine.training.checks import plan_here
 from vitrine.training.request import Request, prepare
@@ -19,6 +20,7 @@ class TimedPlan:
     """A plan, what was read, and the time by a few timed steps. step_s: None if it does not fit."""
 
     config: Config
+    chosen: dict[str, Chosen]
     plan: Plan
     summary: Summary
     step_s: float | None
@@ -61,6 +63,7 @@ class TimedPlan:
             "duration_s": self.duration_s,
             "reading": dataclasses.asdict(self.summary),
             "config": self.config.model_dump(mode="json"),
+            "chosen": {name: chosen._asdict() for name, chosen in self.chosen.items()},
         }
 
 
@@ -70,4 +73,4 @@ def plan(request: Request, reporter: Reporter) -> TimedPlan:
     sums = plan_here(prepared.config)
     step_s = Probe(prepared.config, prepared.tokens).step_s()[0] if sums.fits else None
     assert prepared.tokens.summary  # token files from the cache always have one
-    return TimedPlan(prepared.config, sums, prepared.tokens.summary, step_s)
+    return TimedPlan(prepared.config, prepared.chosen, sums, prepared.tokens.summary, step_s)

@@ -23,6 +23,12 @@ STEPS = 50  # timed at most
 WRITTEN = 8  # tokens of a timed text, in addition to the first
 RECORDING = 1.05  # what recording adds to a step at most, and slow steps to the usual ones
 SHARE = 0.05  # of the requested time: for the last evaluation, and for all between the steps
+# How each hyperparameter that `fit` returns was derived.
+FITTED = {
+    "steps": "as many as fit into {for_s:g} s on this machine, by timing a few",
+    "evaluation_tokens": f"as many as can be measured in {SHARE:.0%} of the {{for_s:g}} s asked for, all evaluations together",
+    "final_evaluation_tokens": f"as many as can be measured in {SHARE:.0%} of the {{for_s:g}} s asked for",
+}
 SHOWING_S = 0.5  # for what the command shows at its end, in addition to the work of the model
 
 FIRST = slice(5, 20)  # steps whose pace is the reference: the very first ones are slower
@@ -131,8 +137,8 @@ def fit(
     held_back: int,
     given: set[str],
     resolve: Callable[[dict[str, Any]], Config],
-) -> Config:
-    """Fit hyperparameters to a time: the number of steps, and the tokens that evaluations measure.
+) -> dict[str, int]:
+    """Fit hyperparameters of [training] to a time: the number of steps, and the tokens that evaluations measure.
 
     Args:
         for_s: requested seconds; left_s: seconds left of them.
@@ -159,7 +165,7 @@ def fit(
     every = resolve({"steps": steps}).training.evaluate_every
     usual = tokens("evaluation_tokens", SHARE * for_s / max(1, steps // every))
     steps = max(1, int(left_s / (step_s + usual * timing.token_s / every)))
-    return resolve({"steps": steps, **lowered})
+    return {"steps": steps, **lowered}
 
 
 class Pace:

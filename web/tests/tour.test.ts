@@ -51,8 +51,8 @@ test('some frames keep the first and the last', () => {
 });
 
 test('a station is written into the address and read again', () => {
-  for (const text of ['start', '1', '9', 'short.1', 'short.5']) expect(writeStop(readStop(text))).toBe(text);
-  for (const text of ['', '0', '10', 'short.6', 'short', '<script>']) expect(readStop(text)).toBeNull();
+  for (const text of ['start', '1', '10', 'short.1', 'short.5']) expect(writeStop(readStop(text))).toBe(text);
+  for (const text of ['', '0', '11', 'short.6', 'short', '<script>']) expect(readStop(text)).toBeNull();
   expect(stationOf(readStop('short.4')!)).toBe(6);
 });
 

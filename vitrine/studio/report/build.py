@@ -204,8 +204,9 @@ class Asking:
         return answer
 
     async def start(self) -> None:
-        """Keep the run and its curves."""
+        """Keep the run, what its hyperparameters are, and its curves."""
         self.say("the run and its curves")
+        await self.keep("/hyperparameters")
         listing = await _about(self.inside, "/runs")
         mine = [row | {"training": False} for row in listing["runs"] if row["name"] == self.inside.run]
         self.answers.append(_json("/runs", {"runs": mine, "unreadable": []}))

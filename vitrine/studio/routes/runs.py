@@ -1,6 +1,7 @@
 """The routes that read runs: listing, curves, event stream, film. They need no torch."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from vitrine.errors import RunError, VitrineError
 from vitrine.inspection.compare_runs import compare
 from vitrine.model.inventory import memory_parts, optimizer_memory
 from vitrine.optimizers.registry import OPTIMIZERS
+from vitrine.runs.chosen import Chosen
 from vitrine.runs.film import PICKS, Film
 from vitrine.runs.live import LiveReader
 from vitrine.runs.reader import FILM, LIVE, TOKENIZER, RunReader, is_training
@@ -196,6 +198,7 @@ def _whole(name: str, reader: RunReader) -> schemas_run.RunInfo:
         "name": name,
         "identity": identity(reader),
         "config": config.model_dump(mode="json"),
+        "chosen": told(reader.chosen()),
         "tensors": [
             {
                 "name": plan.name,
@@ -244,6 +247,11 @@ def _whole(name: str, reader: RunReader) -> schemas_run.RunInfo:
         "series": list(curves.NAMES),
         "statistics": list(curves.KNOWN),
     }
+
+
+def told(chosen: Mapping[str, Chosen] | None) -> dict[str, schemas_run.Chosen] | None:
+    """Who chose each hyperparameter, for the page."""
+    return None if chosen is None else {name: {"by": by, "how": how} for name, (by, how) in chosen.items()}
 
 
 def _memory(config: Config) -> schemas_run.Memory:

@@ -1,4 +1,4 @@
-/** The texts and questions of the tour's nine stations; every number comes from the open run. */
+/** The texts and questions of the tour's stations; every number comes from the open run. */
 
 import { say, type Piece } from './figure';
 import { filterLogits } from './sampling';
@@ -72,7 +72,7 @@ const one: Station = {
       ],
       right: 1,
       reveal: neuron
-        ? say`${counted(inputs, 'inputs of the neuron', 'lens')}: a row of this matrix. Each input times its weight, all added up${neuron.bias ? ', and a bias' : ''}: ${number('output of the neuron', neuron.total, 'number', { of: neuron.neuron, step: at.step, signed: true })}.`
+        ? say`${counted(inputs, 'inputs of the neuron', 'lens')}: a row of this matrix. Each input times its weight, all added up${neuron.bias ? say`, plus the bias ${number('product', neuron.bias, 'number', { of: `the bias of ${neuron.neuron}`, step: at.step, digits: 3, signed: true })}` : ''}: together ${number('output of the neuron', neuron.total, 'number', { of: neuron.neuron, step: at.step, signed: true })}.`
         : say`${counted(inputs, 'inputs of the neuron', 'lens')}: a row of this matrix.`,
     };
   },
@@ -352,7 +352,41 @@ const learning: Station = {
   task: { say: 'Watch it once more from birth: press ▶ at the top.' },
 };
 
-export const stations: readonly Station[] = [one, census, chose, birth, forward, loss, backward, update, learning];
+const article: Station = {
+  title: 'What the article says',
+  stand: { view: 'article', step: 'made' },
+  points: [],
+  needs: [],
+  first: () =>
+    say`This page began with an article about «LLM parameters». It ends: «please let me know if I have twisted anything». You have seen all that it takes to judge: its claims are behind this card, each with numbers of this run.`,
+  short: () => say`The article's claims, one by one.`,
+  question: () => ({
+    ask: say`Which of these does the article get wrong?`,
+    options: [
+      ['weights can change while it learns'],
+      ['temperature frames what it learns'],
+      ['parameters are random at first'],
+    ],
+    right: 1,
+    reveal: say`Temperature, top-k and top-p act after training, on the probabilities of the next token: they change no weight.`,
+  }),
+  second: () =>
+    say`The rest is right, or right but incomplete: most often because there is more than weights, or because the rule decides how far a number moves.`,
+  task: { say: 'Click a number of the article, and see where it stands.' },
+};
+
+export const stations: readonly Station[] = [
+  one,
+  census,
+  chose,
+  birth,
+  forward,
+  loss,
+  backward,
+  update,
+  learning,
+  article,
+];
 
 const wrote = ({ tokens, before, after }: Values['chat']): Piece[] =>
   before === null || after === null
@@ -380,8 +414,9 @@ function spread(at: At): Piece[] {
   return say`In ${tensor} their standard deviation is ${number('standard deviation', at.facts.spread?.std, 'map', { of, from: 'the numbers drawn' })}, ${{ what: 'standard deviation', value: std, of: `${of}, asked for` }} was asked for.`;
 }
 
-/** White space that can be seen. */
-export const shown = (text: string): string => text.replaceAll('\n', '↵');
+/** White space that can be seen, at the ends, too. */
+export const shown = (text: string): string =>
+  text.replaceAll('\n', '↵').replace(/^ +| +$/g, (spaces) => '␣'.repeat(spaces.length));
 
 function followerOf(opened: NonNullable<At['opened']>, i: number): string {
   return opened.forward.tokens[i + 1] ?? opened.forward.target;

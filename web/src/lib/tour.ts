@@ -13,6 +13,7 @@ export const TARGETS = {
   decoding: {},
   timeline: {},
   map: { view: 'map' },
+  census: { view: 'map' },
   lens: { view: 'map' },
   number: { view: 'map', side: 'number' },
   writes: { view: 'map', side: 'writes' },
@@ -97,19 +98,19 @@ export interface Stop {
   number: number;
 }
 export const SHORT: readonly number[] = [1, 2, 4, 6, 9]; // the stations of the 90 seconds
-export const STATIONS = 9;
+export const STATIONS = 10;
 
 /** `3`, `short.2` or `start`; null: no tour. */
 export function readStop(text: string): Stop | null {
   if (text === 'start') return { short: false, number: 0 };
-  const found = /^(short\.)?([1-9])$/.exec(text);
+  const found = /^(short\.)?([1-9][0-9]?)$/.exec(text);
   if (!found) return null;
   const [short, number] = [found[1] !== undefined, Number(found[2])];
   return number <= (short ? SHORT.length : STATIONS) ? { short, number } : null;
 }
 export const writeStop = (stop: Stop | null): string =>
   !stop ? '' : stop.number === 0 ? 'start' : `${stop.short ? 'short.' : ''}${stop.number}`;
-/** Which of the nine it is, from 1. */
+/** Which of all it is, from 1. */
 export const stationOf = (stop: Stop): number => (stop.short ? SHORT[stop.number - 1]! : stop.number);
 export const lengthOf = (stop: Stop): number => (stop.short ? SHORT.length : STATIONS);
 
