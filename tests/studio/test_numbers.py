@@ -19,6 +19,7 @@ LOOSE = """() => {
 }"""  # digits in visible text that are neither a number of the page nor a name or a text of the run
 FIGURES = """() => [...document.querySelectorAll('[data-figure][data-value]')].filter(seen => seen.checkVisibility())
   .map(({ dataset, textContent }) => ({ ...dataset, text: textContent }))"""
+UNITS = {"seconds": 1, "minutes": 60, "hours": 3600, "MB": 1e6, "GB": 1e9}  # that may stand behind a number
 PLACES = ("step", "place", "tick")  # where something is: not a quantity that could have two values
 
 
@@ -33,18 +34,19 @@ class Figure:
 
 def read(figure: dict[str, str]) -> Figure | None:
     """None: it is not finite."""
-    text = figure["text"].replace("−", "-").replace(",", "").replace("≈", "").strip()
+    text = figure["text"].replace("−", "-").replace(",", "").removeprefix("≈ ").removeprefix("about ").strip()
+    text, _, name = text.partition(" ") if text.split(" ")[-1] in UNITS else (text, "", "")
     found = re.fullmatch(r"(<?)([+-]?)(\d*)\.?(\d*)(?:e(-?\d+))?([%×]?)", text)
     if not found:
-        assert text in ("∞", "-∞", "+∞", "NaN", "not a number", "off", "–"), figure
+        assert text in ("∞", "-∞", "+∞", "NaN", "not a number", "off", "–", "under a second"), figure
         return None
     below, sign, whole, decimals, power, mark = found.groups()
     unit = 10.0 ** (int(power or 0) - len(decimals)) * (0.01 if mark == "%" else 1.0)
     written = float(f"{sign}{whole or 0}{decimals}") * unit
-    scale = float(figure.get("scale", 1))
+    scale = float(figure.get("scale", 1)) * UNITS.get(name, 1)
     value = float(figure["value"])
     if below:
-        return Figure(value, written / 2, written / 2)
+        return Figure(value, written * scale / 2, written * scale / 2)
     return Figure(value, written * scale, unit * scale / 2)
 
 
