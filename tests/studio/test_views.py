@@ -56,6 +56,17 @@ def test_what_was_chosen_differently_and_the_curves_of_two_runs_are_the_true_one
     assert parameters == [f"{run['parameters']:,}" for run in truth["runs"]]
 
 
+def test_a_comparison_reads_what_was_recorded_at_the_place_it_names(seen: Browser, studio: Studio):
+    page = seen.open(view="compare", **{"with": "other"})
+    page.wait_for_selector("[data-result]")
+    page.locator(".u-over").hover(position={"x": 1, "y": 60})
+    small, _ = studio.json("compare", run=["small", "other"], pixels=400)["runs"]
+    read = page.locator('[data-reading] [data-figure="loss of the batch"]').first
+    assert read.get_attribute("data-step") == "0"
+    assert float(read.get_attribute("data-value")) == small["loss"]["low"][0]
+    assert f"{small['loss']['low'][0]:.3f} at step 0" in page.inner_text("[data-reading]")
+
+
 def test_a_run_is_added_to_a_comparison_and_left_out_again(seen: Browser):
     page = seen.open(view="compare")
     page.get_by_role("button", name="other").click()
