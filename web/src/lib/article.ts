@@ -73,5 +73,5 @@ export const SHOWN: Record<string, (at: At) => Piece[]> = {
         : []
     }`,
   random: ({ run, tensor, facts: { newborn, spread } }) =>
-    say`Its first loss was ${number('loss before training', newborn?.loss, 'timeline', { of: `seed ${run.config.training?.seed}` })}; guessing has ${number('loss of guessing', run.guessing_loss, 'timeline')}. The numbers of ${{ text: tensor.name }} were drawn with a standard deviation of ${number('standard deviation', spread?.std, 'map', { of: tensor.name, from: 'the numbers drawn' })}, from seed ${number('hyperparameter', Number(run.config.training?.seed), 'hyperparameters', { of: 'training.seed' })}.`,
+    say`Its first loss was ${number('loss before training', newborn?.loss, 'timeline', { of: `seed ${run.config.training?.seed}` })}; pure guessing among ${number('number of', Math.round(Math.exp(run.guessing_loss)), 'bars', { of: 'tokens in the vocabulary' })} tokens has the logarithm of their number, ${number('loss of guessing', run.guessing_loss, 'timeline')}. The numbers of ${{ text: tensor.name }} were drawn with a standard deviation of ${number('standard deviation', spread?.std, 'map', { of: tensor.name, from: 'the numbers drawn' })}, from seed ${number('hyperparameter', Number(run.config.training?.seed), 'hyperparameters', { of: 'training.seed' })}.`,
 };
