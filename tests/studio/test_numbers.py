@@ -19,13 +19,13 @@ LOOSE = """() => {
 }"""  # digits in visible text that are neither a number of the page nor a name or a text of the run
 FIGURES = """() => [...document.querySelectorAll('[data-figure][data-value]')].filter(seen => seen.checkVisibility())
   .map(({ dataset, textContent }) => ({ ...dataset, text: textContent }))"""
-UNITS = {"seconds": 1, "minutes": 60, "hours": 3600, "MB": 1e6, "GB": 1e9}  # that may stand behind a number
+UNITS = {"": 1.0, "×": 1.0, "%": 0.01, " MB": 1e6, " GB": 1e9, " seconds": 1.0, " minutes": 60.0, " hours": 3600.0}
 PLACES = ("step", "place", "tick")  # where something is: not a quantity that could have two values
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A number as it is written: its value, and the half of its last digit."""
+    """A number as it is written: its value, and the half of its last digit, in the unit of the value."""
 
     value: float
     written: float
@@ -34,16 +34,15 @@ class Figure:
 
 def read(figure: dict[str, str]) -> Figure | None:
     """None: it is not finite."""
-    text = figure["text"].replace("−", "-").replace(",", "").removeprefix("≈ ").removeprefix("about ").strip()
-    text, _, name = text.partition(" ") if text.split(" ")[-1] in UNITS else (text, "", "")
-    found = re.fullmatch(r"(<?)([+-]?)(\d*)\.?(\d*)(?:e(-?\d+))?([%×]?)", text)
+    text = re.sub("[,≈]|about ", "", figure["text"].replace("−", "-")).strip()
+    found = re.fullmatch(r"(<?)([+-]?)(\d*)\.?(\d*)(?:e(-?\d+))?([%×]?| [A-Za-z]+)", text)
     if not found:
-        assert text in ("∞", "-∞", "+∞", "NaN", "not a number", "off", "–", "under a second"), figure
+        assert text in ("∞", "-∞", "+∞", "NaN", "not a number", "off", "–", "✕", "under a second"), figure
         return None
     below, sign, whole, decimals, power, mark = found.groups()
-    unit = 10.0 ** (int(power or 0) - len(decimals)) * (0.01 if mark == "%" else 1.0)
+    unit = 10.0 ** (int(power or 0) - len(decimals)) * UNITS[mark]
     written = float(f"{sign}{whole or 0}{decimals}") * unit
-    scale = float(figure.get("scale", 1)) * UNITS.get(name, 1)
+    scale = float(figure.get("scale", 1))
     value = float(figure["value"])
     if below:
         return Figure(value, written * scale / 2, written * scale / 2)

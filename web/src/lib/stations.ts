@@ -72,7 +72,7 @@ const one: Station = {
       ],
       right: 1,
       reveal: neuron
-        ? say`${counted(inputs, 'inputs of the neuron', 'lens')}: a row of this matrix. Each input times its weight, all added up${neuron.bias ? say`, plus the bias ${number('product', neuron.bias, 'number', { of: `the bias of ${neuron.neuron}`, step: at.step, digits: 3, signed: true })}` : ''}: together ${number('output of the neuron', neuron.total, 'number', { of: neuron.neuron, step: at.step, signed: true })}.`
+        ? say`${counted(inputs, 'inputs of the neuron', 'lens')}: a row of this matrix. Each input times its weight, all added up${neuron.bias ? say`, plus the bias ${number('product', neuron.bias_added, 'number', { of: `the bias of ${neuron.neuron}, as it was added`, step: at.step, digits: 3, signed: true })}` : ''}: together ${number('output of the neuron', neuron.total, 'number', { of: neuron.neuron, step: at.step, signed: true })}.`
         : say`${counted(inputs, 'inputs of the neuron', 'lens')}: a row of this matrix.`,
     };
   },
