@@ -272,7 +272,7 @@ def test_the_tour_is_walked_to_its_end_and_its_numbers_are_the_run_s(
     batch = opened.micro_batches[0]
     assert shows(walk.says(), batch.losses[0][31], digits=3)  # the last token of the first window
     walk.guess()
-    assert shows(walk.says(), batch.loss, digits=5)
+    assert shows(walk.says(), batch.loss, digits=4)
     page.locator(".letter").nth(12).click()
     walk.done()
     walk.next()
