@@ -87,7 +87,7 @@ def reader(runs: Path) -> RunReader:
 
 def test_the_first_screen_names_all_that_was_learned(browser: Browser, reader: RunReader):
     page = browser.page
-    page.goto(browser.studio.address)
+    page.goto(f"{browser.studio.address}&run=small")
     page.wait_for_selector("canvas")
     total = sum(tensor.parameters for tensor in inspect(reader).view.tensors)
     assert f"{total:,} learned numbers" in page.inner_text("header")
