@@ -179,6 +179,9 @@ export const postNext = (run: string, prompt: string, step: number, signal?: Abo
   read(POST('/api/runs/{run}/next', { params: of(run), body: { prompt, step }, signal }));
 export const postReinit = (run: string, seed: number, spread: number, signal?: AbortSignal) =>
   read(POST('/api/runs/{run}/births', { params: of(run), body: { seed, spread }, signal }));
+/** What went wrong, by what was recorded: null if nothing did. */
+export const getHeadline = (run: string, signal?: AbortSignal) =>
+  read(GET('/api/runs/{run}/headline', { params: of(run), signal }));
 export const getHealth = (run: string, signal?: AbortSignal) =>
   read(GET('/api/runs/{run}/health', { params: of(run), signal }));
 export const getComparison = (run: string[], pixels: number, signal?: AbortSignal) =>

@@ -140,6 +140,7 @@ export class Page {
       navigator.writing.begin(info);
       this.take(parts, info);
       void run.loadCurve();
+      void run.loadHeadline();
       const measured = run.measure(true);
       if (inReport) await measured;
       await this.loadFilm();
@@ -214,6 +215,7 @@ export class Page {
       if (navigator.following) navigator.step = info.steps_made;
       run.renew(info);
       void run.measure();
+      void run.loadHeadline();
       if (!info.training) {
         if (ended || navigator.following) view.said = `${info.name} has ended after ${info.steps_made} steps.`;
         if (navigator.following) navigator.go(info.steps_made);

@@ -8,7 +8,7 @@ import { Film, type Picture } from './film';
 import { grown } from './growth';
 import { measureFilm, readStatistics } from './measure';
 import { Scales } from './scales.svelte';
-import type { RunInfo, StreamState, TensorInfo } from './types';
+import type { Headline, RunInfo, StreamState, TensorInfo } from './types';
 import type { View } from './view.svelte';
 
 const AHEAD = 6; // frames that are read before they are played
@@ -18,6 +18,7 @@ export class Run {
   film = $state.raw<Film | null>(null);
   curve = $state.raw<Curve>(NO_CURVE); // of the loss
   rates = $state.raw<Curve>(NO_CURVE); // of the learning rate
+  headline = $state.raw<Headline | null>(null); // what went wrong, if something did
   scales = $state.raw(new Scales());
   opening = $state(true);
   private leaving = new AbortController(); // ends what belongs to the run
@@ -37,7 +38,7 @@ export class Run {
   read(name: string): Promise<RunInfo> {
     this.leaving.abort();
     this.leaving = new AbortController();
-    Object.assign(this, { opening: true, film: null, curve: NO_CURVE, rates: NO_CURVE });
+    Object.assign(this, { opening: true, film: null, curve: NO_CURVE, rates: NO_CURVE, headline: null });
     return api.getRun(name, this.signal);
   }
 
@@ -122,6 +123,17 @@ export class Run {
       this.rates = begun(rates!, this.rates);
     } catch (error) {
       this.view.fail(error);
+    }
+  }
+
+  /** What went wrong so far; errors only. */
+  async loadHeadline(): Promise<void> {
+    const { signal } = this;
+    try {
+      const { headline } = await api.getHeadline(this.info!.name, signal);
+      if (!signal.aborted) this.headline = headline?.level === 'ill' ? headline : null;
+    } catch {
+      // the health view says why
     }
   }
 

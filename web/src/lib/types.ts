@@ -28,6 +28,7 @@ export type Birth = Schemas['Birth'];
 export type Verdict = Schemas['Verdict'];
 export type EvidencePlot = Schemas['Plot'];
 export type Health = Schemas['Health'];
+export type Headline = Schemas['Headline'];
 export type Comparison = Schemas['Comparison'];
 export type ComparedRun = Schemas['ComparedRun'];
 export type Hyperparameter = Schemas['Hyperparameter'];
