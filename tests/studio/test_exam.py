@@ -113,7 +113,9 @@ def what_a_person_chose(reader: Reader, info: dict, **_: Any) -> None:
     config = info["config"]
     four = [config["model"]["n_layers"], config["model"]["d_model"], config["training"]["batch_size"]]
     reader.reads("[data-tour=hyperparameters] .intro", "learning never changes these")
-    said = reader.reads("[data-tour=hyperparameters] dl", *map(str, four), str(config["optimizer"]["name"]))
+    said = reader.reads(
+        "[data-tour=hyperparameters] [data-chosen-all]", *map(str, four), str(config["optimizer"]["name"])
+    )
     assert "batch" in said
 
 
