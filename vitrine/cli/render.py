@@ -311,14 +311,18 @@ def _neuron(found: "Neuron") -> str:
     if rest := order[CONNECTIONS:]:
         rows.append((f"{len(rest)} more connections", "", "", f"{found.products[rest].sum():.6g}"))
     rows += [
-        ("bias", "", "", f"{found.bias:.6g}"),
+        ("bias", "", "", f"{found.added:.6g}"),
         ("sum", "", "", f"{found.total:.6g}"),
         ("the model itself", "", "", f"{found.output:.6g}", "(from a probing pass)"),
     ]
+    place = f"row {found.row}" if found.prompt is None else f"the prompt {found.prompt!r}"
+    narrow = found.products_in != "float32"
+    rounded = f"Weights and bias are rounded to {found.products_in} for the products; the sum of these is not rounded."
     return "\n".join(
         [
-            f"{found.name} at token {found.token} of row {found.row}: {found.text!r}, step {found.step}",
+            f"{found.name} at token {found.token} of {place}: {found.text!r}, step {found.step}",
             *table(rows, ("", "input", "x weight", "= product", ""), last_left=True),
+            *([rounded] if narrow else []),
         ]
     )
 
