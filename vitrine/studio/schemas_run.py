@@ -260,11 +260,12 @@ class Comparison(TypedDict):
 
 
 class Next(TypedDict):
-    """The ids of a prompt, and the logit of every possible next token."""
+    """The ids of a prompt, and the logit of every possible next token. exact: whether the parameters are proved to be the step's."""
 
     step: int
     tokens: list[int]
     logits: list[float]
+    exact: bool
 
 
 class Birth(TypedDict):

@@ -154,14 +154,18 @@ class WorkerJobs:
 
     def next(self, run: str, identity: str, step: int, prompt: str) -> dict[str, Any]:
         """The logits of every possible next token after a prompt."""
-        with self._model(run, identity, step) as (model, owner, _):
+        with self._model(run, identity, step) as (model, owner, exact):
             ids, logits = next_logits(model, owner.tokenizer, prompt)
-        return {"step": step, "tokens": ids, "logits": logits}
+        return {"step": step, "tokens": ids, "logits": logits, "exact": exact}
 
     def generate(
         self, run: str, identity: str, step: int, prompt: str, max_new_tokens: int, sampling: dict[str, Any], seed: int
     ) -> dict[str, Any]:
-        """Generate text; each piece is a part. digest: of the model's parameters, before and after."""
+        """Generate text; each piece is a part.
+
+        exact: whether the parameters are proved to be those of the step: kept in a keyframe, or replayed and compared. digest: of
+        the model's parameters, before and after.
+        """
 
         def on_text(text: str) -> None:
             self.queue.check()
