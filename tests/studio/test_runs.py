@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from tests.studio.conftest import SMALL, Studio, serve, until
 from tests.warm import Vitrine
+from vitrine.inspection.health_by_history import history_headline
 from vitrine.model.inventory import inventory
 from vitrine.runs.film import Film
 from vitrine.runs.reader import RunReader
@@ -45,7 +46,8 @@ def test_the_listing_has_each_run_once_with_its_figures(studio: Studio, reader: 
     assert row["parameters"] == sum(plan.parameters for plan in inventory(reader.config.model))
     assert (row["steps"], row["steps_made"], row["training"], row["architecture"]) == (160, 160, False, "gpt2")
     assert row["train_loss"] == reader.steps()[-1].loss
-    assert row["val_loss"] == reader.evaluations()[-1].loss
+    last = reader.evaluations()[-1]
+    assert (row["val_loss"], row["val_tokens"], row["val_whole"]) == (last.loss, last.tokens, last.whole)
 
 
 def test_a_run_says_who_chose_each_hyperparameter_and_how(studio: Studio):
@@ -53,6 +55,10 @@ def test_a_run_says_who_chose_each_hyperparameter_and_how(studio: Studio):
     assert set(run["chosen"]) == {f"{section}.{key}" for section, keys in run["config"].items() for key in keys}
     assert run["chosen"]["training.steps"] == {"by": "you", "how": "given when the run was started"}
     assert run["chosen"]["model.d_ff"] == {"by": "derived", "how": "4 times model.d_model"}
+
+
+def test_a_run_has_a_headline_by_its_history_only(studio: Studio, reader: RunReader):
+    assert studio.json("runs/small/headline") == {"headline": history_headline(reader)}
 
 
 def test_a_damaged_run_is_listed_with_the_reason_and_spoils_no_other(runs: Path, tmp_path: Path):

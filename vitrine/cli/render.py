@@ -200,7 +200,8 @@ def _inspected(found: "Inspected") -> str:
 
 
 def _census(found: "Census") -> str:
-    from vitrine.inspection.health import Health, history_verdicts
+    from vitrine.inspection.health import Health
+    from vitrine.inspection.health_by_history import history_verdicts
 
     rows, counts = [], Counter[str]()
     for t in found.tensors:
@@ -423,6 +424,12 @@ def judged(found: "Health", levels: Sequence[str]) -> str:
     return "\n".join([*table(rows, left=3), f"{state}: {count.total() - count['unknown']} verdicts, {said}"])
 
 
+def _measured(result: Mapping[str, Any]) -> str:
+    """How many tokens the last validation loss of a run is of."""
+    tokens = result.get("val_tokens", 0)
+    return f"{'all ' if result.get('val_whole') else ''}{tokens:,}" if tokens else "-"
+
+
 def _comparison(found: "Comparison") -> str:
     runs = found.runs
     rows: list[tuple[str, ...]] = [
@@ -430,9 +437,15 @@ def _comparison(found: "Comparison") -> str:
         ("steps made", *(f"{run.made:,} of {run.reader.config.training.steps:,}" for run in runs)),
         ("tokens", *(f"{run.made * run.reader.config.tokens_per_step:,}" for run in runs)),
         ("seconds of training", *(f"{run.seconds[-1]:.1f}" for run in runs)),
-        ("training loss, last step", *(loss(run.train_loss) for run in runs)),
-        ("validation loss, last", *(loss(run.val_loss) for run in runs)),
-        ("validation loss, best", *(f"{run.best[1]:.4f} at {run.best[0]:,}" if run.best else "-" for run in runs)),
+        ("training loss, batch of the last step", *(loss(run.train_loss) for run in runs)),
+        ("tokens in a sampled validation", *(f"{run.sampled.tokens:,}" if run.sampled else "-" for run in runs)),
+        ("validation loss, last sampled", *(loss(run.sampled.loss if run.sampled else None) for run in runs)),
+        (
+            "validation loss, best sampled",
+            *(f"{run.best[1]:.4f} at {run.best[0]:,}" if run.best else "-" for run in runs),
+        ),
+        ("validation tokens at the end", *(_measured(run.reader.result()) for run in runs)),
+        ("validation loss, at the end", *(loss(run.reader.result().get("val_loss")) for run in runs)),
         ("bits per byte, at the end", *(loss(run.reader.result().get("bits_per_byte")) for run in runs)),
     ]
     differ = [(key, *(ending(value) for value in values)) for key, values in found.differs.items()]

@@ -106,10 +106,16 @@ class RunReader:
 
     def step_column(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """One field of every `StepRecord`: the steps and the values; a missing value is NaN."""
-        if name not in {field.name for field in dataclasses.fields(StepRecord)}:
-            raise RunError(f"A step has no {name!r}. {nearest(name, [f.name for f in dataclasses.fields(StepRecord)])}")
-        rows = self._rows(f"SELECT step, {name} FROM steps ORDER BY step")
-        return np.array([row[0] for row in rows], np.int64), np.array([row[1] for row in rows], np.float64)
+        table = self.step_table(name)
+        return table[:, 0].astype(np.int64), table[:, 1]
+
+    def step_table(self, *names: str) -> NDArray[np.float64]:
+        """Fields of every `StepRecord`, after the steps: (rows, 1 + fields). A missing value is NaN."""
+        for name in names:
+            if name not in (known := [field.name for field in dataclasses.fields(StepRecord)]):
+                raise RunError(f"A step has no {name!r}. {nearest(name, known)}")
+        rows = self._rows(f"SELECT {', '.join(('step', *names))} FROM steps ORDER BY step")
+        return np.array(rows, np.float64).reshape(-1, 1 + len(names))
 
     def written_after(self, kind: type[R], row: int) -> list[tuple[int, R]]:
         """The records of a kind that were written after a row, in order, each with its row number."""

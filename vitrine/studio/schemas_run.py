@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
+from vitrine.inspection.health_by_history import Headline
 from vitrine.model.inventory import Kind
 from vitrine.runs.chosen import By
 from vitrine.runs.records import EventRecord, SampleRecord
@@ -22,7 +23,11 @@ class Problem(TypedDict):
 
 
 class RunSummary(TypedDict):
-    """A run in the listing."""
+    """A run in the listing.
+
+    train_loss: of the batch of the last step. val_loss: the last that was measured, over val_tokens tokens; val_whole: whether
+    these are all of the validation split.
+    """
 
     name: str
     parameters: int
@@ -31,6 +36,8 @@ class RunSummary(TypedDict):
     steps_made: int
     training: bool
     val_loss: Real
+    val_tokens: int
+    val_whole: bool
     train_loss: Real
     modified_s: float
 
@@ -134,7 +141,8 @@ class RunInfo(TypedDict):
 
     chosen: who chose each hyperparameter, by section.key; null: not recorded.
     rules: what each rule of the optimizer adds to plain SGD, in a sentence. terms: what each term of an update is; main_terms:
-    those to show first. ended: what `train --json` printed. series: curves of the whole run; statistics: of each tensor or part of the model,
+    those to show first. ended: what `train --json` printed (train_loss: of the batch of the last step, of train_loss_tokens tokens;
+    val_loss: over val_tokens tokens of the validation split, val_whole: over all of it). series: curves of the whole run; statistics: of each tensor or part of the model,
     as TENSOR/STATISTIC or PART/STATISTIC.
     """
 
@@ -225,7 +233,11 @@ class BestStep(TypedDict):
 
 
 class ComparedRun(TypedDict):
-    """One of several runs. result: what `train --json` printed. seconds: of the recorded steps."""
+    """One of several runs. result: what `train --json` printed. seconds: of the recorded steps.
+
+    train_loss: of the batch of the last recorded step. best, val_loss: by samples of val_tokens tokens of the validation split;
+    the one at the end of the run, in `result`, is over more of it.
+    """
 
     name: str
     parameters: int
@@ -237,6 +249,7 @@ class ComparedRun(TypedDict):
     best: BestStep | None
     train_loss: Real
     val_loss: Real
+    val_tokens: int
     seconds: float
     tokens: int
     loss: LossCurve
@@ -307,6 +320,12 @@ class Health(TypedDict):
     healthy: bool
     headline: Verdict | None
     verdicts: list[Verdict]
+
+
+class HeadlineAnswer(TypedDict):
+    """headline: null if nothing is wrong."""
+
+    headline: Headline | None
 
 
 class Hyperparameter(TypedDict):

@@ -228,6 +228,7 @@ class Asking:
     async def health(self) -> None:
         """Keep the verdicts and their curves."""
         self.say("health")
+        await self.keep("headline")
         said = json.loads((await self.keep("health")).content)
         known = {answer.query["name"] for answer in self.answers if answer.path == "series"}
         plots = [verdict["plot"] for verdict in said.get("verdicts", ())]

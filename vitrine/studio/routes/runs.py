@@ -12,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from vitrine.config import Config
 from vitrine.errors import RunError, VitrineError
 from vitrine.inspection.compare_runs import compare
+from vitrine.inspection.health_by_history import history_headline
 from vitrine.model.inventory import memory_parts, optimizer_memory
 from vitrine.optimizers.registry import OPTIMIZERS
 from vitrine.runs.chosen import Chosen
@@ -91,6 +92,18 @@ def make_router(listing: Listing) -> APIRouter:
     ) -> Response:
         """One statistic of every part of the model, or of every tensor: a curve each, on the same steps."""
         return Json(curves.layers(listing.open(run), statistic, by, first, last, pixels))
+
+    headlines: dict[str, tuple[tuple[object, ...], schemas_run.HeadlineAnswer]] = {}
+
+    @router.get("/runs/{run}/headline", response_model=schemas_run.HeadlineAnswer)
+    def headline(run: Name) -> Response:
+        """What is wrong with the run, by its recorded history only: no model is run. A second for 100,000 steps; then remembered."""
+        reader = listing.open(run)
+        now = identity(reader), reader.steps_made(), len(reader.evaluations()), len(reader.events())
+        path = str(reader.path)
+        if path not in headlines or headlines[path][0] != now:
+            headlines[path] = now, {"headline": history_headline(reader)}
+        return Json(headlines[path][1])
 
     @router.get("/runs/{run}/stream", responses=EVENTS, response_class=Response)
     def stream(request: Request, run: Name, cursor: str = "") -> Response:
@@ -184,6 +197,8 @@ def _row(name: str, reader: RunReader) -> schemas_run.RunSummary:
         "steps_made": made,
         "training": is_training(reader.path),
         "val_loss": measured[-1].loss if measured else None,
+        "val_tokens": measured[-1].tokens if measured else 0,
+        "val_whole": measured[-1].whole if measured else False,
         "train_loss": last.loss if last else None,
         "modified_s": reader.recorded_s(),
     }
