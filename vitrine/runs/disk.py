@@ -66,7 +66,7 @@ def recording_settings(config: Config) -> dict[str, Derived]:
             min(64, max(8, steps // per_histogram)),
             f"one for {per_histogram} steps, at least 8 and at most 64",
         ),
-        "text_samples": Derived(5, "enough to see how the writing changes"),
+        "text_samples": Derived(5, "eight short texts at the start, and two long ones"),
         "keyframe_every": Derived(
             max(1, round(min(max(fair_s, least_s), max(SLOW_S, least_s)) / step_s)),
             f"by the estimated time of a step: {FAST_S:g} to {SLOW_S:g} s of training from one keyframe to the next, as far "
