@@ -174,7 +174,7 @@ def test_with_for_the_steps_and_the_evaluations_are_chosen_for_that_time_before_
     assert result["val_whole"] is False
     assert result["val_split_tokens"] == 100 * len(book.read_bytes())  # and the end of the text, less the first token
     plain = vitrine("train", book, *TINY, "--steps", 1, "--set", "training.final_evaluation_tokens=640")
-    assert ", over 623 of 5,9" in plain.stdout
+    assert "(623 of 5,9" in plain.stdout
 
 
 @pytest.mark.parametrize("seconds", [-1.0, math.nan, math.inf])

@@ -1,14 +1,18 @@
 """What recording costs: how often values are recorded, and how much disk they take. Needs no torch."""
 
+import contextlib
 import math
+import stat
 from dataclasses import dataclass
+from pathlib import Path
 
 from vitrine.config import Config
 from vitrine.model.inventory import flops_per_token, inventory, optimizer_numbers
 from vitrine.runs.chosen import Derived
 from vitrine.runs.film import MAX_FRAMES, film_bytes
 from vitrine.runs.layout import SAMPLE, STATISTICS
-from vitrine.runs.retention import longest_gap
+from vitrine.runs.reader import FILM, HISTORY, LIVE, RunReader
+from vitrine.runs.retention import KEYFRAMES, longest_gap
 
 STATISTICS_BYTES = 250_000_000  # limit for all rows of statistics
 FAST_S, SLOW_S = 2.0, 60.0  # training time between two keyframes: the time that a replay should take, and the limit
@@ -29,6 +33,11 @@ class Recording:
     keyframe_bytes: int
     keyframes: int
     reentry_steps: int
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.statistics_bytes + self.histogram_bytes + self.film_bytes + self.keyframes * self.keyframe_bytes
 
 
 def recording_settings(config: Config) -> dict[str, Derived]:
@@ -93,6 +102,28 @@ def recording(config: Config) -> Recording:
         keyframes=min(room, -(-steps // every) + 1 + best),
         reentry_steps=longest_gap(steps, every, room - best),
     )
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of all files in a folder and below; of a run in training, as it is just now."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # removed meanwhile
+            status = path.lstat()
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total
+
+
+def expected_bytes(reader: RunReader) -> int:
+    """An estimate of the size of a run's folder at its end, if it makes all of its steps."""
+    config, layout = reader.config, reader.layout()
+    if layout:  # the cadence that was measured in the first steps
+        measured = config.recording.model_copy(update={"statistics_every": layout.every_of_late})
+        config = config.model_copy(update={"recording": measured})
+    written = (KEYFRAMES, FILM, LIVE, HISTORY, f"{HISTORY}-wal", f"{HISTORY}-shm")
+    files = [path for path in reader.path.iterdir() if path.name not in written]
+    rest = sum(folder_bytes(path) if path.is_dir() else path.stat().st_size for path in files)
+    return rest + recording(config).total_bytes
 
 
 def keyframe_bytes(config: Config) -> int:

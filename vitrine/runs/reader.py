@@ -117,6 +117,11 @@ class RunReader:
         rows = self._rows(f"SELECT {', '.join(('step', *names))} FROM steps ORDER BY step")
         return np.array(rows, np.float64).reshape(-1, 1 + len(names))
 
+    def last_durations_s(self, count: int) -> list[float]:
+        """How long each of the last steps took, in order."""
+        rows = self._rows("SELECT duration_s FROM steps ORDER BY step DESC LIMIT ?", count)
+        return [duration_s for (duration_s,) in reversed(rows)]
+
     def written_after(self, kind: type[R], row: int) -> list[tuple[int, R]]:
         """The records of a kind that were written after a row, in order, each with its row number."""
         rows = self._rows(f"SELECT rowid, * FROM {TABLES[kind]} WHERE rowid > ? ORDER BY rowid", row)

@@ -140,6 +140,8 @@ class RunInfo(TypedDict):
     """All that a page needs to open a run.
 
     chosen: who chose each hyperparameter, by section.key; null: not recorded.
+    left_s: seconds to the end of the training, at its pace; null: it does not train. disk_bytes: size of the run's folder;
+    disk_expected_bytes: an estimate of it at the end, while it trains.
     rules: what each rule of the optimizer adds to plain SGD, in a sentence. terms: what each term of an update is; main_terms:
     those to show first. ended: what `train --json` printed (train_loss: of the batch of the last step, of train_loss_tokens tokens;
     val_loss: over val_tokens tokens of the validation split, val_whole: over all of it). series: curves of the whole run; statistics: of each tensor or part of the model,
@@ -160,6 +162,9 @@ class RunInfo(TypedDict):
     steps_made: int
     training: bool
     paused: bool
+    left_s: Real
+    disk_bytes: int
+    disk_expected_bytes: int | None
     ended: dict[str, Any] | None
     keyframes: list[int]
     best_step: int | None
@@ -382,7 +387,10 @@ class Reading(TypedDict):
 
 
 class Plan(TypedDict):
-    """The plan of a choice of hyperparameters: what `plan --json` prints."""
+    """The plan of a choice of hyperparameters: what `plan --json` prints.
+
+    disk_expected_bytes: an estimate of the size of the run's folder at its end.
+    """
 
     parameters: int
     tensors: list[PlannedTensor]
@@ -393,6 +401,7 @@ class Plan(TypedDict):
     fits: bool
     keyframe_bytes: int
     recording: Recording
+    disk_expected_bytes: int
     tokens_per_step: int
     step_s: Real
     duration_s: Real

@@ -13,9 +13,9 @@ from vitrine.recording.reporter import Reporter
 from vitrine.runs.control import LOOK_EVERY_S, Mailbox
 from vitrine.step import State
 from vitrine.training.distributed import Processes
+from vitrine.training.pace import Pace
 from vitrine.training.run_writer import Writer
 from vitrine.training.stopping import StoppedError
-from vitrine.training.timing import Pace
 
 CONTINUE, HOLD, TIME, LEAVE = range(
     4

@@ -21,10 +21,10 @@ from vitrine.training.control import Control
 from vitrine.training.device import memory_in_use
 from vitrine.training.distributed import Processes
 from vitrine.training.evaluation import Evaluation, evaluate
+from vitrine.training.pace import Pace
 from vitrine.training.run_writer import RunWriter, Writer
 from vitrine.training.state import build_state, make_batches, micro_batches
 from vitrine.training.stopping import StoppedError, StoppingRule
-from vitrine.training.timing import Pace
 
 
 @dataclass(frozen=True)

@@ -325,6 +325,7 @@ def _pack(
 ) -> dict[str, bytes]:
     """Pack the run for this file: with the film included here, and no longer in training."""
     here = info | {"film": short and short.info, "training": False, "paused": False}
+    here |= {"left_s": None, "disk_expected_bytes": None}
     here["config"] = _plain_names(info["config"])
     if here["ended"] and "run" in here["ended"]:
         here["ended"] = here["ended"] | {"run": about["run"]}

@@ -22,7 +22,7 @@ from vitrine.runs.reader import FILM, LIVE, TOKENIZER, RunReader, is_training
 from vitrine.studio import schemas_run
 from vitrine.studio import series as curves
 from vitrine.studio.catalog import Listing, identity
-from vitrine.studio.events import Cursor, film_steps, follow, is_paused
+from vitrine.studio.events import Cursor, film_steps, follow, is_paused, progress
 from vitrine.studio.responses import ASK_AGAIN, EVENTS, IMMUTABLE, NEVER, RAW, Json, RefusalError, numbers
 from vitrine.studio.tiles import keyframes, read_birth
 from vitrine.text.tokenizer import load_tokenizer, spell
@@ -238,6 +238,7 @@ def _whole(name: str, reader: RunReader) -> schemas_run.RunInfo:
         "steps_made": reader.steps_made(),
         "training": training,
         "paused": training and is_paused(reader),
+        **progress(reader, training),
         "ended": None if training else reader.result() or None,
         "keyframes": keyframes(reader),
         "best_step": reader.best_step(),

@@ -57,6 +57,11 @@ export interface StreamState {
   film_steps: number[];
   live_step: number | null;
   paused: boolean;
+  /** seconds to the end, at the training's pace; null: it does not train */
+  left_s: number | null;
+  disk_bytes: number;
+  /** an estimate of disk_bytes at the end; null: it does not train */
+  disk_expected_bytes: number | null;
   identity: string;
   error?: string;
 }
