@@ -13,7 +13,7 @@ from vitrine.generation.drafts import Ngrams
 from vitrine.generation.engine import Engine
 from vitrine.generation.sampling import NOT_FINITE, Chooser, are_finite, choose
 from vitrine.model.decoder import Decoder
-from vitrine.text.tokenizer import encode, end_of_text_id
+from vitrine.text.tokenizer import encode, end_of_text_id, start_id
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,7 @@ def next_logits(model: Decoder, tokenizer: Tokenizer, prompt: str) -> tuple[list
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str, vocab_size: int) -> list[int]:
     """The ids of the prompt; an empty one starts as a document does: after an end of text, or on a new line."""
-    ids = encode(tokenizer, prompt)
-    if not ids:
-        end_id = end_of_text_id(tokenizer)
-        newline = tokenizer.token_to_id("\n")
-        ids = [end_id if end_id is not None else newline if newline is not None else 0]
+    ids = encode(tokenizer, prompt) or [start_id(tokenizer)]
     if max(ids) >= vocab_size:
         raise PromptError(f"The prompt holds the token id {max(ids)}, but the model knows {vocab_size} tokens.")
     return ids

@@ -166,6 +166,13 @@ def read_birth(reader: RunReader, name: str) -> Floats:
     return read_births(reader, [Tile(name, shape, 0, 0, *_matrix(shape))])[0].ravel()
 
 
+def read_whole(reader: RunReader, step: int) -> Floats | None:
+    """Every parameter that a step starts from, in the order of the run's tensors; None if no sound keyframe has them."""
+    tiles = [Tile(tensor.name, tensor.shape, 0, 0, *_matrix(tensor.shape)) for tensor in reader.tensors]
+    found = read_tiles(reader, step, tiles)
+    return None if found is None else np.concatenate([part.ravel() for part in found])
+
+
 def keyframes(reader: RunReader) -> list[int]:
     """The steps that have keyframes."""
     return keyframe_steps(reader.path / KEYFRAMES)

@@ -124,6 +124,14 @@ def end_of_text_id(tokenizer: Tokenizer) -> int | None:
     return None
 
 
+def start_id(tokenizer: Tokenizer) -> int:
+    """The id that an empty prompt stands for: it starts as a document does, after an end of text, or on a new line."""
+    found = end_of_text_id(tokenizer)
+    if found is None:
+        found = tokenizer.token_to_id("\n")
+    return 0 if found is None else found
+
+
 def read_tokenizer_config(folder: Path) -> dict[str, Any]:
     """The tokenizer_config.json of a folder; empty if there is none. Raises ConfigError if it is malformed."""
     path = folder / TOKENIZER_CONFIG

@@ -22,9 +22,23 @@ const FILM = {
 };
 const INFO = {
   film: FILM,
+  config: {
+    model: {
+      n_layers: 0,
+      n_heads: 1,
+      n_kv_heads: 1,
+      d_model: 2,
+      head_dim: 2,
+      context: 2,
+      norm_epsilon: 1e-12,
+      vocab_size: 3,
+    },
+  },
   tensors: [
-    { name: 'w', shape: [4, 4] },
-    { name: 'b', shape: [4] },
+    { name: 'w', shape: [4, 4], parameters: 16 },
+    { name: 'b', shape: [4], parameters: 4 },
+    { name: 'embedding.weight', shape: [3, 2], parameters: 6 },
+    { name: 'final_norm.gain', shape: [2], parameters: 2 },
   ],
 };
 const kept = (
@@ -42,6 +56,7 @@ const ANSWERS = [
     bytes(Float32Array.from({ length: 9 }, (_, i) => i)),
     { headers: { 'x-shape': '3,3', 'x-step': '10' } },
   ),
+  kept('next', {}, json({ step: 10, tokens: [0], logits: [1, 2, 3] }), { body: { prompt: 'a', step: 10 } }),
   kept('nudge', {}, json({ loss: 1 }), { body: { parameter: 'w[1,1]', step: 10, sizes: [1, 2] } }),
 ];
 const scales = Float32Array.of(0.5, 1, 0, 0, 0, 0);
@@ -54,9 +69,32 @@ const film = await pack({ frames: 2 }, [
   // What is left when each byte is foretold from the one before, at a scale twice as large.
   bytes(Int8Array.of(1, 0, 0, -2, 0, -3, 5, 6, 7, 8)),
 ]);
-const about = { run: 'small', steps: [10], begin: 10, cell: 'w[1,1]' } as About;
+const about = { run: 'small', steps: [10], begin: 10, cell: 'w[1,1]', alive: [0, 10], numbers: 'float32' } as About;
+const head = {
+  numbers: 'float32',
+  steps: [0, 10],
+  family: { norm: 'RMSNorm', norm_after: false, positions: 'rotary', gated: true, query_key_norm: '' },
+  tokenizer: {
+    kind: 'char',
+    tokens: ['a', 'b', 'c'],
+    special: [],
+    merges: [],
+    words: false,
+    prefix: false,
+    unknown: null,
+    start: 2,
+    end: null,
+  },
+};
+/** The lowest byte of every number first. */
+function planes(numbers: number[]): Uint8Array<ArrayBuffer> {
+  const raw = bytes(Float32Array.from(numbers));
+  return raw.map((_, i) => raw[4 * (i % numbers.length) + Math.floor(i / numbers.length)]!);
+}
+const others = new Array<number>(20).fill(7);
 const held: Record<string, string> = {
   film,
+  model: await pack(head, [planes([...others, 0, 0, 0, 0, 0, 0, 1, 1]), planes([...others, 3, 4, 0, 2, -1, 0, 1, 1])]),
   answers: await pack(
     { about, answers: ANSWERS.map(([head]) => head) },
     ANSWERS.map(([, content]) => content),
@@ -125,8 +163,61 @@ test('what was measured is told, whatever sizes are asked for; and of another pa
 
 test('what a report has not is refused in a sentence that says where to look', async () => {
   expect(await refusal('/runs/other')).toMatch('small');
-  expect(await refusal('/runs/small/generate', {})).toMatch('vitrine studio runs/small');
+  const elsewhere = await refusal('/runs/small/generate', { prompt: 'a', step: 3 });
+  expect(elsewhere).toMatch('can run the model at steps 0 and 10 only. Open the run itself');
   expect(await refusal('/runs/small/step/3?row=0&token=0')).toMatch('of step 3');
   expect(await refusal('/compare?runs=a,b')).toMatch('one run');
   expect((await ask('/runs/small/live')).status).toBe(204);
+});
+
+test('a prompt that was recorded is told as it was, and another one is computed from the parameters', async () => {
+  const next = async (body: object): Promise<unknown> => (await ask('/runs/small/next', body)).json();
+  expect(await next({ prompt: 'a', step: 10 })).toEqual({ step: 10, tokens: [0], logits: [1, 2, 3] });
+  const found = (await next({ prompt: 'ba', step: 10 })) as { tokens: number[]; logits: number[]; computed: boolean };
+  expect(found).toMatchObject({ step: 10, tokens: [1, 0], computed: true });
+  // No block: (3, 4) over its root mean square, 12.5 ** 0.5, times (3, 4), (0, 2) and (-1, 0).
+  const scale = 1 / Math.sqrt(12.5);
+  [25 * scale, 8 * scale, -3 * scale].forEach((logit, i) => expect(found.logits[i]).toBeCloseTo(logit, 6));
+  const turned = { tensor: 'embedding.weight', place: 4, value: 2 };
+  const other = (await next({ prompt: 'a', step: 10, turned })) as { logits: number[] };
+  [25 * scale, 8 * scale, 6 * scale].forEach((logit, i) => expect(other.logits[i]).toBeCloseTo(logit, 6));
+  expect(await next({ prompt: 'ba', step: 10 })).toEqual(found); // nothing is left of it
+});
+
+test('it writes as the sliders say, in the events of the studio; what it cannot read is refused before', async () => {
+  const sampling = { temperature: 0, top_k: 0, top_p: 1, min_p: 0, repetition_penalty: 1 };
+  const body = { prompt: 'ab', step: 10, max_new_tokens: 3, seed: 1, ...sampling };
+  const write = async (more: object): Promise<object[]> =>
+    (await (await ask('/runs/small/generate', { ...body, ...more })).text())
+      .split('\n\n')
+      .filter(Boolean)
+      .map((event) => JSON.parse(event.slice(6)) as object);
+  const digest = { before: null, after: null };
+  // After b, (0, 2), a scores 4 and b 2: the likeliest is a, again and again, although the context has two tokens.
+  const pieces = [{ text: 'a' }, { text: 'a' }, { text: 'a' }];
+  expect(await write({})).toEqual([...pieces, { done: true, step: 10, text: 'abaaa', digest }]);
+  // At birth all tokens are equally likely: only the seed decides.
+  const random = { step: 0, temperature: 1, max_new_tokens: 40 };
+  expect(await write(random)).toEqual(await write(random));
+  expect(await write(random)).not.toEqual(await write({ ...random, seed: 2 }));
+  expect(await refusal('/runs/small/generate', { ...body, prompt: 'z' })).toMatch("never seen 'z' (U+007A)");
+});
+
+test('one parameter is told as the model has it, with the standard deviation of its tensor', async () => {
+  const bundle = await openBundle();
+  const found = await bundle.parameter(10, 'embedding.weight', 4);
+  expect(found!.value).toBe(-1);
+  expect(found!.std).toBeCloseTo(Math.sqrt((9 + 16 + 4 + 1) / 6 - (8 / 6) ** 2), 6);
+  expect(await bundle.parameter(3, 'embedding.weight', 4)).toBeNull();
+});
+
+test('a report without parameters says why it cannot run the model', async () => {
+  const still = 'This one is too large.';
+  held.answers = await pack({ about: { ...about, alive: [], still }, answers: [ANSWERS[0]![0]] }, [ANSWERS[0]![1]]);
+  vi.resetModules();
+  const bundle = await (await import('../src/lib/bundle')).openBundle();
+  const body = JSON.stringify({ prompt: 'ba', step: 10 });
+  const answer = await bundle.answer(new Request('http://report/api/runs/small/next', { method: 'POST', body }));
+  expect(answer.status).toBe(404);
+  expect(((await answer.json()) as { error: string }).error).toMatch(`cannot run the model. ${still} Open the run`);
 });

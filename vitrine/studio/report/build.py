@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -20,11 +21,12 @@ from starlette.types import ASGIApp, Message
 
 from vitrine import __version__
 from vitrine._json import CONSTANTS
-from vitrine.errors import RunError
+from vitrine.errors import RunError, VitrineError
 from vitrine.runs.film import Film, grid_shape
 from vitrine.runs.reader import FILM, RunReader
 from vitrine.studio.report.bundle import CUTS, Answer, ShortFilm, cut_film, pack_answers
 from vitrine.studio.report.html import Shell
+from vitrine.studio.report.parameters import Numbers, Parameters, read_parameters
 
 LARGEST_BYTES = 5_000_000
 SMALLEST = 0.25  # the best compression of a film that is expected, as a share of its raw bytes
@@ -39,6 +41,7 @@ NUDGES = tuple(REQUESTS["nudges"])
 WARNING = (
     "It contains text of what the model was trained on, and text that the model wrote: check it before you share it."
 )
+NO_ROOM = f"The parameters do not fit into a report of {LARGEST_BYTES / 1e6:.0f} MB beside the rest."
 Say = Callable[[str], None]
 
 
@@ -58,7 +61,10 @@ class Selection:
 
 @dataclass(frozen=True)
 class Report:
-    """The file and its contents. parts: bytes of each. refused: steps that could not be kept, and why."""
+    """The file and its contents. parts: bytes of each. refused: steps that could not be kept, and why.
+
+    alive: the steps whose parameters are in it, as `numbers`; none: `still` says why.
+    """
 
     html: bytes
     run: str
@@ -69,6 +75,9 @@ class Report:
     cells: int
     parameters: int
     changes: bool
+    alive: list[int]
+    numbers: str
+    still: str
     parts: dict[str, int]
     refused: dict[int, str] = field(default_factory=dict)
 
@@ -150,7 +159,8 @@ async def make_report(inside: Inside, reader: RunReader, selection: Selection, s
         "warning": WARNING,
     }
     answers = [_without_folders(answer, reader) for answer in asking.answers]
-    report = await run_in_threadpool(fit, reader, info, about, answers, shell)
+    parameters = await run_in_threadpool(_parameters, reader, info)
+    report = await run_in_threadpool(fit, reader, info, about, answers, shell, parameters)
     return replace(report, refused=asking.refused)
 
 
@@ -289,48 +299,114 @@ class Asking:
         return _round_up(large) / 2 if large > 0 else 0.05
 
 
-def fit(reader: RunReader, info: dict[str, Any], about: dict[str, Any], answers: list[Answer], shell: Shell) -> Report:
-    """The largest report that is not too large."""
-    made = info["steps_made"]
-    film = Film(reader.path / FILM) if info["film"] else None
-    for cut in CUTS:
-        short = cut_film(reader, film, cut, made) if film else None
-        if short and short.raw_bytes * SMALLEST > LARGEST_BYTES:
-            continue
-        parts = _pack(info, about, answers, short)
-        html = shell.page(f"{about['run']} · Vitrine", WARNING, parts)
-        if len(html) <= LARGEST_BYTES:
-            break
-    else:
+def fit(
+    reader: RunReader,
+    info: dict[str, Any],
+    about: dict[str, Any],
+    answers: list[Answer],
+    shell: Shell,
+    parameters: Parameters | str = "",
+) -> Report:
+    """The largest report that is not too large: with as much of the film as fits, and then with the parameters.
+
+    For parameters in bfloat16, the film is cut further if it must be. parameters: or why the report cannot have any.
+    """
+    parts = Parts(reader, info, about, answers, shell, parameters)
+    cuts = range(len(CUTS) if parts.film else 1)
+    whole = next((cut for cut in cuts if parts.fits(cut, "")), None)
+    if whole is None:
+        size = len(parts.page(cuts[-1], ""))
         raise RunError(
-            f"A report has {LARGEST_BYTES:,} bytes at most: this one comes to {len(html):,}. Keep fewer steps: --steps 0."
+            f"A report has {LARGEST_BYTES:,} bytes at most: this one comes to {size:,}. Keep fewer steps: --steps 0."
         )
-    sizes = {name: math.ceil(len(part) / 3) * 4 for name, part in parts.items()}
-    return Report(
-        html=html,
-        run=about["run"],
-        steps=about["steps"],
-        cell=about["cell"],
-        frames=len(short.steps) if short else 0,
-        frames_recorded=int((film.steps() <= made).sum()) if film else 0,
-        cells=short.values.count if short else 0,
-        parameters=info["parameters"],
-        changes=bool(short and short.changes.count),
-        parts=sizes | {"page": len(html) - sum(sizes.values())},
-    )
+    choices: list[tuple[int, Numbers]] = [(whole, "float32"), *((cut, "bfloat16") for cut in cuts[whole:])]
+    fitting = (choice for choice in choices if isinstance(parameters, Parameters) and parts.fits(*choice))
+    return parts.report(*next(fitting, (whole, "")))
 
 
-def _pack(
-    info: dict[str, Any], about: dict[str, Any], answers: list[Answer], short: ShortFilm | None
-) -> dict[str, bytes]:
-    """Pack the run for this file: with the film included here, and no longer in training."""
+class Parts:
+    """The parts of one report, each packed once. cut: of CUTS. numbers: of the parameters; empty: without them."""
+
+    def __init__(
+        self,
+        reader: RunReader,
+        info: dict[str, Any],
+        about: dict[str, Any],
+        answers: list[Answer],
+        shell: Shell,
+        parameters: Parameters | str,
+    ) -> None:
+        self.info, self.about, self.answers, self.shell, self.parameters = info, about, answers, shell, parameters
+        self.reader, self.film = reader, Film(reader.path / FILM) if info["film"] else None
+        self.short = cache(self._cut)
+        self.model = cache(parameters.packed) if isinstance(parameters, Parameters) else None
+
+    def fits(self, cut: int, numbers: Numbers) -> bool:
+        """Whether the file is small enough; most films that are too large need not be packed to know it."""
+        short = self.short(cut)
+        return (
+            not (short and short.raw_bytes * SMALLEST > LARGEST_BYTES) and len(self.page(cut, numbers)) <= LARGEST_BYTES
+        )
+
+    def page(self, cut: int, numbers: Numbers) -> bytes:
+        """The whole file."""
+        return self.shell.page(f"{self.about['run']} · Vitrine", WARNING, self.data(cut, numbers))
+
+    def data(self, cut: int, numbers: Numbers) -> dict[str, bytes]:
+        """What stands in the file beside the page."""
+        short = self.short(cut)
+        here = _of_this_file(self.info, self.about["run"], short)
+        packed = {"answers": pack_answers(self.about | self._alive(numbers), [_json("", here), *self.answers])}
+        packed |= {"film": short.packed} if short else {}
+        return packed | ({"model": self.model(numbers)} if self.model and numbers else {})
+
+    def _cut(self, cut: int) -> ShortFilm | None:
+        return cut_film(self.reader, self.film, CUTS[cut], self.info["steps_made"]) if self.film else None
+
+    def _alive(self, numbers: Numbers) -> dict[str, Any]:
+        """What the report says of its parameters."""
+        if isinstance(self.parameters, str):
+            return {"alive": [], "numbers": "", "still": self.parameters}
+        if not numbers:
+            return {"alive": [], "numbers": "", "still": NO_ROOM}
+        return {"alive": self.parameters.steps, "numbers": numbers, "still": ""}
+
+    def report(self, cut: int, numbers: Numbers) -> Report:
+        """The file, and its contents."""
+        short, html = self.short(cut), self.page(cut, numbers)
+        sizes = {name: math.ceil(len(part) / 3) * 4 for name, part in self.data(cut, numbers).items()}
+        made = self.info["steps_made"]
+        return Report(
+            html=html,
+            run=self.about["run"],
+            steps=self.about["steps"],
+            cell=self.about["cell"],
+            frames=len(short.steps) if short else 0,
+            frames_recorded=int((self.film.steps() <= made).sum()) if self.film else 0,
+            cells=short.values.count if short else 0,
+            parameters=self.info["parameters"],
+            changes=bool(short and short.changes.count),
+            parts=sizes | {"page": len(html) - sum(sizes.values())},
+            **self._alive(numbers),
+        )
+
+
+def _parameters(reader: RunReader, info: dict[str, Any]) -> Parameters | str:
+    """The parameters that the report carries, or why it cannot."""
+    try:
+        return read_parameters(reader, info["keyframes"])
+    except VitrineError as error:
+        return str(error)
+
+
+def _of_this_file(info: dict[str, Any], run: str, short: ShortFilm | None) -> dict[str, Any]:
+    """The run as this file has it: with the film included here, and no longer in training."""
     here = info | {"film": short and short.info, "training": False, "paused": False}
     here |= {"left_s": None, "disk_expected_bytes": None}
     here["config"] = _plain_names(info["config"])
     if here["ended"] and "run" in here["ended"]:
-        here["ended"] = here["ended"] | {"run": about["run"]}
-    packed = {"answers": pack_answers(about, [_json("", here), *answers])}
-    return packed | ({"film": short.packed()} if short else {})
+        here["ended"] = here["ended"] | {"run": run}
+    return here
 
 
 def _plain_names(config: dict[str, Any]) -> dict[str, Any]:

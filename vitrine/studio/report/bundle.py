@@ -7,6 +7,7 @@ import gzip
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,7 @@ class ShortFilm:
         """Its size before compression."""
         return self.birth.nbytes + self.picks.nbytes + sum(map(len, self.cells))
 
+    @cached_property
     def packed(self) -> bytes:
         """A line of JSON with the lengths of its parts, then the parts; compressed."""
         parts = [self.picks.astype("<u4").tobytes(), self.birth.astype("<f4").tobytes()]

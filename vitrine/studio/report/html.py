@@ -1,4 +1,4 @@
-"""The HTML of a report: the studio's built page in one file, with script, style and data, and no network access."""
+"""The HTML of a report: the studio's built page in one file, with scripts, style and data, and no network access."""
 
 import base64
 import hashlib
@@ -16,6 +16,7 @@ NO_PAGE = (
 SCRIPT = re.compile(r'<script type="module"[^>]*\ssrc="\./assets/([\w.-]+\.js)"></script>')
 STYLE = re.compile(r'<link rel="stylesheet"[^>]*\shref="\./assets/([\w.-]+\.css)">')
 ICON = re.compile(r'href="\./assets/([\w.-]+\.svg)"')
+LATER = re.compile(r"""import\(["'`]\./([\w.-]+\.js)["'`]\)""")  # a script that the page loads when it needs it
 TITLE = re.compile(r"<title>.*?</title>", re.DOTALL)
 
 
@@ -30,23 +31,26 @@ class Shell:
         if not (page / "index.html").is_file():
             raise RunError(NO_PAGE)
         text = (page / "index.html").read_text(encoding="utf-8")
-        scripts = [_script(page, name) for name in SCRIPT.findall(text)]
+        own = [_script(page, name) for name in SCRIPT.findall(text)]
+        # In a file, nothing can be loaded: such scripts run first, and leave what they have to the page's own.
+        later = [_script(page, name) for script in own for name in LATER.findall(script)]
         styles = [(page / "assets" / name).read_text(encoding="utf-8") for name in STYLE.findall(text)]
         text = SCRIPT.sub("", STYLE.sub("", text))
         text = ICON.sub(lambda found: f'href="{_data_address(page / "assets" / found[1])}"', text)
-        if len(scripts) != 1 or "assets/" in text or "</style" in "".join(styles).lower():
+        alone = len(own) == 1 and not any(script.startswith("import") for script in later)
+        if not alone or "assets/" in text or "</style" in "".join(styles).lower():
             raise RunError(f"The page in {page} cannot be put into one file. Build it again with «make page».")
-        digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
-        # Nothing may be loaded, and only this script may run.
+        scripts = [*later, *own]
+        # Nothing may be loaded, and only these scripts may run.
         policy = (
-            f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data: blob:; "
+            f"default-src 'none'; script-src {' '.join(map(_digest, scripts))}; style-src 'unsafe-inline'; img-src data: blob:; "
             "worker-src blob:; media-src blob:; base-uri 'none'; form-action 'none'"
         )
         head = f'<meta http-equiv="Content-Security-Policy" content="{policy}" />'
         text = text.replace("<head>", f"<head>\n    {head}", 1)
         text = text.replace("</head>", f"<style>{''.join(styles)}</style>\n  </head>", 1)
         self._before, self._after = TITLE.split(text, maxsplit=1)
-        self._script = f'<script type="module">{scripts[0]}</script>\n  '
+        self._scripts = "".join(f'<script type="module">{script}</script>\n  ' for script in scripts)
 
     def page(self, title: str, warning: str, data: dict[str, bytes]) -> bytes:
         """The whole file. data: by the id by which the script finds it."""
@@ -57,7 +61,7 @@ class Shell:
         end, closing = self._after.rsplit("</body>", 1)
         note = f'<meta name="description" content="{html.escape(warning)}" />'
         text = (
-            f"{self._before}<title>{html.escape(title)}</title>\n    {note}{end}{blocks}{self._script}</body>{closing}"
+            f"{self._before}<title>{html.escape(title)}</title>\n    {note}{end}{blocks}{self._scripts}</body>{closing}"
         )
         return text.encode("utf-8", "replace")
 
@@ -66,6 +70,11 @@ def _script(page: Path, name: str) -> str:
     """A built script that can be inlined: text that would end the element, or hide its end, is escaped."""
     text = (page / "assets" / name).read_text(encoding="utf-8")
     return re.sub(r"<(?=/script|script)", r"\\x3c", text.replace("<!--", r"\x3c!--"), flags=re.IGNORECASE)
+
+
+def _digest(script: str) -> str:
+    """How a content security policy names a script."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def _data_address(file: Path) -> str:

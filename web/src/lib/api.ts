@@ -5,7 +5,9 @@ import createClient from 'openapi-fetch';
 import { inReport, openBundle } from './bundle';
 import type { paths } from './schema';
 import { token } from './token';
-import type { CellMode, Cells, Phases, StreamState } from './types';
+import type { CellMode, Cells, Next, Phases, Sampling, StreamState, Turned } from './types';
+
+export type { Sampling };
 
 /** A refusal of the server, in its own words. */
 export class ServerError extends Error {
@@ -175,8 +177,18 @@ export const postNudge = (run: string, parameter: string, step: number, sizes: n
   read(POST('/api/runs/{run}/nudge', { params: of(run), body: { parameter, step, sizes }, signal }));
 export const getProgress = (run: string, step: number, signal?: AbortSignal) =>
   read(GET('/api/runs/{run}/progress', { params: { ...of(run), query: { step } }, signal }));
-export const postNext = (run: string, prompt: string, step: number, signal?: AbortSignal) =>
-  read(POST('/api/runs/{run}/next', { params: of(run), body: { prompt, step }, signal }));
+/** turned: in a report that can run the model, a parameter with another value. */
+export const postNext = (
+  run: string,
+  prompt: string,
+  step: number,
+  signal?: AbortSignal,
+  turned?: Turned,
+): Promise<Next> =>
+  read(POST('/api/runs/{run}/next', { params: of(run), body: { prompt, step, ...(turned && { turned }) }, signal }));
+/** Such a parameter as the report has it, and the standard deviation of its tensor; null: it has none of this step. */
+export const getTurnable = async (step: number, tensor: string, place: number) =>
+  (await openBundle()).parameter(step, tensor, place);
 export const postReinit = (run: string, seed: number, spread: number, signal?: AbortSignal) =>
   read(POST('/api/runs/{run}/births', { params: of(run), body: { seed, spread }, signal }));
 /** What went wrong, by what was recorded: null if nothing did. */
@@ -218,14 +230,6 @@ async function* events<T>(asked: Promise<Answer<ReadableStream<Uint8Array> | nul
   }
 }
 
-export interface Sampling {
-  temperature: number;
-  top_k: number;
-  top_p: number;
-  min_p: number;
-  repetition_penalty: number;
-}
-
 /** digest: of the parameters, in the memory of who wrote: before and after. */
 export interface Written {
   step: number;
@@ -236,7 +240,7 @@ export interface Written {
 /** Let the model write; `onText` gets each piece. Resolves when it is done; abort to stop it. */
 export async function generate(
   run: string,
-  body: { prompt: string; step: number; max_new_tokens: number; seed: number } & Sampling,
+  body: { prompt: string; step: number; max_new_tokens: number; seed: number; turned?: Turned } & Sampling,
   onText: (text: string) => void,
   signal: AbortSignal,
 ): Promise<Written> {

@@ -3,7 +3,9 @@
  * one file with the studio's answers; vitrine/studio/report/bundle.py describes the format.
  */
 
-import type { RunInfo } from './types';
+import type { Alive, Head } from './forward/alive';
+import { filterLogits } from './sampling';
+import type { RunInfo, Sampling, Turned } from './types';
 
 /** What a report says of itself. */
 export interface About {
@@ -13,6 +15,10 @@ export interface About {
   /** where the page stands at first */
   begin: number;
   cell: string;
+  /** the steps at which it can run the model, since it carries their parameters; none: `still` says why */
+  alive: number[];
+  numbers: '' | 'float32' | 'bfloat16';
+  still: string;
   made_s: number;
   /** whether the run was being trained while the report was written */
   training: boolean;
@@ -46,8 +52,18 @@ const refuse = (sentence: string): Response => new Response(JSON.stringify({ err
 const outside = (what: string, run: string): Response =>
   refuse(`${what} Open the run itself, where it was trained: vitrine studio runs/${run}`);
 
+/** What `next` and `generate` are asked; `turned` by this page only. */
+interface Asked extends Sampling {
+  prompt: string;
+  step: number;
+  max_new_tokens: number;
+  seed: number;
+  turned?: Turned;
+}
+
 class Bundle {
   private film: Promise<Frames | null> | undefined;
+  private model: Promise<Alive> | undefined;
   private info: RunInfo | undefined;
 
   private constructor(
@@ -80,8 +96,44 @@ class Bundle {
     if (name === 'picks') return this.picks(query);
     if (name === 'tiles') return this.tiles(query);
     if (name === 'tile') return (await this.atBirth(query)) ?? this.tile(query);
+    if (name === 'next' || name === 'generate')
+      return this.look(name, query, body) ?? this.compute(name, body as unknown as Asked, request.signal);
     if (name === 'nudge' && body) delete body.sizes; // those that were measured, whatever is asked for
     return this.look(name, query, body) ?? this.missing(name, query, body);
+  }
+
+  /** A parameter of the model that this report runs, and the standard deviation of its tensor. */
+  async parameter(step: number, tensor: string, place: number): Promise<{ value: number; std: number } | null> {
+    return this.about.alive.includes(step) ? (await this.alive()).parameter(step, tensor, place) : null;
+  }
+
+  private alive(): Promise<Alive> {
+    return (this.model ??= (async () => {
+      const { Alive } = globalThis.vitrineForward ?? (await import('./forward/alive'));
+      const { head, parts } = await unpack<Head>('model');
+      return new Alive(head, parts, this.run, filterLogits);
+    })());
+  }
+
+  /** What was not recorded is computed on the page, where the parameters are at hand. */
+  private async compute(name: string, asked: Asked, signal: AbortSignal): Promise<Response> {
+    const { alive, still, run } = this.about;
+    const { prompt, step, turned = null } = asked;
+    if (!alive.length) return outside(`This report cannot run the model. ${still}`, run);
+    if (!alive.includes(step))
+      return outside(
+        `This report can run the model at step${alive.length > 1 ? 's' : ''} ${alive.join(' and ')} only.`,
+        run,
+      );
+    const model = await this.alive();
+    try {
+      if (name === 'next') return new Response(JSON.stringify(await model.next(prompt, step, turned, signal)));
+      const pieces = model.write(prompt, step, asked.max_new_tokens, asked.seed, asked, turned, signal);
+      return stream(await pieces.next(), pieces, asked);
+    } catch (error) {
+      if (isRefusal(error)) return refuse(error.message);
+      throw error;
+    }
   }
 
   private look(path: string, query: Record<string, string>, body: Record<string, unknown> | null): Response | null {
@@ -179,8 +231,6 @@ class Bundle {
   private missing(path: string, query: Record<string, string>, body: Record<string, unknown> | null): Response {
     const { run, cell, steps } = this.about;
     const step = Number(path.startsWith('step/') ? path.slice(5) : (query.step ?? body?.step));
-    if (path === 'generate') return outside('A report cannot run the model.', run);
-    if (path === 'next') return outside('A report has no model to ask: it kept one prompt, at a few steps.', run);
     if (path.startsWith('step/') && steps.includes(step))
       return outside('This report shows the last token of the first window.', run);
     if (Number.isFinite(step) && !steps.includes(step))
@@ -203,6 +253,36 @@ class Bundle {
     const step = name === 'picks' || name === 'birth' ? 0 : film.steps[Number(name)]!;
     return new Response(content, { headers: { 'X-Step': String(step), 'X-Exact': String(name === 'birth') } });
   }
+}
+
+/** By its name, since its class is in a script that may not have been loaded. */
+const isRefusal = (error: unknown): error is Error => error instanceof Error && error.name === 'PromptError';
+
+/** The events of a text that is being written, as the studio sends them. */
+function stream(first: IteratorResult<string>, pieces: AsyncGenerator<string>, { prompt, step }: Asked): Response {
+  let text = prompt;
+  let next: IteratorResult<string> | null = first;
+  const event = (content: object): Uint8Array => new TextEncoder().encode(`data: ${JSON.stringify(content)}\n\n`);
+  const body = new ReadableStream<Uint8Array>({
+    async pull(controller) {
+      try {
+        const { done, value } = next ?? (await pieces.next());
+        next = null;
+        if (!done) {
+          text += value;
+          controller.enqueue(event({ text: value }));
+          return;
+        }
+        controller.enqueue(event({ done, step, text, digest: { before: null, after: null } }));
+      } catch (error) {
+        if (!isRefusal(error)) throw error;
+        controller.enqueue(event({ error: error.message }));
+      }
+      controller.close();
+    },
+    cancel: () => void pieces.return(undefined),
+  });
+  return new Response(body, { headers: { 'content-type': 'text/event-stream' } });
 }
 
 /** Where the picks of a tensor begin, among all: those of the values stand before those of the changes. */

@@ -3,8 +3,8 @@
  * Repetition penalty, temperature, top-k, top-p, min-p. Nothing here touches a parameter.
  */
 
-import type { Sampling } from './api';
 import { LIMITS } from './constants';
+import type { Sampling } from './types';
 
 /** Who cut a token. */
 export type Cut = '' | 'temperature' | 'top-k' | 'top-p' | 'min-p';

@@ -23,7 +23,7 @@ export type Biography = Schemas['Biography'];
 export type Nudge = Schemas['Nudge'];
 export type Neuron = Schemas['Neuron'];
 export type Progress = Schemas['Progress'];
-export type Next = Schemas['Next'];
+export type Next = Schemas['Next'] & { computed?: boolean }; // by this page: see forward/alive.ts
 export type Birth = Schemas['Birth'];
 export type Verdict = Schemas['Verdict'];
 export type EvidencePlot = Schemas['Plot'];
@@ -64,6 +64,22 @@ export interface StreamState {
   disk_expected_bytes: number | null;
   identity: string;
   error?: string;
+}
+
+/** The decoding hyperparameters: they act on the predictions. */
+export interface Sampling {
+  temperature: number;
+  top_k: number;
+  top_p: number;
+  min_p: number;
+  repetition_penalty: number;
+}
+
+/** One parameter with another value, on this page only. */
+export interface Turned {
+  tensor: string;
+  place: number; // in the flattened tensor
+  value: number;
 }
 
 /** What the map shows of each number; `rms` is the one that is a mean. */

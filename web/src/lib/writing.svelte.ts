@@ -2,13 +2,14 @@
 
 import * as api from './api';
 import type { Run } from './run.svelte';
-import type { Next, RunInfo } from './types';
+import type { Next, RunInfo, Turned } from './types';
 
 export class Writing {
   prompt = $state('');
   sampling = $state<api.Sampling>({ temperature: 0.8, top_k: 0, top_p: 1, min_p: 0, repetition_penalty: 1 });
   next = $state.raw<Next | null>(null); // the logits after the prompt, by the model at their step
   after = $state(''); // which prompt: another may have been typed since
+  turned = $state.raw<Turned | null>(null); // a parameter with another value, on this page only: see Turn.svelte
   trouble = $state('');
   private asking: AbortController | null = null;
 
@@ -19,7 +20,7 @@ export class Writing {
 
   /** Another run: its own settings, and a prompt of its own alphabet. */
   begin(run: RunInfo): void {
-    this.next = null;
+    this.next = this.turned = null;
     const chosen = run.config.sampling ?? {};
     Object.assign(
       this.sampling,
@@ -40,7 +41,7 @@ export class Writing {
     const { signal } = (this.asking = new AbortController());
     const prompt = this.prompt;
     try {
-      const next = await api.postNext(run.name, prompt, this.step(), signal);
+      const next = await api.postNext(run.name, prompt, this.step(), signal, this.turned ?? undefined);
       if (signal.aborted || this.prompt !== prompt) return;
       Object.assign(this, { next, after: prompt });
       this.trouble = '';
