@@ -43,7 +43,16 @@ RUNS = {
     "qwen2": ["model.n_kv_heads=1", "model.tie_embeddings=true", "data.tokenizer=bpe:400"],
     "qwen3": ["model.n_heads=3", "model.head_dim=10", "model.vocab_size=150", "model.rope_base=500"],
 }
-ODD = ["", " ", "  a", "don't they'll  say 12 34", "Zoë – 数 🙂🏽", "\t\n\r\n x", "a\x85b\ufeffc\u180e\u3000d", "<|endoftext|>"]
+ODD = [
+    "",
+    " ",
+    "  a",
+    "don't they'll  say 12 34",
+    "Zoë – 数 🙂🏽",
+    "\t\n\r\n x",
+    "a\x85b\ufeffc\u180e\u3000d",
+    "<|endoftext|>",
+]
 
 
 @pytest.fixture(scope="module")
