@@ -7,8 +7,10 @@ import pytest
 
 from vitrine.config import Config
 from vitrine.errors import ConfigError
+from vitrine.families.registry import FAMILIES
 from vitrine.model.inventory import inventory
-from vitrine.presets import EFFICIENCY, PRESETS, SIZES, Facts, choose_size, preset_settings, resolve
+from vitrine.optimizers.registry import OPTIMIZERS
+from vitrine.presets import EFFICIENCY, PRESETS, SIZES, Facts, choose_size, derive, preset_settings, resolve
 
 FACTS = Facts(vocab_size=65, train_tokens=100_000)
 
@@ -75,6 +77,36 @@ def test_facts_fill_in_vocabulary_device_threads_and_precision() -> None:
 def test_the_family_decides_width_of_mlp_biases_and_tying(architecture: str, d_ff: int, bias: bool, tied: bool) -> None:
     model = resolved(model={"architecture": architecture, "d_model": 96}).model
     assert (model.d_ff, model.bias, model.tie_embeddings) == (d_ff, bias, tied)
+
+
+CASES: list[tuple[dict[str, dict[str, Any]], Facts]] = [
+    ({}, FACTS),
+    ({}, Facts(vocab_size=500, train_tokens=10**8, device="cuda", threads=3, bfloat16=True)),
+    ({"training": {"steps": 60_000, "target_loss": 1.0}, "model": {"n_heads": 8}}, FACTS),
+    ({"recording": {"statistics_every": 7}}, FACTS),
+    *(({"optimizer": {"name": name}}, FACTS) for name in OPTIMIZERS),
+    *(({"model": {"architecture": name, "d_model": 512}}, FACTS) for name in FAMILIES),
+    *((preset, FACTS) for preset in PRESETS.values()),
+]
+
+
+def test_whatever_is_derived_says_how_and_nothing_that_is_given_does() -> None:
+    seen: dict[str, set[str]] = {}
+    always: dict[str, bool] = {}
+    for settings, facts in CASES:
+        config, hows = derive(settings, facts)
+        assert all(hows.values())
+        for section, keys in config.model_dump(mode="json").items():
+            for key, value in keys.items():
+                name = f"{section}.{key}"
+                if key in settings.get(section, {}):
+                    assert name not in hows
+                else:
+                    seen.setdefault(name, set()).add(repr(value))
+                    always[name] = always.get(name, True) and name in hows
+    varied = {name for name, values in seen.items() if len(values) > 1}
+    assert len(varied) > 20
+    assert {name for name in varied if not always[name]} == set()
 
 
 def test_keys_and_values_have_as_many_heads_as_queries_unless_said() -> None:

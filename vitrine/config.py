@@ -214,7 +214,9 @@ class RecordingConfig(Section):
     )
     histograms: Spaced = Field(description="number of steps with histograms of every tensor; more often at the start")
     film_frames: Spaced = Field(description="number of frames of the film; more often at the start")
-    text_samples: Spaced = Field(description="number of text samples: at the first step, at the end, and between")
+    text_samples: Spaced = Field(
+        description="text samples, in texts of 64 tokens: from five on, short ones at the start and long ones to the end"
+    )
     mirror: Annotated[list[Literal["tensorboard", "wandb", "trackio"]], BeforeValidator(_listed)] = Field(
         [], description="tools that also receive the curves: tensorboard, wandb, trackio"
     )

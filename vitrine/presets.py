@@ -6,10 +6,12 @@ from typing import Any
 
 from vitrine.config import Config, Settings, merge, validate
 from vitrine.errors import ConfigError, nearest
+from vitrine.families.family import Family
 from vitrine.families.registry import FAMILIES
 from vitrine.model.inventory import flops_per_token
 from vitrine.optimizers.optimizer import Optimizer
 from vitrine.optimizers.registry import OPTIMIZERS
+from vitrine.runs.chosen import Derived
 from vitrine.runs.disk import recording_settings
 
 
@@ -120,11 +122,15 @@ def choose_size(train_tokens: int, flops_per_s: float = 0.0, duration_s: float =
 
 def resolve(settings: Settings, facts: Facts) -> Config:
     """Derive the hyperparameters that are not given, and validate all. Raises ConfigError."""
-    given = merge(settings)
-    model = _derive(
-        given,
+    return derive(settings, facts)[0]
+
+
+def derive(settings: Settings, facts: Facts) -> tuple[Config, dict[str, str]]:
+    """`resolve`, and by `section.key` how each value was derived that is neither given nor a default."""
+    fill = _Filling(settings)
+    model = fill(
         "model",
-        vocab_size=facts.vocab_size,
+        vocab_size=Derived(facts.vocab_size, "one for each token of the tokenizer"),
         architecture="qwen3",
         d_model=128,
         n_heads=4,
@@ -133,49 +139,114 @@ def resolve(settings: Settings, facts: Facts) -> Config:
     )
     family = FAMILIES.get(str(model["architecture"]), FAMILIES["qwen3"])  # validation refuses another name
     width = _count(model["d_model"], otherwise=128)
-    _derive(
-        given,
+    fill(
         "model",
-        n_kv_heads=model["n_heads"],
-        bias=family.default("bias"),
-        tie_embeddings=family.default("tie_embeddings"),
-        d_ff=family.d_ff(width),
+        n_kv_heads=Derived(model["n_heads"], "as many as model.n_heads: no head shares its keys and values"),
+        bias=Derived(family.default("bias"), _usual(family, "bias")),
+        tie_embeddings=Derived(family.default("tie_embeddings"), _usual(family, "tie_embeddings")),
+        d_ff=Derived(
+            family.d_ff(width),
+            "8/3 of model.d_model, rounded to a multiple of 32: the gate is one more matrix, so this costs as much as 4 "
+            "times without a gate"
+            if family.gated
+            else "4 times model.d_model",
+        ),
     )
-    training = _derive(
-        given, "training", steps=500, batch_size=16, precision="bfloat16" if facts.bfloat16 else "float32"
+    # The value of head_dim is derived where it is validated.
+    fill.how("model.head_dim", "model.d_model / model.n_heads")
+    number_format = "bfloat16" if facts.bfloat16 else "float32"
+    fast = "clearly faster" if facts.bfloat16 else "not clearly faster"
+    training = fill(
+        "training",
+        steps=500,
+        batch_size=16,
+        precision=Derived(number_format, f"products of bfloat16 matrices are {fast} on this machine"),
     )
     steps = _count(training["steps"], otherwise=1)
     times = 20 if training.get("target_loss") else 10
-    _derive(given, "training", evaluate_every=max(10, min(500, steps // times)))
-    _derive(given, "training", final_evaluation_tokens=FINAL_TOKENS)
-    name = _derive(given, "optimizer", name="muon")["name"]
+    often = f"{times} times in a training, but at least 10 and at most 500 steps apart"
+    fill("training", evaluate_every=Derived(max(10, min(500, steps // times)), often))
+    fill("training", final_evaluation_tokens=Derived(FINAL_TOKENS, "enough for a sure figure, in a bounded time"))
+    name = fill("optimizer", name="muon")["name"]
     kind = OPTIMIZERS.get(str(name), OPTIMIZERS["muon"])  # validation refuses another name
-    _derive(given, "schedule", warmup_steps=min(100 if width < 512 else 700, steps // 20) if kind.warms_up else 0)
-    _derive_optimizer(given, kind, width)
-    _derive(given, "data")
-    _derive(given, "sampling")
-    _derive(given, "machine", device=facts.device, threads=facts.threads)
-    own = set(given.get("recording", {}))
+    most = 100 if width < 512 else 700
+    warmup = (
+        Derived(min(most, steps // 20), f"5% of the steps, at most {most} at this width, as is usual for {kind.name}")
+        if kind.warms_up
+        else Derived(0, f"none: {kind.name} needs no warm-up")
+    )
+    fill("schedule", warmup_steps=warmup)
+    _derive_optimizer(fill, kind, width)
+    fill("data")
+    fill("sampling")
+    fill(
+        "machine",
+        device=Derived(facts.device, "the fastest kind of device of this machine"),
+        threads=Derived(facts.threads, "one for each processor core that a training process may use"),
+    )
+    own = set(fill.given.get("recording", {}))
     if "statistics_every" in own:  # a given cadence is not adapted to its cost
         own.add("statistics_cost")
-    _derive(given, "recording", **dict.fromkeys(DERIVED_RECORDING, 1))
-    config = validate(given)
-    derived = {name: value for name, value in recording_settings(config).items() if name not in own}
-    return config.model_copy(update={"recording": config.recording.model_copy(update=derived)})
+        fill.how("recording.statistics_cost", "no limit, as recording.statistics_every is given")
+    fill("recording", **dict.fromkeys(DERIVED_RECORDING, 1))
+    config = validate(fill.given)
+    derived = {name: found for name, found in recording_settings(config).items() if name not in own}
+    for name, found in derived.items():
+        fill.how(f"recording.{name}", found.how)
+    values = {name: found.value for name, found in derived.items()}
+    return config.model_copy(update={"recording": config.recording.model_copy(update=values)}), fill.hows
 
 
-def _derive_optimizer(given: Settings, kind: type[Optimizer], width: int) -> None:
-    optimizer = _derive(given, "optimizer", **kind.defaults(width))
-    _derive(given, "optimizer", weight_decay=0.0, betas=[0.9, 0.95], momentum=0.0, epsilon=1e-8)
-    _derive(given, "optimizer", adamw_learning_rate=optimizer["learning_rate"])
+class _Filling:
+    """Fills in the values that are not given: defaults, and derived ones with how they are derived."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.asked, self.given = settings, merge(settings)
+        self.hows: dict[str, str] = {}
+
+    def __call__(self, section: str, **values: Any) -> dict[str, Any]:
+        """Fill in a section, and return it."""
+        target = self.given.setdefault(section, {})
+        for key, value in values.items():
+            if key not in target:
+                target[key] = value
+                if isinstance(value, Derived):
+                    target[key] = value.value
+                    self.hows[f"{section}.{key}"] = value.how
+        return target
+
+    def how(self, name: str, how: str) -> None:
+        """Note how a value is derived elsewhere, unless it is given."""
+        section, _, key = name.partition(".")
+        if self.asked.get(section, {}).get(key, "auto") == "auto":
+            self.hows[name] = how
 
 
-def _derive(given: Settings, section: str, **values: Any) -> dict[str, Any]:
-    """Fill in the values that are not given."""
-    target = given.setdefault(section, {})
-    for key, value in values.items():
-        target.setdefault(key, value)
-    return target
+def _derive_optimizer(fill: _Filling, kind: type[Optimizer], width: int) -> None:
+    usual = kind.defaults(width)
+    optimizer = fill("optimizer", **{key: Derived(value, _suits(kind, key, width)) for key, value in usual.items()})
+    others = {"weight_decay": 0.0, "betas": [0.9, 0.95], "momentum": 0.0, "epsilon": 1e-8}
+    fill("optimizer", **{key: Derived(value, _suits(kind, key, width)) for key, value in others.items()})
+    same = "as optimizer.learning_rate" if "adamw_learning_rate" in kind.hyperparameters else _unused(kind)
+    fill("optimizer", adamw_learning_rate=Derived(optimizer["learning_rate"], same))
+
+
+def _suits(kind: type[Optimizer], key: str, width: int) -> str:
+    """How a hyperparameter of [optimizer] is derived."""
+    if key not in kind.hyperparameters:
+        return _unused(kind)
+    narrower = kind.defaults(max(1, width // 4))
+    by_width = key in narrower and narrower[key] != kind.defaults(width)[key]
+    return f"usual for {kind.name}" + (f" in a model of width {width}" if by_width else "")
+
+
+def _unused(kind: type[Optimizer]) -> str:
+    return f"not used: {kind.name} has no such hyperparameter"
+
+
+def _usual(family: type[Family], key: str) -> str:
+    """How a hyperparameter of [model] is derived that the family decides."""
+    return f"in {family.name}, {family.fixed[key][1]}" if key in family.fixed else f"usual for {family.name}"
 
 
 def _count(value: Any, otherwise: int) -> int:

@@ -121,16 +121,23 @@ class Run(RunReader):
         return self._replayer.replay(number)
 
     def inspect(
-        self, what: str = "", step: int | None = None, nudges: Sequence[float] = (), row: int = 0, token: int = 0
+        self,
+        what: str = "",
+        step: int | None = None,
+        nudges: Sequence[float] = (),
+        row: int = 0,
+        token: int | None = None,
+        prompt: str | None = None,
     ) -> Inspected:
         """The census (""), a tensor (NAME), a parameter with its history (NAME[3,7]), or a neuron (LAYER[12]).
 
         Args:
-            step: the step to look at; None: the last one that was made.
+            step: the step to look at; None: the last one that was made, or the end of the run with a prompt.
             nudges: how far to move the parameter, each in turn, to measure the loss.
-            row, token: for a neuron: which token of the step's first micro-batch.
+            row, token: for a neuron: which token of the step's first micro-batch. None: the first; of a prompt, the last.
+            prompt: for a neuron: a text that is read instead of the batch.
         """
-        return inspect(self, what, step, nudges, row, token)
+        return inspect(self, what, step, nudges, row, token, prompt=prompt)
 
     def health(self) -> Health:
         """Look for problems: verdicts with their numbers, the usual cause, and the step to look at."""

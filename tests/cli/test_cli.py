@@ -20,7 +20,11 @@ from tests.conftest import TINY
 from tests.warm import Vitrine
 from vitrine import api
 from vitrine.cli.main import app
+from vitrine.cli.summary import outcome
 from vitrine.errors import ConfigError
+from vitrine.inspection.compare_runs import compare
+from vitrine.runs.reader import RunReader
+from vitrine.training.loop import Result
 
 
 def test_help_answers_at_once():
@@ -98,6 +102,27 @@ def test_train_prints_one_json_object_alone_on_standard_output(vitrine, book):
     assert (result["steps"], result["stopped"]) == (20, "steps")
 
 
+def test_each_loss_says_of_what_it_is(vitrine, book, tmp_path):
+    result = json.loads(vitrine("train", book, *TINY, "--steps", 20, "--run", "r", "--json").stdout)
+    run = RunReader(tmp_path / "r")
+    last = run.steps()[-1]
+    assert (result["train_loss"], result["train_loss_tokens"]) == (last.loss, run.config.tokens_per_step)
+    measured = run.evaluations()[-1]
+    assert (result["val_loss"], result["val_tokens"]) == (measured.loss, measured.tokens)
+    assert run.result() == result
+    listed = compare([("r", run), ("again", RunReader(copied(tmp_path / "r")))]).to_json()["runs"][0]
+    assert (listed["train_loss"], listed["val_tokens"]) == (last.loss, run.sampled_evaluations()[-1].tokens)
+    said = outcome(Result(**result))
+    assert f"training loss {last.loss:.4f} (the batch of the last step)" in said
+    assert f"bits per byte (all {measured.tokens:,} validation tokens)" in said
+    part = outcome(Result(**(result | {"val_tokens": 5, "val_whole": False})))
+    assert f"(5 of {measured.tokens:,} validation tokens)" in part
+
+
+def copied(run: Path) -> Path:
+    return shutil.copytree(run, run.with_name(f"{run.name} again"))
+
+
 def test_the_main_commands_work_one_after_the_other(vitrine, book, tmp_path):
     trained = json.loads(vitrine("train", book, *TINY, "--steps", 20, "--run", "r", "--json").stdout)
     evaluated = json.loads(vitrine("evaluate", "r", "--json").stdout)
@@ -149,7 +174,7 @@ def test_with_for_the_steps_and_the_evaluations_are_chosen_for_that_time_before_
     assert result["val_whole"] is False
     assert result["val_split_tokens"] == 100 * len(book.read_bytes())  # and the end of the text, less the first token
     plain = vitrine("train", book, *TINY, "--steps", 1, "--set", "training.final_evaluation_tokens=640")
-    assert ", over 623 of 5,9" in plain.stdout
+    assert "(623 of 5,9" in plain.stdout
 
 
 @pytest.mark.parametrize("seconds", [-1.0, math.nan, math.inf])

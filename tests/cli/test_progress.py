@@ -1,16 +1,22 @@
 """What the commands show while they work."""
 
 import io
+import json
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from tests.conftest import TINY
 from vitrine.cli import progress
 from vitrine.cli.progress import TerminalReporter
+from vitrine.config import parse_settings
 from vitrine.presets import Facts, resolve
+from vitrine.runs.reader import RunReader
 from vitrine.runs.records import EvaluationRecord, StepRecord
-from vitrine.training.timing import Pace
+from vitrine.training.create import train
+from vitrine.training.pace import Pace
+from vitrine.training.request import Request
 
 RECORD = StepRecord(4, 2.5, 1.0, 0.01, 100, 0.1, 1)
 
@@ -45,6 +51,18 @@ def test_an_evaluation_that_takes_a_while_has_a_bar_of_its_own(long_s, shown, mo
                 reporter.progress.refresh()
         reporter.evaluated(EvaluationRecord(5, 2.0, 100, True, 1.0))
     assert ("measuring the validation loss: 60%" in text.getvalue()) == shown
+
+
+def test_the_pace_of_a_history_is_that_of_its_last_steps_and_evaluation(tmp_path, book):
+    settings = parse_settings([*TINY[1::2], "training.evaluate_every=10"])
+    train(Request((str(book),), str(tmp_path / "r"), settings=settings, steps=30))
+    reader = RunReader(tmp_path / "r")
+    pace, live = Pace.of(reader), Pace(reader.config, json.loads(reader.facts()["reading"])["validation_tokens"])
+    for record in reader.steps():
+        live.stepped(record.duration_s)
+    last = reader.evaluations()[-1]
+    live.evaluated(last.duration_s, last.tokens)
+    assert pace.left_s(12) == live.left_s(12) > 0
 
 
 def paced(durations: list[float]) -> Pace:

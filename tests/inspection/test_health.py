@@ -7,9 +7,11 @@ import sqlite3
 import string
 import subprocess
 import sys
+import tarfile
 import zlib
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +20,9 @@ import vitrine as package
 from benchmarks.health import CASES, RIGHT, first_above, judge, make
 from tests.conftest import made_once
 from vitrine.cli.render import render
-from vitrine.inspection.health import Health, examine, history_verdicts, probe_verdicts
+from vitrine.inspection.health import Health, examine, probe_verdicts
 from vitrine.inspection.health_advice import Cause, Level, Verdict, advise, remedy
+from vitrine.inspection.health_by_history import history_headline, history_verdicts
 from vitrine.inspection.health_history import History
 from vitrine.inspection.health_rules import RULES, Look, attention
 from vitrine.runs.reader import RunReader
@@ -175,7 +178,7 @@ def test_the_columns_of_the_text_are_aligned():
 
 def test_the_history_is_judged_without_torch(healthy):
     code = (
-        "import sys; from vitrine.inspection.health import history_verdicts; from vitrine.runs.reader import RunReader; "
+        "import sys; from vitrine.inspection.health_by_history import history_verdicts; from vitrine.runs.reader import RunReader; "
         f"verdicts = history_verdicts(RunReader({str(healthy.path)!r})); "
         "assert {v.level for v in verdicts} == {'ok'}, verdicts; sys.exit('torch' in sys.modules)"
     )
@@ -195,6 +198,16 @@ def test_a_run_without_recording_is_not_called_healthy_by_its_history(train):
     run = train(steps=20, **{"recording.enabled": False})
     assert {v.level for v in history_verdicts(run)} == {"unknown"}
     assert not Health("r", history_verdicts(run)).healthy
+
+
+def test_the_stored_history_of_the_preset_small_has_no_errors(tmp_path):
+    """200 steps of 25 M parameters, with batches of 2 windows and in float32: too long to make in a test."""
+    with tarfile.open(Path(__file__).parents[1] / "runs" / "history-of-small.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    verdicts = history_verdicts(RunReader(tmp_path / "small"))
+    assert {verdict.level for verdict in verdicts} <= {"ok", "watch", "unknown"}
+    known = {verdict.name: verdict.level for verdict in verdicts}
+    assert known["divergence"] == known["loss at birth"] == known["stalled learning"] == "ok"
 
 
 def test_without_validation_text_over_fitting_is_unknown_and_training_text_is_probed(train):
@@ -492,6 +505,25 @@ def test_training_that_broke_off_for_its_parameters_names_them_and_since_when(ed
     verdict = _history(edited("UPDATE statistics SET numbers = ? WHERE step = 100", row.tobytes()))["divergence"]
     assert (verdict.blame, verdict.sentence) == ("numbers that are not finite", "broke off at step 120: x")
     assert "blocks.1.mlp.gate.weight has numbers that are not finite since step 100" in verdict.cause
+
+
+def test_the_headline_by_the_history_names_step_tensor_and_cause(healthy, too_fast, edited):
+    assert history_headline(healthy) is None
+    head, verdict = history_headline(too_fast), _history(too_fast)["divergence"]
+    assert head == {
+        "level": "ill",
+        "step": verdict.step,
+        "diverged_at": None,
+        "tensor": verdict.evidence["moved_most"],
+        "blame": "learning rate too high",
+        "sentence": verdict.sentence,
+        "cause": verdict.cause,
+    }
+    row = edited("INSERT INTO events VALUES (120, 0, 'diverged', 'Step 120: x.')").statistics_at(100).copy()
+    layout = healthy.layout()
+    row[layout.statistic("blocks.1.mlp.gate.weight", "weight_norm")] = np.nan
+    head = history_headline(edited("UPDATE statistics SET numbers = ? WHERE step = 100", row.tobytes()))
+    assert (head["diverged_at"], head["step"], head["tensor"]) == (120, 119, "blocks.1.mlp.gate.weight")
 
 
 def test_a_loss_that_exploded_and_never_learned_again_departed_for_long(train):

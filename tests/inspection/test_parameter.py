@@ -23,6 +23,7 @@ from vitrine.inspection.views import inspect
 from vitrine.model.inventory import inventory
 from vitrine.runs.film import Film
 from vitrine.runs.reader import RunReader
+from vitrine.text.tokenizer import encode, load_tokenizer
 
 STEPS = 12
 RULES = {
@@ -40,6 +41,12 @@ def replayed(request, tmp_path_factory, prose):
     """Step 7 of a run by each rule."""
     run = train(tmp_path_factory, prose, *RULES[request.param])
     return Replayer(RunReader(run)).replay(7)
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory, prose) -> Path:
+    """The same model, with matrix products in bfloat16."""
+    return train(tmp_path_factory, prose, *RULES["adamw"], "training.precision=bfloat16")
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +125,50 @@ def test_a_neurons_products_and_bias_add_up_to_its_output(run):
         kept = replayed.tensor(f"{layer}.weight").before[5]
         assert neuron.weights.tobytes() == kept.tobytes()
         assert neuron.bias == replayed.tensor(f"{layer}.bias").before[5]
+        assert neuron.products_in == "float32"
+        assert np.array_equal(neuron.multiplied, neuron.weights)
+
+
+def test_in_bfloat16_a_neuron_has_the_exact_weights_and_the_products_of_the_rounded_ones(narrow):
+    replayed = Replayer(RunReader(narrow)).replay(7)
+    found = open_neuron(replayed, find_address(replayed.reader, "blocks.0.mlp.expand[5]"), row=1, token=9).to_json()
+    kept = replayed.tensor("blocks.0.mlp.expand.weight").before[5]
+    assert np.array_equal(np.array(found["weights"], np.float32), kept)
+    rounded = torch.from_numpy(kept).bfloat16().double().numpy()
+    assert not np.array_equal(rounded, kept)
+    assert found["products_in"] == "bfloat16"
+    assert found["products"] == (np.array(found["inputs"], np.float32).astype(np.float64) * rounded).tolist()
+    assert found["total"] == pytest.approx(sum(found["products"]) + found["bias_added"], abs=1e-7)
+    assert found["bias"] == replayed.tensor("blocks.0.mlp.expand.bias").before[5] != found["bias_added"]
+    assert found["output"] == pytest.approx(found["total"], rel=2**-8, abs=1e-6)
+
+
+@pytest.mark.parametrize(("step", "token"), [(None, None), (STEPS, 2), (5, -2), (0, 0)])
+def test_a_neuron_reads_a_prompt_at_any_step_and_at_the_end_of_the_run(run, step, token):
+    reader, prompt = RunReader(run), "the map of"
+    found = inspect(reader, "blocks.1.mlp.expand[3]", step, token=token, prompt=prompt).to_json()
+    at = STEPS if step is None else step
+    replayer = Replayer(reader)
+    replayer.go_to(at)
+    ids = encode(load_tokenizer(run / "tokenizer.json"), prompt)
+    place = len(ids) - 1 if token is None else token % len(ids)
+    assert (found["step"], found["token"], found["prompt"], found["exact"]) == (at, place, prompt, True)
+    seen = []
+    layer = replayer.decoder.blocks[1].mlp.expand
+    layer.register_forward_hook(lambda _, given, answer: seen.append((given[0], answer)))
+    with torch.no_grad():
+        replayer.decoder(torch.tensor([ids]))
+    inputs, outputs = seen[0]
+    assert np.array_equal(np.float32(found["inputs"]), inputs[0, place].numpy())
+    assert np.float32(found["output"]) == outputs[0, place, 3].item()
+    assert found["total"] == pytest.approx(found["output"], rel=1e-4, abs=1e-5)
+
+
+def test_a_prompt_is_only_for_a_neuron_and_has_no_other_tokens(run):
+    with pytest.raises(RunError, match=r"--prompt is for a neuron: name one, .*\. Got 'final_norm.gain'\."):
+        inspect(RunReader(run), "final_norm.gain", prompt="the")
+    with pytest.raises(RunError, match=r"--token must be 0 to \d+ in this prompt: got 99\."):
+        inspect(RunReader(run), "blocks.1.mlp.expand[3]", prompt="the", token=99)
 
 
 def test_the_history_has_keyframes_and_the_sample_exactly_and_the_film_nearly(run):

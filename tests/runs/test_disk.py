@@ -116,6 +116,18 @@ def test_the_film_is_as_large_as_the_formula_says(run):
     assert (run / "film/frames.bin").stat().st_size == disk.recording(RunReader(run).config).film_bytes
 
 
+def test_the_folder_is_as_large_at_its_end_as_was_expected(run):
+    """To a fifth: histograms are estimated, and what SQLite needs for itself is not counted."""
+    reader = RunReader(run)
+    size = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
+    assert disk.folder_bytes(run) == size
+    assert disk.expected_bytes(reader) == pytest.approx(size, rel=0.2)
+    planned = json.loads(
+        vitrine_in(run.parent, "plan", "book.txt", "--config", run / "config.toml", "--json", check=True).stdout
+    )
+    assert planned["disk_expected_bytes"] == pytest.approx(size, rel=0.2)
+
+
 def test_a_row_of_statistics_is_as_large_as_the_formula_says(run):
     with sqlite3.connect(run / "run.sqlite") as history:
         rows, size = history.execute("SELECT count(*), sum(length(numbers)) FROM statistics").fetchone()

@@ -156,6 +156,9 @@ def test_a_plan_is_what_the_command_prints_and_is_made_of_a_known_text(studio: S
 
 def test_every_hyperparameter_that_can_be_chosen_is_explained(studio: Studio):
     found = studio.json("hyperparameters")
+    config = studio.json("runs/small")["config"]
+    assert set(found["descriptions"]) == {f"{section}.{key}" for section, keys in config.items() for key in keys}
+    assert found["descriptions"]["training.parent"].startswith("RUN@STEP")
     rows = {f"{row['section']}.{row['key']}": row for row in found["hyperparameters"]}
     known = {f"{section}.{key}" for section, model in SECTIONS.items() for key in model.model_fields}
     assert set(rows) == known - {"data.corpus", "training.parent"}

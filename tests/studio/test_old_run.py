@@ -24,6 +24,7 @@ def test_the_page_opens_it_with_what_was_recorded(studio: Studio, old: Path):
     run = studio.json("runs/old")
     assert (run["parameters"], run["steps_made"], run["keyframes"]) == (PARAMETERS, 20, [0, 10, 20])
     assert (run["ended"]["val_loss"], run["ended"]["digest"]) == (LOSS, DIGEST)
+    assert run["chosen"] is None  # it was not recorded then
     assert studio.json("runs/old/series", name="loss")["steps"] == list(range(20))
     assert studio.json("runs/old/series", name="validation")["low"][-1] == LOSS
     assert studio.json("runs/old/layers", statistic="gradient_norm")["rows"]

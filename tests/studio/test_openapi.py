@@ -26,6 +26,7 @@ ASKED = [
     ("POST", "runs/small/nudge", {"parameter": CELL, "step": 3, "sizes": [0.1]}),
     ("GET", "runs/small/progress", {"step": 3}),
     ("GET", "runs/small/health", {}),
+    ("GET", "runs/small/headline", {}),
     ("GET", "runs/small/report", {}),
     ("POST", "runs/small/next", {"prompt": "The ", "step": 160}),
     ("POST", "runs/small/births", {"seed": 2, "spread": 50.0}),

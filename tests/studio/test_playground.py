@@ -1,5 +1,6 @@
 """Text and logits from the page are the library's; what nobody reads is not written."""
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 from tests.studio.conftest import Studio, until
+from vitrine.generation.generate import generate
+from vitrine.model.flat import digest as digest_of
 from vitrine.run import Run
 
 
@@ -28,7 +31,7 @@ def test_logits_are_those_of_the_model_at_a_keyframe(studio: Studio, run: Run):
     found = studio.post("runs/small/next", prompt="The ", step=160).json()
     ids = run.tokenizer.encode("The ").ids
     logits = run.model(160)(torch.tensor([ids]))[0, -1].float().tolist()
-    assert found == {"step": 160, "tokens": ids, "logits": logits}
+    assert found == {"step": 160, "tokens": ids, "logits": logits, "exact": True}
 
 
 def test_logits_of_a_step_between_are_those_of_its_parameters(studio: Studio, run: Run):
@@ -46,13 +49,33 @@ def test_a_text_comes_in_pieces_and_is_the_library_s(studio: Studio, run: Run):
     *pieces, last = written(studio, prompt="The ", step=160, max_new_tokens=40, seed=3, **settings)
     expected = run.generate("The ", 40, 3, 160, **settings).text
     digest = json.loads((run.path / "keyframes" / "step-00000160" / "manifest.json").read_text())["digest"]
-    assert last == {"done": True, "step": 160, "text": expected, "digest": {"before": digest, "after": digest}}
+    assert last == {
+        "done": True,
+        "step": 160,
+        "text": expected,
+        "exact": True,
+        "digest": {"before": digest, "after": digest},
+    }
     assert "The " + "".join(piece["text"] for piece in pieces) == expected
     assert len(pieces) > 10
 
 
-def test_a_text_can_be_had_at_a_step_between(studio: Studio):
-    assert written(studio, prompt="The ", step=153, max_new_tokens=5)[-1]["step"] == 153
+def test_a_text_at_a_step_between_is_of_the_parameters_of_that_step(studio: Studio, run: Run):
+    last = written(studio, prompt="The ", step=153, max_new_tokens=5)[-1]
+    assert (last["step"], last["exact"]) == (153, True)
+    opened = run.step(153)
+    with opened.model() as decoder:
+        digest = digest_of(decoder.state_dict())
+        assert last["text"] == generate(decoder, run.tokenizer, "The ", 5, run.config.sampling, 1).text
+    assert last["digest"] == {"before": digest, "after": digest}
+
+
+def test_a_text_of_a_step_that_nobody_waits_for_is_not_replayed_to(studio: Studio):
+    hasty = httpx.Client(base_url=studio.url, headers=studio.client.headers, timeout=0.05, verify=False)
+    with hasty, contextlib.suppress(httpx.TimeoutException):
+        hasty.post("/api/runs/small/generate", json={"prompt": "The ", "step": 29})
+    until(lambda: not studio.json("runs/small/progress", step=29)["working"])
+    assert written(studio, prompt="The ", step=1, max_new_tokens=1)[-1]["step"] == 1
 
 
 @pytest.mark.parametrize(("body", "status", "words"), [

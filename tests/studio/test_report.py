@@ -334,6 +334,17 @@ def test_a_report_names_no_folder_of_whoever_trained(file: Path, runs: Path, boo
     assert book_file.name.encode() in whole
 
 
+def test_a_report_says_what_each_hyperparameter_is_and_who_chose_it(file: Path):
+    head, parts = unpack(file, "answers")
+    answers = {
+        kept["path"]: json.loads(part)
+        for kept, part in zip(head["answers"], parts, strict=True)
+        if kept["path"][:1] in ("", "/")
+    }
+    info = answers[""]
+    assert set(answers["/hyperparameters"]["descriptions"]) == set(info["chosen"])
+
+
 def test_what_does_not_fit_is_left_out_in_turn_and_at_last_refused(
     file: Path, reader: RunReader, monkeypatch: pytest.MonkeyPatch
 ):

@@ -14,12 +14,15 @@ from safetensors.numpy import load_file
 
 from tests.studio.conftest import SMALL, Studio, serve, until
 from tests.warm import Vitrine
+from vitrine.inspection.health_by_history import history_headline
 from vitrine.model.inventory import inventory
 from vitrine.runs.film import Film
 from vitrine.runs.reader import RunReader
 from vitrine.runs.records import StepRecord
 from vitrine.studio import events
 from vitrine.studio import series as curves
+from vitrine.training.create import lock
+from vitrine.training.pace import Pace
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,33 @@ def test_the_listing_has_each_run_once_with_its_figures(studio: Studio, reader: 
     assert row["parameters"] == sum(plan.parameters for plan in inventory(reader.config.model))
     assert (row["steps"], row["steps_made"], row["training"], row["architecture"]) == (160, 160, False, "gpt2")
     assert row["train_loss"] == reader.steps()[-1].loss
-    assert row["val_loss"] == reader.evaluations()[-1].loss
+    last = reader.evaluations()[-1]
+    assert (row["val_loss"], row["val_tokens"], row["val_whole"]) == (last.loss, last.tokens, last.whole)
+
+
+def test_a_run_says_who_chose_each_hyperparameter_and_how(studio: Studio):
+    run = studio.json("runs/small")
+    assert set(run["chosen"]) == {f"{section}.{key}" for section, keys in run["config"].items() for key in keys}
+    assert run["chosen"]["training.steps"] == {"by": "you", "how": "given when the run was started"}
+    assert run["chosen"]["model.d_ff"] == {"by": "derived", "how": "4 times model.d_model"}
+
+
+def test_a_run_has_a_headline_by_its_history_only(studio: Studio, reader: RunReader):
+    assert studio.json("runs/small/headline") == {"headline": history_headline(reader)}
+
+
+def test_a_run_that_trains_says_the_time_left_and_its_disk(studio: Studio, runs: Path):
+    ended = studio.json("runs/small")
+    size = sum(path.stat().st_size for path in (runs / "small").rglob("*") if path.is_file())
+    assert (ended["left_s"], ended["disk_expected_bytes"]) == (None, None)
+    assert ended["disk_bytes"] == pytest.approx(size, rel=0.1)  # SQLite's shared file comes and goes
+    with lock(runs / "small"):  # as its trainer does
+        reader = RunReader(runs / "small")
+        told = studio.json("runs/small")
+        (event,) = events_of(studio, "small", 1)
+    for answer in (told, event):
+        assert answer["left_s"] == round(Pace.of(reader).left_s(160), 1)
+        assert answer["disk_expected_bytes"] == pytest.approx(size, rel=0.2)
 
 
 def test_a_damaged_run_is_listed_with_the_reason_and_spoils_no_other(runs: Path, tmp_path: Path):

@@ -147,6 +147,10 @@ def test_a_neuron_a_tensor_and_a_nudge_are_what_inspect_prints(studio: Studio, r
     assert studio.json("runs/small/neuron", name=name, step=STEP, row=2, token=4) == (
         inspect(reader, name, STEP, row=2, token=4).to_json()
     )
+    for step, prompt in ((STEP, "The lion"), (160, "")):  # no step was made at the end
+        assert studio.json("runs/small/neuron", name=name, step=step, prompt=prompt) == (
+            inspect(reader, name, step, prompt=prompt).to_json()
+        )
     tensor = studio.json("runs/small/tensor", name="blocks.1.mlp.expand.weight", step=STEP)
     pairs = np.array(tensor.pop("scatter"), np.float32)
     assert tensor == inspect(reader, "blocks.1.mlp.expand.weight", STEP).to_json()
@@ -175,6 +179,8 @@ def test_what_is_not_there_is_said_in_a_sentence(studio: Studio):
         ("parameter?name=blocks.9.attention.query.weight[0,0]&step=3", "Did you mean"),
         ("neuron?name=embedding[3]&step=3", "no neurons"),
         ("neuron?name=blocks.0.mlp.expand[3]&step=3&row=99", "must be 0 to 3"),
+        ("neuron?name=blocks.0.mlp.expand[3]&step=160", "cannot be replayed"),
+        ("neuron?name=blocks.0.mlp.expand[3]&step=160&prompt=a&token=9", "must be 0 to 0 in this prompt"),
         ("step/3?token=99", "--token must be"),
         ("step/160", "has made 160 steps"),
         ("step/-1", "has made 160 steps"),

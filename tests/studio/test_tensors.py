@@ -19,7 +19,7 @@ from tests.studio.test_parameter_map import check_law
 from vitrine.config import ModelConfig
 from vitrine.errors import RunError
 from vitrine.families.registry import FAMILIES
-from vitrine.inspection.health import history_verdicts
+from vitrine.inspection.health_by_history import history_verdicts
 from vitrine.inspection.verify import check_keyframes
 from vitrine.inspection.views import inspect
 from vitrine.model.decoder import Decoder

@@ -35,8 +35,14 @@ def test_what_was_chosen_differently_and_the_curves_of_two_runs_are_the_true_one
     page = seen.open(view="compare", **{"with": "other"})
     page.wait_for_selector("[data-differs]")
     truth = studio.json("compare", run=["small", "other"], pixels=400)
-    shown = page.eval_on_selector_all("[data-differs]", "rows => rows.map(row => row.dataset.differs)")
-    assert shown == [row["key"] for row in truth["differs"]]
+    keys = "rows => rows.map(row => row.dataset.differs)"
+    chosen = page.eval_on_selector_all("[data-differs]", keys)
+    assert "optimizer.name" in chosen
+    assert "schedule.warmup_steps" not in chosen  # it follows from the number of steps
+    page.get_by_role("button", name="what follows from it").click()
+    shown = page.eval_on_selector_all("[data-differs]", keys)
+    assert shown[: len(chosen)] == chosen
+    assert sorted(shown) == sorted(row["key"] for row in truth["differs"])
     row = page.locator('[data-differs="optimizer.name"] td')
     assert row.all_inner_texts() == ["adamw", "muon"]
     for axis, label in (("steps", "by step"), ("tokens", "by tokens"), ("seconds", "by time")):
@@ -54,6 +60,17 @@ def test_what_was_chosen_differently_and_the_curves_of_two_runs_are_the_true_one
     page.wait_for_function("() => location.hash.includes('with=other') && location.hash.includes('axis=seconds')")
     parameters = page.locator('[data-result="learned numbers"] td').all_inner_texts()
     assert parameters == [f"{run['parameters']:,}" for run in truth["runs"]]
+
+
+def test_a_comparison_reads_what_was_recorded_at_the_place_it_names(seen: Browser, studio: Studio):
+    page = seen.open(view="compare", **{"with": "other"})
+    page.wait_for_selector("[data-result]")
+    page.locator(".u-over").hover(position={"x": 1, "y": 60})
+    small, _ = studio.json("compare", run=["small", "other"], pixels=400)["runs"]
+    read = page.locator('[data-reading] [data-figure="loss of the batch"]').first
+    assert read.get_attribute("data-step") == "0"
+    assert float(read.get_attribute("data-value")) == small["loss"]["low"][0]
+    assert f"{small['loss']['low'][0]:.3f} at step 0" in page.inner_text("[data-reading]")
 
 
 def test_a_run_is_added_to_a_comparison_and_left_out_again(seen: Browser):

@@ -1,5 +1,6 @@
 """What ends or holds a training from outside, without a training."""
 
+import io
 import signal
 import time
 from pathlib import Path
@@ -46,6 +47,45 @@ def mailbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mailbox:
 def test_nothing_asked_means_go_on():
     assert make().reason(STATE) == ""
     make().leave_if_asked(STATE)
+
+
+class Terminal(io.RawIOBase):
+    """Ctrl-C is pressed while something is being written to it."""
+
+    def __init__(self) -> None:
+        self.said = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if not self.said:
+            self.said += b"."
+            signal.raise_signal(signal.SIGINT)
+        self.said += bytes(data)
+        return len(data)
+
+
+def test_ctrl_c_in_the_middle_of_output_is_answered_and_the_output_goes_on():
+    terminal = Terminal()
+    buffered, control = io.BufferedWriter(terminal), make()
+
+    class Written(Reporter):
+        def note(self, text: str) -> None:
+            buffered.write(text.encode())
+            buffered.flush()
+
+    control.reporter = Written()
+    with control.signals():
+        buffered.write(b"step 1" * 10_000)
+        buffered.flush()
+    assert control.signal == signal.SIGINT
+    for _ in range(500):
+        if b"Saving, then stopping" in terminal.said:
+            break
+        time.sleep(0.01)
+    assert b"Saving, then stopping" in terminal.said
+    assert terminal.said.count(b"step 1") == 10_000
 
 
 def test_a_signal_is_heard_and_the_handlers_are_put_back():

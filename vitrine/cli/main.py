@@ -256,12 +256,19 @@ def inspect(
     what: Annotated[
         str, typer.Argument(metavar="[NAME]", help="a tensor, a parameter NAME[3,7], or a neuron LAYER[12]")
     ] = "",
-    step: Annotated[int | None, typer.Option(help="the step to look at; default: the last one made")] = None,
+    step: Annotated[
+        int | None, typer.Option(help="the step to look at; default: the last one made; of a prompt the end of the run")
+    ] = None,
     nudge: Annotated[
         list[float] | None, typer.Option(help="move the parameter by this much, and measure the loss; may be repeated")
     ] = None,
     row: Row = 0,
-    token: Annotated[int, typer.Option(help="for a neuron: which token of the row")] = 0,
+    token: Annotated[
+        int | None, typer.Option(help="for a neuron: which token of the row; default: the first, of a prompt the last")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="for a neuron: a text that it reads instead of the step's batch")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show a parameter and its history, a neuron, a tensor, or all tensors."""
@@ -270,7 +277,7 @@ def inspect(
         from vitrine.inspection.views import inspect as look
         from vitrine.runs.reader import RunReader
 
-        show(look(RunReader(run), what, step, nudge or (), row, token, complain), as_json)
+        show(look(RunReader(run), what, step, nudge or (), row, token, complain, prompt), as_json)
 
 
 @app.command()

@@ -202,7 +202,8 @@ def _inspected(found: "Inspected") -> str:
 
 
 def _census(found: "Census") -> str:
-    from vitrine.inspection.health import Health, history_verdicts
+    from vitrine.inspection.health import Health
+    from vitrine.inspection.health_by_history import history_verdicts
 
     rows, counts = [], Counter[str]()
     for t in found.tensors:
@@ -313,14 +314,18 @@ def _neuron(found: "Neuron") -> str:
     if rest := order[CONNECTIONS:]:
         rows.append((f"{len(rest)} more connections", "", "", f"{found.products[rest].sum():.6g}"))
     rows += [
-        ("bias", "", "", f"{found.bias:.6g}"),
+        ("bias", "", "", f"{found.added:.6g}"),
         ("sum", "", "", f"{found.total:.6g}"),
         ("the model itself", "", "", f"{found.output:.6g}", "(from a probing pass)"),
     ]
+    place = f"row {found.row}" if found.prompt is None else f"the prompt {found.prompt!r}"
+    narrow = found.products_in != "float32"
+    rounded = f"Weights and bias are rounded to {found.products_in} for the products; the sum of these is not rounded."
     return "\n".join(
         [
-            f"{found.name} at token {found.token} of row {found.row}: {found.text!r}, step {found.step}",
+            f"{found.name} at token {found.token} of {place}: {found.text!r}, step {found.step}",
             *table(rows, ("", "input", "x weight", "= product", ""), last_left=True),
+            *([rounded] if narrow else []),
         ]
     )
 
@@ -421,6 +426,12 @@ def judged(found: "Health", levels: Sequence[str]) -> str:
     return "\n".join([*table(rows, left=3), f"{state}: {count.total() - count['unknown']} verdicts, {said}"])
 
 
+def _measured(result: Mapping[str, Any]) -> str:
+    """How many tokens the last validation loss of a run is of."""
+    tokens = result.get("val_tokens", 0)
+    return f"{'all ' if result.get('val_whole') else ''}{tokens:,}" if tokens else "-"
+
+
 def _comparison(found: "Comparison") -> str:
     runs = found.runs
     rows: list[tuple[str, ...]] = [
@@ -428,9 +439,15 @@ def _comparison(found: "Comparison") -> str:
         ("steps made", *(f"{run.made:,} of {run.reader.config.training.steps:,}" for run in runs)),
         ("tokens", *(f"{run.made * run.reader.config.tokens_per_step:,}" for run in runs)),
         ("seconds of training", *(f"{run.seconds[-1]:.1f}" for run in runs)),
-        ("training loss, last step", *(loss(run.train_loss) for run in runs)),
-        ("validation loss, last", *(loss(run.val_loss) for run in runs)),
-        ("validation loss, best", *(f"{run.best[1]:.4f} at {run.best[0]:,}" if run.best else "-" for run in runs)),
+        ("training loss, batch of the last step", *(loss(run.train_loss) for run in runs)),
+        ("tokens in a sampled validation", *(f"{run.sampled.tokens:,}" if run.sampled else "-" for run in runs)),
+        ("validation loss, last sampled", *(loss(run.sampled.loss if run.sampled else None) for run in runs)),
+        (
+            "validation loss, best sampled",
+            *(f"{run.best[1]:.4f} at {run.best[0]:,}" if run.best else "-" for run in runs),
+        ),
+        ("validation tokens at the end", *(_measured(run.reader.result()) for run in runs)),
+        ("validation loss, at the end", *(loss(run.reader.result().get("val_loss")) for run in runs)),
         ("bits per byte, at the end", *(loss(run.reader.result().get("bits_per_byte")) for run in runs)),
     ]
     differ = [(key, *(ending(value) for value in values)) for key, values in found.differs.items()]

@@ -24,13 +24,17 @@ def conclude(result: Result) -> Iterator[str]:
 
 def outcome(result: Result) -> str:
     """Steps, losses, and where the run is."""
-    losses = f"training loss {result.train_loss:.3f}" if result.train_loss is not None else "no step was made"
+    losses = (
+        f"training loss {result.train_loss:.4f} (the batch of the last step)"
+        if result.train_loss is not None
+        else "no step was made"
+    )
     if result.val_loss is not None:
         losses += f", validation loss {result.val_loss:.4f} nats per token"
-    if result.bits_per_byte is not None:
-        losses += f" ({result.bits_per_byte:.3f} bits per byte)"
-    if result.val_loss is not None and not result.val_whole:
-        losses += f", over {result.val_tokens:,} of {result.val_split_tokens:,} validation tokens"
+        if result.bits_per_byte is not None:
+            losses += f", {result.bits_per_byte:.3f} bits per byte"
+        part = "all" if result.val_whole else f"{result.val_tokens:,} of"
+        losses += f" ({part} {result.val_split_tokens:,} validation tokens)"
     return (
         f"{result.steps:,} steps in {result.duration_s:.0f} s: {losses}.\n"
         f"{result.parameters:,} parameters, saved in {result.run}"

@@ -51,7 +51,7 @@ def generate(
         on_text: is given the continuation piece by piece, whole characters only.
         drafts: of the continuation: good ones make it faster, none changes it.
     """
-    ids = _prompt_ids(tokenizer, prompt, model.config.vocab_size)
+    ids = prompt_ids(tokenizer, prompt, model.config.vocab_size)
     end_id, engine = end_of_text_id(tokenizer), Engine(model, drafts=drafts)
     if drafts:
         engine.settle()
@@ -80,7 +80,7 @@ def generate(
 @torch.inference_mode()
 def next_logits(model: Decoder, tokenizer: Tokenizer, prompt: str) -> tuple[list[int], list[float]]:
     """The ids of a prompt, as the model reads it, and the logit of every token that may follow."""
-    ids = _prompt_ids(tokenizer, prompt, model.config.vocab_size)
+    ids = prompt_ids(tokenizer, prompt, model.config.vocab_size)
     inputs = torch.tensor([ids[-model.config.context :]], device=model.embedding.weight.device)
     logits = model(inputs)[0, -1:, : tokenizer.get_vocab_size()].float()
     if not all(are_finite(logits)):
@@ -88,8 +88,8 @@ def next_logits(model: Decoder, tokenizer: Tokenizer, prompt: str) -> tuple[list
     return ids, logits[0].tolist()
 
 
-def _prompt_ids(tokenizer: Tokenizer, prompt: str, vocab_size: int) -> list[int]:
-    """The ids of the prompt, or what stands for an empty one."""
+def prompt_ids(tokenizer: Tokenizer, prompt: str, vocab_size: int) -> list[int]:
+    """The ids of the prompt; an empty one starts as a document does: after an end of text, or on a new line."""
     ids = encode(tokenizer, prompt) or [start_id(tokenizer)]
     if max(ids) >= vocab_size:
         raise PromptError(f"The prompt holds the token id {max(ids)}, but the model knows {vocab_size} tokens.")

@@ -15,7 +15,7 @@ from vitrine._json import CONSTANTS, plain
 from vitrine.errors import RunError
 from vitrine.runs.downsample import downsample
 from vitrine.runs.reader import RunReader, is_training
-from vitrine.runs.records import SampleRecord
+from vitrine.runs.records import EvaluationRecord, SampleRecord
 
 LEAST, MOST = 2, CONSTANTS["limits"]["compared_runs"]  # runs in one comparison
 SAMPLES, CHARACTERS = 6, 2000  # of each run, and of each text
@@ -54,14 +54,14 @@ class ComparedRun:
         return (best.step, best.loss) if best else None
 
     @property
-    def val_loss(self) -> float | None:
+    def sampled(self) -> EvaluationRecord | None:
         """The last that was measured by the sample that all are measured by."""
         measured = self.reader.sampled_evaluations()
-        return measured[-1].loss if measured else None
+        return measured[-1] if measured else None
 
     @property
     def train_loss(self) -> float | None:
-        """Of the last recorded step."""
+        """Of the batch of the last recorded step."""
         return float(self.losses[-1]) if len(self.losses) else None
 
     def to_json(self) -> dict[str, Any]:
@@ -77,7 +77,8 @@ class ComparedRun:
             "result": self.reader.result() or None,
             "best": {"step": best[0], "loss": best[1]} if best else None,
             "train_loss": self.train_loss,
-            "val_loss": self.val_loss,
+            "val_loss": self.sampled.loss if self.sampled else None,
+            "val_tokens": self.sampled.tokens if self.sampled else 0,
             "seconds": float(self.seconds[-1]),
             "tokens": self.made * config.tokens_per_step,
             "loss": self._loss(),

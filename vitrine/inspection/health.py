@@ -1,6 +1,6 @@
 """`vitrine health`: verdicts on a run, each with its numbers, the usual cause, and the step to look at.
 
-`history_verdicts` needs only the history, and no torch; `probe_verdicts` runs the model at a few keyframes.
+`probe_verdicts` runs the model at a few keyframes; health_by_history.py has the verdicts that need only the history.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from vitrine._json import plain
 from vitrine.errors import VitrineError
 from vitrine.inspection.health_advice import Level, Verdict, advise, headline
-from vitrine.inspection.health_history import History
+from vitrine.inspection.health_by_history import of_history
 from vitrine.inspection.health_rules import RULES, Look, unknown
 from vitrine.runs.reader import KEYFRAMES, RunReader
 from vitrine.runs.retention import keyframe_path, keyframe_steps
@@ -51,30 +51,13 @@ class Health:
 
 def examine(reader: RunReader, probe_keyframes: int = 3) -> Health:
     """Judge a run by its history, and by looking into its model at so many keyframes."""
-    judged = {v.name: v for v in (*_of_history(reader), *_of_keyframes(reader, probe_keyframes))}
+    judged = {v.name: v for v in (*of_history(reader), *_of_keyframes(reader, probe_keyframes))}
     return Health(str(reader.path), advise(reader.config, [judged[rule.name] for rule in RULES]))
-
-
-def history_verdicts(reader: RunReader) -> tuple[Verdict, ...]:
-    """The verdicts that need only the history, and no torch."""
-    return advise(reader.config, _of_history(reader))
 
 
 def probe_verdicts(reader: RunReader, keyframes: int = 3) -> tuple[Verdict, ...]:
     """The verdicts that need the model: at step 0, the last keyframe, and some between."""
     return advise(reader.config, _of_keyframes(reader, keyframes))
-
-
-def _of_history(reader: RunReader) -> list[Verdict]:
-    history, verdicts = History(reader), []
-    rows = min(map(len, history.matrices.values()), default=0)
-    have = {"steps": len(history.steps), "later_statistics": rows}
-    for rule in (rule for rule in RULES if rule.of in have):
-        needed = rule.needs(history) if callable(rule.needs) else rule.needs
-        reason = f"{have[rule.of]} {rule.of.replace('_', ' ')} are recorded, {needed} are needed"
-        missing = unknown(reason, **{rule.of: have[rule.of]}, needed=needed)
-        verdicts.append(replace(rule.judge(history) if have[rule.of] >= needed else missing, name=rule.name))
-    return verdicts
 
 
 def _of_keyframes(reader: RunReader, keyframes: int) -> list[Verdict]:

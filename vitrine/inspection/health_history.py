@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from vitrine.errors import VitrineError
 from vitrine.model.inventory import TensorSpec
 from vitrine.runs.reader import RunReader
+from vitrine.runs.records import EventRecord
 from vitrine.text.summary import Summary
 from vitrine.text.token_files import open_prepared
 from vitrine.training.tokens import tokens_folder
@@ -76,8 +77,7 @@ class History:
 
     def __init__(self, reader: RunReader) -> None:
         self.config, self.matrices, self.reader = reader.config, _later_statistics(reader), reader
-        rows = [(r.step, r.loss, r.gradient_norm, r.learning_rate) for r in reader.steps()]
-        table = np.array(rows, np.float64).reshape(-1, 4)
+        table = reader.step_table("loss", "gradient_norm", "learning_rate")
         table = table[np.isfinite(table).all(1)]
         self.steps = table[:, 0].astype(np.int64)
         self.last = int(self.steps[-1]) if len(table) else 0
@@ -85,8 +85,7 @@ class History:
         self.smoothing = min(50, max(5, len(table) // 20))  # steps of a running median
         self.guessing = math.log(self.config.model.vocab_size)
         self.evaluations = [e for e in reader.sampled_evaluations() if math.isfinite(e.loss)]
-        events, made = reader.events(), reader.steps_made()
-        self.diverged = next((e for e in events if e.kind == "diverged" and e.step >= made), None)
+        self.diverged, events = diverged(reader), reader.events()
         # Random parameters are noted with their seed; others, with where they come from.
         elsewhere = any(e.kind == "born" and not e.text.startswith("seed") for e in events)
         self.inherited = elsewhere or bool(self.config.training.parent)
@@ -125,8 +124,10 @@ class History:
 
     def led(self, place: int) -> list[int]:
         """How many steps before a place the gradient norm had a spike; not in the step itself, whose text may be odd."""
-        spikes = self.gradient > limits_of(self.gradient)
-        return [lead for lead in range(LEAD, 0, -1) if place >= lead and spikes[place - lead]]
+        first = max(0, place - LEAD - WINDOW)
+        gradient = self.gradient[first:place]
+        spikes = gradient > limits_of(gradient)
+        return [lead for lead in range(LEAD, 0, -1) if place >= lead and spikes[place - lead - first]]
 
     def moved(self, step: int) -> Moved | None:
         """What the update of a step moved most; None if statistics are not recorded."""
@@ -184,6 +185,12 @@ class History:
             return None
         shuffled = np.random.default_rng(0).permutation(tokens)
         return _entropy(tokens), _pairs(shuffled) - _pairs(tokens)
+
+
+def diverged(reader: RunReader) -> EventRecord | None:
+    """How the training broke off at a step that could not be made, if it did."""
+    made = reader.steps_made()
+    return next((e for e in reader.events() if e.kind == "diverged" and e.step >= made), None)
 
 
 def limits_of(values: Floats) -> Floats:

@@ -97,8 +97,9 @@ def divergence(history: History) -> Verdict:
     """Whether training broke off, departed from its course for long, or ended far above where it had been."""
     if history.diverged and not (history.departure and _above_first(history, history.departure)):
         return _broke_off(history)
-    window, losses = history.smoothing, history.loss
-    medians = np.median(sliding_window_view(losses, window), axis=1) if len(losses) >= window else losses[:0]
+    losses = history.loss
+    window = min(history.smoothing, len(losses))
+    medians = np.median(sliding_window_view(losses, window), axis=1)
     smooth = np.concatenate([losses[:1], medians])
     rises = smooth - np.minimum.accumulate(smooth)
     end, top = len(rises) - 1, int(rises.argmax())
@@ -110,7 +111,10 @@ def divergence(history: History) -> Verdict:
     onset = int(np.flatnonzero(rises[: top + 1] <= rises[top] / 2)[-1])  # halfway up, half of the window is up
     step = int(history.steps[min(onset + window // 2, len(losses) - 1)])
     evidence = {"rise": rises[end], "most": rises[top], "end": smooth[end], "step": step, "thresholds": limits}
-    sentence = f"the loss ends at {smooth[end]:.3f}, {rises[end]:.3f} above its lowest; {limits[0]:.2g} would be much "
+    of = f"the median of {window} steps"
+    sentence = (
+        f"the loss ends at {smooth[end]:.3f} ({of}), {rises[end]:.3f} above its lowest; {limits[0]:.2g} would be much "
+    )
     sentence += f"(the most on the way was {rises[top]:.3f})"
     plot = Plot(("loss",), 0, history.last)
     if departure := history.departure:
@@ -118,7 +122,7 @@ def divergence(history: History) -> Verdict:
         back = departure.place >= WINDOW and smooth[end] <= departure.level
         level = _worst(level, Level.ERROR if _above_first(history, departure) and not back else Level.WARNING)
         step = int(history.steps[departure.place])
-        ends = f"broke off at step {history.diverged.step}" if history.diverged else f"ends at {smooth[end]:.2f}"
+        ends = f"broke off at step {history.diverged.step}" if history.diverged else f"ends at {smooth[end]:.2f} ({of})"
         sentence, evidence = f"{told}; it {ends}", evidence | found
         plot = Plot(("loss",), max(0, step - AROUND), min(history.last, step + AROUND))
     cause = "The steps are too long."
@@ -233,12 +237,15 @@ ORDER = 0.05  # nats that a token tells of the next; 0.8 in English characters, 
 def stalled_learning(history: History) -> Verdict:
     """Whether the loss still falls while the learning rate is up, whether it ever fell, and whether the text has an order."""
     third, first = len(history.loss) // 3, float(history.loss[0])
-    before, end = (float(np.median(half)) for half in np.array_split(history.loss[-third:], 2))
+    halves = np.array_split(history.loss[-third:], 2)
+    before, end = (float(np.median(half)) for half in halves)
     rate = _ratio(np.median(history.rate[-third:]), history.rate.max())
     thresholds = {"fall": STALLED * end, "learned": LEARNED * first, "rate": RATE_UP}
     evidence = {"fall": before - end, "end": end, "learned": first - end, "rate": rate, "thresholds": thresholds}
     last, whole = (f"{'fell' if fall >= 0 else 'rose'} by {abs(fall):.3f}" for fall in (before - end, first - end))
-    sentence = f"in the last third the loss {last} (to {end:.3f}), in all it {whole}; "
+    sentence = (
+        f"in the last third the loss {last} (to {end:.3f}, the median of {len(halves[1])} steps), in all it {whole}; "
+    )
     sentence += f"the learning rate there was {rate:.0%} of its peak"
     level: Level = Level.WARNING if before - end < STALLED * end and rate >= RATE_UP else Level.OK
     blame, cause = Cause.PLATEAU, "A plateau."
@@ -299,6 +306,7 @@ def update_to_weight_ratio(history: History) -> Verdict:
     sentence = f"median {median:.1e}, from {ratios[low]:.1e} ({low}) to {ratios[high]:.1e} ({high}); 1e-3 is usual"
     cause = f"{len(odd)} of {len(levels)} matrices {'hardly move' if slow else 'move too far in a step'} ({odd[0]})."
     evidence["hidden"] = next(plan.hidden for plan in history.matrices if plan.name == odd[0])
+    evidence["tensor"] = odd[0]
     curves = tuple(f"{name}/update_ratio" for name in dict.fromkeys((low, high)))
     plot = Plot(curves, history.last - history.last // 2, history.last)
     return Verdict(
@@ -357,7 +365,8 @@ def over_fitting(history: History) -> Verdict:
     if not history.evaluations:
         return unknown("no validation loss was measured: too early, or data.validation = 0", evaluations=0)
     best, last = min(history.evaluations, key=lambda e: e.loss), history.evaluations[-1]
-    training = float(np.median(history.loss[history.steps <= last.step][-history.smoothing :]))
+    losses = history.loss[history.steps <= last.step][-history.smoothing :]
+    training = float(np.median(losses))
     rise, gap, epochs = last.loss - best.loss, last.loss - training, history.epochs(last.step)
     warning, error = np.maximum(OVERFIT_NATS, np.multiply(OVERFIT_SHARE, best.loss)).tolist()
     # Where training loss, too, is above the best validation loss, nothing was learned by heart.
@@ -366,7 +375,12 @@ def over_fitting(history: History) -> Verdict:
     level = _worst(
         Level.WARNING if other and by_heart == Level.ERROR else by_heart, Level.WARNING if gap > GAP else Level.OK
     )
-    evidence: dict[str, Any] = {"validation": last.loss, "training": training, "gap": gap}
+    evidence: dict[str, Any] = {
+        "validation": last.loss,
+        "training": training,
+        "training_steps": len(losses),
+        "gap": gap,
+    }
     evidence |= {
         "best": best.loss,
         "best_step": best.step,
@@ -381,7 +395,10 @@ def over_fitting(history: History) -> Verdict:
         if epochs is not None
         else "an unknown number of epochs (the run has no count of its text)"
     )
-    sentence = f"validation {last.loss:.3f}, training {training:.3f}, a gap of {gap:.3f} after {read}; "
+    sentence = (
+        f"validation {last.loss:.3f} (of {last.tokens:,} tokens), training {training:.3f} (the median of {len(losses)} "
+    )
+    sentence += f"steps), a gap of {gap:.3f} after {read}; "
     sentence += f"{rise:.3f} above its best ({best.loss:.3f} at step {best.step})"
     cause = "Text is learned by heart."
     if other:

@@ -1,5 +1,6 @@
 """`vitrine replay`: the report of one step (forward, loss, backward, update), as JSON and as text."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +81,7 @@ class StepReport:
             "token": self.token,
             "target": self.text([target]),
             "probabilities": likeliest,
-            "target_probability": _probabilities(probe.logits[self.token])[target],
+            "target_probability": math.exp(-float(batch.losses[self.row, self.token])),  # training's own, as its loss
             "logit_lens": [self.likeliest(logits) for logits in replayed.lens(probe, self.token)],
             "stream_norms": [shortest(norm) for norm in probe.stream_norms],
             "dead_units": [shortest(share) for share in probe.dead],

@@ -8,7 +8,7 @@ import numpy as np
 
 from vitrine.errors import RunError
 from vitrine.inspection.gradient_check import GradientCheck, check_gradient
-from vitrine.inspection.neuron import Neuron, open_neuron
+from vitrine.inspection.neuron import Neuron, open_neuron, open_neuron_of_prompt
 from vitrine.inspection.parameter import Address, ParameterReport, find_address, report_parameter
 from vitrine.inspection.replay import Replayer
 from vitrine.inspection.replayed_step import ReplayedStep
@@ -111,17 +111,21 @@ def inspect(
     step: int | None = None,
     nudges: Sequence[float] = (),
     row: int = 0,
-    token: int = 0,
+    token: int | None = None,
     note: Callable[[str], None] = lambda text: None,
+    prompt: str | None = None,
 ) -> Inspected:
     """The census; or a tensor, parameter or neuron, by replaying the step.
 
     Args:
         what: "", NAME, NAME[i,j], or LAYER[unit].
-        step: None: the last one that was made.
+        step: None: the last one that was made; with a prompt, the end of the run.
         nudges: how far to move the parameter, each in turn.
-        row, token: for a neuron: which token of the step's first micro-batch.
+        row, token: for a neuron: which token of the step's first micro-batch. None: the first; of a prompt, the last.
+        prompt: for a neuron: a text to read instead of the step's batch.
     """
+    if prompt is not None:
+        return Inspected(_neuron_of_prompt(reader, what, step, prompt, -1 if token is None else token, note))
     last = reader.steps_made() - 1
     if last < 0:
         return Inspected(_initial_parameters(reader, what, step or 0, nudges))
@@ -134,11 +138,23 @@ def inspect(
         raise RunError(f"--nudge moves one parameter: name one, such as {address.tensor.name}[0]. Got {what!r}.")
     replayed = Replayer(reader, note).replay(number)
     if address.unit is not None:
-        return Inspected(open_neuron(replayed, address, row, token))
+        return Inspected(open_neuron(replayed, address, row, token or 0))
     if not address.index:
         return Inspected(TensorView(replayed, address.tensor))
     found = report_parameter(replayed, address)
     return Inspected(found, check_gradient(replayed, address, nudges) if nudges else None)
+
+
+def _neuron_of_prompt(
+    reader: RunReader, what: str, step: int | None, prompt: str, token: int, note: Callable[[str], None]
+) -> Neuron:
+    address = find_address(reader, what) if what else None
+    if address is None or address.unit is None:
+        raise RunError(f"--prompt is for a neuron: name one, such as blocks.0.mlp.expand[12]. Got {what!r}.")
+    replayer = Replayer(reader, note)
+    replayer.go_to(reader.steps_made() if step is None else step)
+    at, exact = replayer.state.step, replayer.comparisons.exact
+    return open_neuron_of_prompt(replayer.decoder, reader, at, exact, address, prompt, token)
 
 
 def take_census(reader: RunReader, step: int) -> Census:

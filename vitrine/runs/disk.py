@@ -1,14 +1,18 @@
 """What recording costs: how often values are recorded, and how much disk they take. Needs no torch."""
 
+import contextlib
 import math
+import stat
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 from vitrine.config import Config
 from vitrine.model.inventory import flops_per_token, inventory, optimizer_numbers
+from vitrine.runs.chosen import Derived
 from vitrine.runs.film import MAX_FRAMES, film_bytes
 from vitrine.runs.layout import SAMPLE, STATISTICS
-from vitrine.runs.retention import longest_gap
+from vitrine.runs.reader import FILM, HISTORY, LIVE, RunReader
+from vitrine.runs.retention import KEYFRAMES, longest_gap
 
 STATISTICS_BYTES = 250_000_000  # limit for all rows of statistics
 FAST_S, SLOW_S = 2.0, 60.0  # training time between two keyframes: the time that a replay should take, and the limit
@@ -30,8 +34,13 @@ class Recording:
     keyframes: int
     reentry_steps: int
 
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.statistics_bytes + self.histogram_bytes + self.film_bytes + self.keyframes * self.keyframe_bytes
 
-def recording_settings(config: Config) -> dict[str, Any]:
+
+def recording_settings(config: Config) -> dict[str, Derived]:
     """Choose the cadences of [recording] for a model, its steps and the disk.
 
     The cadence of statistics is an estimate for the first steps. After that it is measured, except for the smallest models.
@@ -47,13 +56,31 @@ def recording_settings(config: Config) -> dict[str, Any]:
     size = keyframe_bytes(config)
     least_s = max(FAST_S, size / WRITE_BYTES_PER_S)
     fair_s = min(steps, 10_000) * step_s * size / config.recording.disk_budget  # evenly spread over the first steps
+    per_histogram = 32 if count < TINY else 64
     return {
-        "statistics_every": every,
-        "statistics_cost": 0.0 if count < TINY else LOOKS,
-        "film_frames": min(MAX_FRAMES, max(20, steps // 10)),
-        "histograms": min(64, max(8, steps // (32 if count < TINY else 64))),
-        "text_samples": 5,
-        "keyframe_every": max(1, round(min(max(fair_s, least_s), max(SLOW_S, least_s)) / step_s)),
+        "statistics_every": Derived(
+            every,
+            ("at every step" if count < TINY else "so often that they cost about one step in a hundred, by an estimate")
+            + f", as far as {STATISTICS_BYTES / 1e6:.0f} MB allow",
+        ),
+        "statistics_cost": (
+            Derived(0.0, f"no limit in a model of fewer than {TINY:,} parameters")
+            if count < TINY
+            else Derived(LOOKS, f"a limit in any model of {TINY:,} parameters or more")
+        ),
+        "film_frames": Derived(
+            min(MAX_FRAMES, max(20, steps // 10)), f"a tenth of the steps, at least 20 and at most {MAX_FRAMES:,}"
+        ),
+        "histograms": Derived(
+            min(64, max(8, steps // per_histogram)),
+            f"one for {per_histogram} steps, at least 8 and at most 64",
+        ),
+        "text_samples": Derived(5, "eight short texts at the start, and two long ones"),
+        "keyframe_every": Derived(
+            max(1, round(min(max(fair_s, least_s), max(SLOW_S, least_s)) / step_s)),
+            f"by the estimated time of a step: {FAST_S:g} to {SLOW_S:g} s of training from one keyframe to the next, as far "
+            "as the speed and the budget of the disk allow",
+        ),
     }
 
 
@@ -75,6 +102,28 @@ def recording(config: Config) -> Recording:
         keyframes=min(room, -(-steps // every) + 1 + best),
         reentry_steps=longest_gap(steps, every, room - best),
     )
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of all files in a folder and below; of a run in training, as it is just now."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # removed meanwhile
+            status = path.lstat()
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total
+
+
+def expected_bytes(reader: RunReader) -> int:
+    """An estimate of the size of a run's folder at its end, if it makes all of its steps."""
+    config, layout = reader.config, reader.layout()
+    if layout:  # the cadence that was measured in the first steps
+        measured = config.recording.model_copy(update={"statistics_every": layout.every_of_late})
+        config = config.model_copy(update={"recording": measured})
+    written = (KEYFRAMES, FILM, LIVE, HISTORY, f"{HISTORY}-wal", f"{HISTORY}-shm")
+    files = [path for path in reader.path.iterdir() if path.name not in written]
+    rest = sum(folder_bytes(path) if path.is_dir() else path.stat().st_size for path in files)
+    return rest + recording(config).total_bytes
 
 
 def keyframe_bytes(config: Config) -> int:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from vitrine.config import Config, load_toml, validate
 from vitrine.errors import RunError, nearest
 from vitrine.model.inventory import TensorSpec, inventory, read_tensors, tensor_fact
+from vitrine.runs.chosen import Chosen, read_chosen
 from vitrine.runs.layout import BLOCK, STATISTICS, Layout, Numbers
 from vitrine.runs.records import EvaluationRecord, EventRecord, HistogramRecord, R, SampleRecord, StepRecord, record_of
 from vitrine.runs.refusals import sentences
@@ -105,10 +106,21 @@ class RunReader:
 
     def step_column(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """One field of every `StepRecord`: the steps and the values; a missing value is NaN."""
-        if name not in {field.name for field in dataclasses.fields(StepRecord)}:
-            raise RunError(f"A step has no {name!r}. {nearest(name, [f.name for f in dataclasses.fields(StepRecord)])}")
-        rows = self._rows(f"SELECT step, {name} FROM steps ORDER BY step")
-        return np.array([row[0] for row in rows], np.int64), np.array([row[1] for row in rows], np.float64)
+        table = self.step_table(name)
+        return table[:, 0].astype(np.int64), table[:, 1]
+
+    def step_table(self, *names: str) -> NDArray[np.float64]:
+        """Fields of every `StepRecord`, after the steps: (rows, 1 + fields). A missing value is NaN."""
+        for name in names:
+            if name not in (known := [field.name for field in dataclasses.fields(StepRecord)]):
+                raise RunError(f"A step has no {name!r}. {nearest(name, known)}")
+        rows = self._rows(f"SELECT {', '.join(('step', *names))} FROM steps ORDER BY step")
+        return np.array(rows, np.float64).reshape(-1, 1 + len(names))
+
+    def last_durations_s(self, count: int) -> list[float]:
+        """How long each of the last steps took, in order."""
+        rows = self._rows("SELECT duration_s FROM steps ORDER BY step DESC LIMIT ?", count)
+        return [duration_s for (duration_s,) in reversed(rows)]
 
     def written_after(self, kind: type[R], row: int) -> list[tuple[int, R]]:
         """The records of a kind that were written after a row, in order, each with its row number."""
@@ -169,6 +181,10 @@ class RunReader:
             for key, value in keys.items()
             if now[section][key] != value
         }
+
+    def chosen(self) -> dict[str, Chosen] | None:
+        """Who chose each hyperparameter, and how, by `section.key`; None: this was not recorded."""
+        return read_chosen(self.facts().get("chosen", ""), self.config)
 
     def layout(self) -> Layout | None:
         """The layout of the statistics; None if none are recorded."""

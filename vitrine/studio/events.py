@@ -9,16 +9,20 @@ from typing import Any
 
 import numpy as np
 from starlette.concurrency import run_in_threadpool
+from typing_extensions import TypedDict
 
 from vitrine.errors import RunError, VitrineError
+from vitrine.runs.disk import expected_bytes, folder_bytes
 from vitrine.runs.film import Film
 from vitrine.runs.live import LiveReader
 from vitrine.runs.reader import FILM, LIVE, RunReader, is_training
 from vitrine.runs.records import EvaluationRecord, EventRecord, SampleRecord, StepRecord
 from vitrine.studio.catalog import Listing, identity
 from vitrine.studio.responses import RefusalError, event
+from vitrine.training.pace import Pace
 
 EVERY_S = 0.5  # between two reads of the run's history
+DISK_EVERY_S = 5.0  # between two measurements of a run's folder, which may have thousands of files
 HEARTBEAT_S = 10.0
 STEPS = 2000  # at most in one event
 
@@ -61,6 +65,9 @@ class State:
     paused: bool
     live_step: int | None
     identity: str
+    left_s: float | None
+    disk_bytes: int
+    disk_expected_bytes: int | None
 
 
 def news(reader: RunReader, cursor: Cursor) -> tuple[dict[str, Any], Cursor, State]:
@@ -93,8 +100,36 @@ def news(reader: RunReader, cursor: Cursor) -> tuple[dict[str, Any], Cursor, Sta
         training and is_paused(reader),
         picture.step if picture else None,
         identity(reader),
+        **progress(reader, training),
     )
     return new, after, state
+
+
+class Progress(TypedDict):
+    """How far a training is. left_s: seconds to its end, by its pace; None: it does not train, or has no step to
+    tell by. disk_bytes: size of the run's folder, a few seconds ago at most; disk_expected_bytes: an estimate of it at the end, while the
+    run trains.
+    """
+
+    left_s: float | None
+    disk_bytes: int
+    disk_expected_bytes: int | None
+
+
+_disks: dict[Path, tuple[float, int]] = {}
+
+
+def progress(reader: RunReader, training: bool) -> Progress:
+    """The time that is left, and the disk."""
+    measured_s, size = _disks.get(reader.path, (-DISK_EVERY_S, 0))
+    if time.monotonic() - measured_s >= DISK_EVERY_S:
+        size = folder_bytes(reader.path)
+        _disks[reader.path] = time.monotonic(), size
+    if not training:
+        return {"left_s": None, "disk_bytes": size, "disk_expected_bytes": None}
+    pace = Pace.of(reader)
+    left_s = round(pace.left_s(reader.steps_made()), 1) if pace.steps else None
+    return {"left_s": left_s, "disk_bytes": size, "disk_expected_bytes": expected_bytes(reader)}
 
 
 def thinned(steps: list[StepRecord]) -> list[StepRecord]:

@@ -14,14 +14,19 @@ TOKENIZER = re.compile(r"auto|char|byte|bpe:\d+")
 
 
 def hyperparameters() -> dict[str, Any]:
-    """Every hyperparameter with its explanation and its range, and the presets."""
-    rows = [
-        _describe(section, key, schema)
+    """Every hyperparameter of the form with its explanation and its range, the explanations of all, and the presets."""
+    schemas = {
+        (section, key): schema
         for section, model in SECTIONS.items()
         for key, schema in model.model_json_schema()["properties"].items()
-        if f"{section}.{key}" not in ELSEWHERE
-    ]
-    return {"hyperparameters": rows, "presets": PRESETS}
+    }
+    return {
+        "hyperparameters": [
+            _describe(*name, schema) for name, schema in schemas.items() if ".".join(name) not in ELSEWHERE
+        ],
+        "descriptions": {".".join(name): schema["description"] for name, schema in schemas.items()},
+        "presets": PRESETS,
+    }
 
 
 def read_settings(given: Mapping[str, Any]) -> Settings:

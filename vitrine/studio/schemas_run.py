@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
+from vitrine.inspection.health_by_history import Headline
 from vitrine.model.inventory import Kind
+from vitrine.runs.chosen import By
 from vitrine.runs.records import EventRecord, SampleRecord
 
 Real = float | None
@@ -21,7 +23,11 @@ class Problem(TypedDict):
 
 
 class RunSummary(TypedDict):
-    """A run in the listing."""
+    """A run in the listing.
+
+    train_loss: of the batch of the last step. val_loss: the last that was measured, over val_tokens tokens; val_whole: whether
+    these are all of the validation split.
+    """
 
     name: str
     parameters: int
@@ -30,6 +36,8 @@ class RunSummary(TypedDict):
     steps_made: int
     training: bool
     val_loss: Real
+    val_tokens: int
+    val_whole: bool
     train_loss: Real
     modified_s: float
 
@@ -119,17 +127,31 @@ class Evaluation(TypedDict):
     final: bool
 
 
+class Chosen(TypedDict):
+    """Who chose a hyperparameter: you (in a command, a file or the form), a preset, the parent run, nobody (its default), or the
+    program, which derived it. how: in words that complete «its value is …».
+    """
+
+    by: By
+    how: str
+
+
 class RunInfo(TypedDict):
     """All that a page needs to open a run.
 
+    chosen: who chose each hyperparameter, by section.key; null: not recorded.
+    left_s: seconds to the end of the training, at its pace; null: it does not train. disk_bytes: size of the run's folder;
+    disk_expected_bytes: an estimate of it at the end, while it trains.
     rules: what each rule of the optimizer adds to plain SGD, in a sentence. terms: what each term of an update is; main_terms:
-    those to show first. ended: what `train --json` printed. series: curves of the whole run; statistics: of each tensor or part of the model,
+    those to show first. ended: what `train --json` printed (train_loss: of the batch of the last step, of train_loss_tokens tokens;
+    val_loss: over val_tokens tokens of the validation split, val_whole: over all of it). series: curves of the whole run; statistics: of each tensor or part of the model,
     as TENSOR/STATISTIC or PART/STATISTIC.
     """
 
     name: str
     identity: str
     config: Settings
+    chosen: dict[str, Chosen] | None
     tensors: list[TensorInfo]
     rules: dict[str, str]
     terms: dict[str, str]
@@ -140,6 +162,9 @@ class RunInfo(TypedDict):
     steps_made: int
     training: bool
     paused: bool
+    left_s: Real
+    disk_bytes: int
+    disk_expected_bytes: int | None
     ended: dict[str, Any] | None
     keyframes: list[int]
     best_step: int | None
@@ -213,7 +238,11 @@ class BestStep(TypedDict):
 
 
 class ComparedRun(TypedDict):
-    """One of several runs. result: what `train --json` printed. seconds: of the recorded steps."""
+    """One of several runs. result: what `train --json` printed. seconds: of the recorded steps.
+
+    train_loss: of the batch of the last recorded step. best, val_loss: by samples of val_tokens tokens of the validation split;
+    the one at the end of the run, in `result`, is over more of it.
+    """
 
     name: str
     parameters: int
@@ -225,6 +254,7 @@ class ComparedRun(TypedDict):
     best: BestStep | None
     train_loss: Real
     val_loss: Real
+    val_tokens: int
     seconds: float
     tokens: int
     loss: LossCurve
@@ -248,11 +278,12 @@ class Comparison(TypedDict):
 
 
 class Next(TypedDict):
-    """The ids of a prompt, and the logit of every possible next token."""
+    """The ids of a prompt, and the logit of every possible next token. exact: whether the parameters are proved to be the step's."""
 
     step: int
     tokens: list[int]
     logits: list[float]
+    exact: bool
 
 
 class Birth(TypedDict):
@@ -296,6 +327,12 @@ class Health(TypedDict):
     verdicts: list[Verdict]
 
 
+class HeadlineAnswer(TypedDict):
+    """headline: null if nothing is wrong."""
+
+    headline: Headline | None
+
+
 class Hyperparameter(TypedDict):
     """One hyperparameter as a form needs it. least, most: allowed; above, below: not themselves allowed."""
 
@@ -312,9 +349,10 @@ class Hyperparameter(TypedDict):
 
 
 class Hyperparameters(TypedDict):
-    """Every hyperparameter, and the presets."""
+    """Every hyperparameter of the form; what each one of a run is, by section.key; and the presets."""
 
     hyperparameters: list[Hyperparameter]
+    descriptions: dict[str, str]
     presets: dict[str, Settings]
 
 
@@ -349,7 +387,10 @@ class Reading(TypedDict):
 
 
 class Plan(TypedDict):
-    """The plan of a choice of hyperparameters: what `plan --json` prints."""
+    """The plan of a choice of hyperparameters: what `plan --json` prints.
+
+    disk_expected_bytes: an estimate of the size of the run's folder at its end.
+    """
 
     parameters: int
     tensors: list[PlannedTensor]
@@ -360,11 +401,13 @@ class Plan(TypedDict):
     fits: bool
     keyframe_bytes: int
     recording: Recording
+    disk_expected_bytes: int
     tokens_per_step: int
     step_s: Real
     duration_s: Real
     reading: Reading
     config: Settings
+    chosen: dict[str, Chosen]
 
 
 class Started(TypedDict):

@@ -1,5 +1,7 @@
 """The types of JSON answers about replayed steps; see `schemas_run`."""
 
+from typing import Literal
+
 from typing_extensions import TypedDict
 
 from vitrine.model.inventory import Kind
@@ -131,20 +133,29 @@ class Biography(TypedDict):
 
 
 class Neuron(TypedDict):
-    """One output of a linear layer at one token."""
+    """One output of a linear layer at one token: of the step's batch, or of a prompt (then row is 0).
+
+    weights, bias: the parameters themselves, float32. products: inputs times the weights in the format products_in; bias_added:
+    the bias in it. total: these added up in float64. output: the model's own, which adds in another order and rounds to
+    products_in. difference: output minus total. exact: whether the parameters are proved to be those of the step.
+    """
 
     neuron: str
     step: int
+    prompt: str | None
     row: int
     token: int
     text: str
     inputs: list[float]
     weights: list[float]
     products: list[float]
+    products_in: Literal["float32", "bfloat16"]
     bias: float
+    bias_added: float
     total: float
     output: float
     difference: float
+    exact: bool
 
 
 class Spread(TypedDict):

@@ -15,7 +15,7 @@ from vitrine.errors import RunError
 from vitrine.generation.generate import generate, next_logits
 from vitrine.inspection.gradient_check import check_gradient
 from vitrine.inspection.health import examine
-from vitrine.inspection.neuron import open_neuron
+from vitrine.inspection.neuron import open_neuron, open_neuron_of_prompt
 from vitrine.inspection.parameter import find_address, report_parameter
 from vitrine.inspection.reinit import reinitialise
 from vitrine.inspection.replay import Replayer
@@ -110,12 +110,16 @@ class WorkerJobs:
             raise RunError(f"A parameter is named with its place, such as {address.tensor.name}[0]: got {name!r}.")
         return report_parameter(self._replayed_step(run, identity, step), address).to_json()
 
-    def neuron(self, run: str, identity: str, step: int, name: str, row: int, token: int) -> dict[str, Any]:
-        """One neuron: its inputs, weights and output."""
-        address = find_address(RunReader(run), name)
-        replayed = self._replayed_step(run, identity, step)
-        seq = replayed.micro_batches[0].inputs.shape[1]
-        return open_neuron(replayed, address, row, token + seq if token < 0 else token).to_json()
+    def neuron(
+        self, run: str, identity: str, step: int, name: str, row: int, token: int, prompt: str | None
+    ) -> dict[str, Any]:
+        """One neuron: its inputs, weights and output, at a token of the step's batch or of a prompt."""
+        reader = RunReader(run)
+        address = find_address(reader, name)
+        if prompt is None:
+            return open_neuron(self._replayed_step(run, identity, step), address, row, token).to_json()
+        with self._model(run, identity, step) as (model, _, exact):
+            return open_neuron_of_prompt(model, reader, step, exact, address, prompt, token).to_json()
 
     def tensor(self, run: str, identity: str, step: int, name: str) -> dict[str, Any]:
         """One tensor in a step, and a scatter of gradients against updates."""
@@ -150,23 +154,27 @@ class WorkerJobs:
 
     def next(self, run: str, identity: str, step: int, prompt: str) -> dict[str, Any]:
         """The logits of every possible next token after a prompt."""
-        with self._model(run, identity, step) as (model, owner):
+        with self._model(run, identity, step) as (model, owner, exact):
             ids, logits = next_logits(model, owner.tokenizer, prompt)
-        return {"step": step, "tokens": ids, "logits": logits}
+        return {"step": step, "tokens": ids, "logits": logits, "exact": exact}
 
     def generate(
         self, run: str, identity: str, step: int, prompt: str, max_new_tokens: int, sampling: dict[str, Any], seed: int
     ) -> dict[str, Any]:
-        """Generate text; each piece is a part. digest: of the model's parameters, before and after."""
+        """Generate text; each piece is a part.
+
+        exact: whether the parameters are proved to be those of the step: kept in a keyframe, or replayed and compared. digest: of
+        the model's parameters, before and after.
+        """
 
         def on_text(text: str) -> None:
             self.queue.check()
             self.queue.say(PART, text)
 
-        with self._model(run, identity, step) as (model, owner):
+        with self._model(run, identity, step) as (model, owner, exact):
             chosen, before = SamplingConfig(**sampling), _digest(model)
             text = generate(model, owner.tokenizer, prompt, max_new_tokens, chosen, seed, on_text, owner.ngrams).text
-            return {"text": text, "digest": {"before": before, "after": _digest(model)}}
+            return {"text": text, "exact": exact, "digest": {"before": before, "after": _digest(model)}}
 
     def plan(
         self, corpus: list[str], preset: str, settings: Settings, steps: int, for_s: float, parent: str
@@ -179,18 +187,21 @@ class WorkerJobs:
         """Does nothing; returns once torch is loaded."""
 
     @contextmanager
-    def _model(self, run: str, identity: str, step: int) -> Iterator[tuple[Decoder, Run]]:
-        """The model with the parameters that a step starts from: from a keyframe, or by a replay up to it."""
+    def _model(self, run: str, identity: str, step: int) -> Iterator[tuple[Decoder, Run, bool]]:
+        """The model with the parameters that a step starts from: from a keyframe, or by a replay up to it; and whether the
+        parameters are proved to be those.
+        """
         key = run, identity
         owner = self.models.get(key) or Run(run)
         _keep(self.models, key, owner, RUNS)
         if step in keyframe_steps(Path(run) / KEYFRAMES):
-            yield owner.model(step), owner
+            yield owner.model(step), owner, True
         elif warm := self.steps.get((key, step)):
             with warm.model() as decoder:
-                yield decoder, owner
+                yield decoder, owner, warm.exact
         else:
-            yield self._replayer_before(run, identity, step).decoder, owner
+            replayer = self._replayer_before(run, identity, step)
+            yield replayer.decoder, owner, replayer.comparisons.exact
 
     def _replayer_before(self, run: str, identity: str, step: int) -> Replayer:
         """A replayer whose state is that before a step."""

@@ -23,7 +23,7 @@ from vitrine.text.ids import byte_counter, check_tokenizer, holds_ids, id_parts
 from vitrine.text.pattern_check import check_patterns
 from vitrine.text.scans import changed, check_unchanged, remembered_scan, stamps
 from vitrine.text.sources import Meter, Progress, Reading, Scan, Source, digest_of, find_sources, scan, scan_all
-from vitrine.text.splits import Part, Split, choose_documents, choose_split
+from vitrine.text.splits import MANY, Part, Split, choose_documents, choose_split
 from vitrine.text.summary import SourceSummary, Summary
 from vitrine.text.tokenizer import (
     bulk_encoder,
@@ -291,6 +291,13 @@ def tokens_of(corpus: Sequence[str], tokenizer: Tokenizer, reading: Reading = Re
 def source_digests(corpus: Sequence[str], reading: Reading = Reading()) -> list[str]:
     """The digest of each source as it is now, as `prepare` computes it."""
     return [digest_of(s) if s.files else scan(s, reading).digest for s in find_sources(corpus)]
+
+
+# How `prepare` chooses what is "auto".
+CHOICES = {
+    "tokenizer": "characters for at most 4 MB of text with at most 128 different ones, otherwise BPE, larger for longer text",
+    "validation_split": f"whole documents if there are more than {MANY}, not all equal, and a share is held back; otherwise the end",
+}
 
 
 def choose_tokenizer(scans: Sequence[Scan]) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +13,15 @@ from vitrine.recording.reporter import Reporter
 from vitrine.runs.control import LOOK_EVERY_S, Mailbox
 from vitrine.step import State
 from vitrine.training.distributed import Processes
+from vitrine.training.pace import Pace
 from vitrine.training.run_writer import Writer
 from vitrine.training.stopping import StoppedError
-from vitrine.training.timing import Pace
 
 CONTINUE, HOLD, TIME, LEAVE = range(
     4
 )  # what a process asks for between two steps; the largest value of all processes decides
 REASONS = {CONTINUE: "", TIME: "time", LEAVE: "interrupted"}
+STOPPING = "Saving, then stopping. Once more to stop at once."
 LATE = 1.08  # times the requested seconds: the clock ends a training that takes longer
 
 
@@ -75,7 +77,8 @@ class Control:
             if self.signal:
                 os._exit(128 + number)
             self.signal = number
-            self.reporter.note("Saving, then stopping. Once more to stop at once.")
+            # From another thread: the signal may have come while this one was writing to the terminal, and holds its buffer.
+            threading.Thread(target=self.reporter.note, args=(STOPPING,)).start()
 
         ending = [signal.SIGINT, signal.SIGTERM]
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it

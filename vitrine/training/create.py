@@ -21,6 +21,7 @@ from vitrine.errors import ConfigError, RunError
 from vitrine.model.inventory import tensor_fact
 from vitrine.recording.loggers import with_loggers
 from vitrine.recording.reporter import Reporter
+from vitrine.runs.chosen import chosen_fact
 from vitrine.runs.reader import CHAT_TEMPLATE, CONFIG, HISTORY, KEYFRAMES, LOCK, TOKENIZER, TOKENS
 from vitrine.runs.refusals import sentences
 from vitrine.runs.store import Store, digests
@@ -123,6 +124,7 @@ def _write_run(folder: Path, prepared: Prepared, processes: Processes) -> None:
     with Store(folder / HISTORY) as store:
         store.set_fact("birth", written_digest(kept))
         store.set_fact("files", json.dumps(digests(folder, [TOKENIZER])))
+        store.set_fact("chosen", chosen_fact(prepared.chosen, config))
         _set_facts(store, config, tokens, processes)
 
 

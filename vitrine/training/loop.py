@@ -21,17 +21,18 @@ from vitrine.training.control import Control
 from vitrine.training.device import memory_in_use
 from vitrine.training.distributed import Processes
 from vitrine.training.evaluation import Evaluation, evaluate
+from vitrine.training.pace import Pace
 from vitrine.training.run_writer import RunWriter, Writer
 from vitrine.training.state import build_state, make_batches, micro_batches
 from vitrine.training.stopping import StoppedError, StoppingRule
-from vitrine.training.timing import Pace
 
 
 @dataclass(frozen=True)
 class Result:
     """How a training ended. Losses in nats per token; None: not measured.
 
-    val_tokens: measured tokens, of val_split_tokens in the validation split; val_whole: whether all were measured.
+    train_loss: of the batch of the last step, before its update: the mean over train_loss_tokens tokens.
+    val_loss: the mean over val_tokens tokens, of val_split_tokens in the validation split; val_whole: whether all were measured.
     stopped: "steps", "time", "target", "interrupted" or "early".
     digest: of the parameters; equal digests, equal bits.
     duration_s: of the whole command; training_s: of the steps only.
@@ -50,6 +51,7 @@ class Result:
     digest: str
     stopped: str
     signal: int = 0
+    train_loss_tokens: int = 0
     val_tokens: int = 0
     val_split_tokens: int = 0
     val_whole: bool = True
@@ -215,6 +217,7 @@ class Trainer:
             digest=digest(self.state.parameters.entries.named(self.state.parameters.values)),
             stopped=stopped,
             signal=self.control.signal if stopped == "interrupted" else 0,
+            train_loss_tokens=self.config.tokens_per_step if self.observer.last is not None else 0,
             val_tokens=evaluation.tokens if evaluation else 0,
             val_split_tokens=max(0, len(self.tokens.validation) - 1),
             val_whole=record is not None and record.whole,

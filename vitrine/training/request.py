@@ -11,8 +11,9 @@ import torch
 
 from vitrine.config import Config, Settings, load_toml, merge
 from vitrine.errors import ConfigError, CorpusError, RunError
-from vitrine.presets import Facts, choose_size, preset_settings, resolve
+from vitrine.presets import Facts, choose_size, derive, preset_settings
 from vitrine.recording.reporter import Reporter
+from vitrine.runs.chosen import GIVEN, Chosen, Layer, in_file, who_chose
 from vitrine.runs.reader import TOKENIZER, RunReader
 from vitrine.text import token_files
 from vitrine.text.builtin import is_pipe, located
@@ -57,33 +58,50 @@ class Request:
 class Draft:
     """A partly resolved request. Each function below takes one, and returns one that is further resolved.
 
-    own: the settings of the file and of the request itself. settings: all layers.
+    own: the settings of the file and of the request itself. layers: all settings; later ones win.
     """
 
     request: Request
     parent: Snapshot | None
     own: Settings
-    settings: Settings
+    layers: tuple[Layer, ...]
     facts: Facts
 
     @cached_property
+    def settings(self) -> Settings:
+        """All layers, merged."""
+        return merge(*(layer.settings for layer in self.layers))
+
+    @cached_property
+    def derived(self) -> tuple[Config, dict[str, str]]:
+        """Every hyperparameter, as far as known, and how those were derived that no layer has."""
+        return derive(self.settings, self.facts)
+
+    @property
     def config(self) -> Config:
         """Every hyperparameter, as far as known."""
-        return resolve(self.settings, self.facts)
+        return self.derived[0]
 
-    def merged(self, settings: Settings) -> "Draft":
-        """The same with another layer on top."""
-        return replace(self, settings=merge(self.settings, settings))
+    @property
+    def chosen(self) -> dict[str, Chosen]:
+        """Who chose each hyperparameter, by `section.key`."""
+        config, derived = self.derived
+        return who_chose(self.layers, derived, config)
+
+    def with_layers(self, *layers: Layer) -> "Draft":
+        """The same with more layers on top."""
+        return replace(self, layers=(*self.layers, *layers))
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A resolved request: every hyperparameter, the token ids, and the source of the initial parameters.
+    """A resolved request: every hyperparameter and who chose it, the token ids, and the source of the initial parameters.
 
     ready_s: when the tokens were ready (time.monotonic): a requested time counts from then.
     """
 
     config: Config
+    chosen: dict[str, Chosen]
     tokens: token_files.Prepared
     parent: Snapshot | None
     ready_s: float = 0.0
@@ -103,26 +121,36 @@ def complete(draft: Draft, processes: Processes, reporter: Reporter) -> Prepared
     if ready_s - began_s > for_s / 2 > 0:
         reporter.note(f"Preparing took {ready_s - began_s:.0f} s; the requested {for_s:g} s count from now.")
     draft = choose(draft, tokens, processes, reporter)
-    config = fit(draft, tokens, ready_s, processes, reporter) if for_s else draft.config
-    return Prepared(config, tokens, draft.parent, ready_s)
+    draft = fit(draft, tokens, ready_s, processes, reporter) if for_s else draft
+    return Prepared(draft.config, draft.chosen, tokens, draft.parent, ready_s)
 
 
 def lay(request: Request) -> Draft:
     """Merge the layers of settings: parent run, preset, file, request."""
     parent, inherited = _parent(request)
-    own = merge(load_toml(Path(request.config_file)) if request.config_file else {}, request.settings or {})
-    training = own.setdefault("training", {})
+    asked = {section: dict(values) for section, values in (request.settings or {}).items()}
+    training = asked.setdefault("training", {})
     if request.corpus:
-        own.setdefault("data", {})["corpus"] = list(request.corpus)
+        asked.setdefault("data", {})["corpus"] = list(request.corpus)
     if request.steps:
         training["steps"] = request.steps
     if request.target_loss:
         training["target_loss"] = request.target_loss
-    training["parent"] = request.parent
+    training["parent"] = request.parent or "auto"
+    own = merge(load_toml(Path(request.config_file)) if request.config_file else {}, asked)
     preset = preset_settings(request.preset) if request.preset not in ("", "auto") else {}
-    settings = merge(_without_other_rule(inherited, own), _without_other_rule(preset, own), own)
+    layers = (
+        Layer(
+            "parent",
+            f"as in {Path(request.parent).name}, from which this run starts",
+            _without_other_rule(inherited, own),
+        ),
+        Layer("preset", f"of the preset {request.preset}", _without_other_rule(preset, own)),
+        Layer("you", in_file(request.config_file), own),
+        Layer("you", GIVEN, merge(asked)),
+    )
     device = check_device(str(own.get("machine", {}).get("device", best_device())))
-    return Draft(request, parent, own, settings, Facts(STAND_IN, 0, str(device)))
+    return Draft(request, parent, own, layers, Facts(STAND_IN, 0, str(device)))
 
 
 def check(draft: Draft, processes: Processes) -> Draft:
@@ -135,7 +163,14 @@ def check(draft: Draft, processes: Processes) -> Draft:
         threads=max(1, physical_cores() // processes.size),
         bfloat16=not processes.agree(not prefers_bfloat16(device)),
     )
-    draft = replace(draft.merged({"data": _located(draft.own.get("data", {}), request.corpus)}), facts=facts)
+    data = draft.own.get("data", {})
+    found = _located(data, request.corpus)
+    draft = replace(draft.with_layers(Layer(None, "", {"data": found})), facts=facts)
+    corpus = found.get("corpus") or data.get("corpus") or []
+    if data.get("validation") is None and (beside := validation_beside(corpus)):
+        draft = draft.with_layers(
+            Layer("derived", "nanoGPT's val.bin, beside the text", {"data": {"validation": beside}})
+        )
     if not draft.config.data.corpus:
         raise CorpusError("There is no text to learn from. Give one or more files, folders or globs.")
     check_processes(draft.config, processes.size)
@@ -166,38 +201,55 @@ def choose(draft: Draft, tokens: token_files.Prepared, processes: Processes, rep
     """Choose what follows from the tokens: the size, if none is named, and the vocabulary size."""
     request, train_tokens = draft.request, sum(map(len, tokens.train))
     facts = replace(draft.facts, vocab_size=tokens.tokenizer.get_vocab_size(), train_tokens=train_tokens)
-    settings = draft.settings
+    machine_too = f" and {request.for_s:g} s on this machine" if request.for_s else ""
+    reason = f"for {train_tokens:,} training tokens{machine_too}"
     if request.auto:
         rate = _matrix_rate(facts, processes) if request.for_s else 0.0
         size = choose_size(train_tokens, rate, request.for_s)
-        settings = merge(_without_other_rule(preset_settings(size), draft.own), settings)
+        preset = _without_other_rule(preset_settings(size), draft.own)
+        layer = Layer("preset", f"of the preset {size}, the size {reason}", preset)
+        draft = replace(draft, layers=(layer, *draft.layers))
     for warning in tokens.warnings:
         reporter.note(warning)
-    split = settings.get("data", {}).get("validation_split", tokens.validation_split)
-    known = {"data": {"tokenizer": tokens.tokenizer_name, "validation_split": split}}
-    draft = replace(draft, settings=merge(settings, known), facts=facts)
+    data = draft.settings.get("data", {})
+    layers = [
+        Layer(None if key in data else "derived", token_files.CHOICES[key], {"data": {key: value}})
+        for key, value in (
+            ("tokenizer", tokens.tokenizer_name),
+            ("validation_split", data.get("validation_split", tokens.validation_split)),
+        )
+    ]
+    draft = replace(draft.with_layers(*layers), facts=facts)
     check_tokens(draft.config, tokens)
     if request.auto:
-        machine_too = f" and {request.for_s:g} s on this machine" if request.for_s else ""
-        reporter.note(f"auto: the size {size}, for {train_tokens:,} training tokens{machine_too}.")
+        reporter.note(f"auto: the size {size}, {reason}.")
     return draft
 
 
-def fit(draft: Draft, tokens: token_files.Prepared, ready_s: float, processes: Processes, reporter: Reporter) -> Config:
+def fit(draft: Draft, tokens: token_files.Prepared, ready_s: float, processes: Processes, reporter: Reporter) -> Draft:
     """Fit the hyperparameters of [training] that are not given to a requested time, by timings on this machine."""
     for_s, given = draft.request.for_s, set(draft.own["training"])
     check_memory(draft.config, Reporter().note)
     probe = timing.Probe(draft.config, tokens, processes, for_s / 300)
 
-    def with_training(values: dict[str, Any]) -> Config:
-        return draft.merged({"training": {name: v for name, v in values.items() if name not in given}}).config
+    def with_training(values: dict[str, Any]) -> Draft:
+        fitted = {name: value for name, value in values.items() if name not in given}
+        return draft.with_layers(
+            *(
+                Layer("derived", timing.FITTED[name].format(for_s=for_s), {"training": {name: fitted[name]}})
+                for name in fitted
+            )
+        )
 
     measured = probe.measure(tokens.tokenizer)
     left_s = for_s - processes.agree(time.monotonic() - ready_s)
-    config = timing.fit(measured, for_s, left_s, len(tokens.validation), given, with_training)
+    found = timing.fit(
+        measured, for_s, left_s, len(tokens.validation), given, lambda values: with_training(values).config
+    )
+    draft = with_training(found)
     if "steps" not in given:
-        reporter.note(f"{config.training.steps:,} steps fit into {for_s:g} s, by timing a few.")
-    return config
+        reporter.note(f"{draft.config.training.steps:,} steps fit into {for_s:g} s, by timing a few.")
+    return draft
 
 
 def _parent(request: Request) -> tuple[Snapshot | None, Settings]:
@@ -238,8 +290,6 @@ def _located(data: dict[str, Any], corpus: Sequence[str]) -> dict[str, Any]:
     if isinstance(held_back, str | list):
         files = [held_back] if isinstance(held_back, str) else held_back
         found["validation"] = [located(spec) if isinstance(spec, str) else spec for spec in files]
-    elif held_back is None and (beside := validation_beside(found.get("corpus", data.get("corpus", [])))):
-        found["validation"] = beside
     return found
 
 

@@ -36,6 +36,23 @@ from vitrine.training.checkpoint import (
 from vitrine.training.stopping import StoppedError
 from vitrine.training.timing import SAMPLE_TOKENS
 
+SHORT_TOKENS = 24  # of a sample at the start, where writing changes from step to step
+SHORT = 8  # such samples; together they cost as much as three long ones
+
+
+def sample_lengths(steps: int, count: int) -> dict[int, int]:
+    """At which steps the model writes a sample, and how many tokens. Together they are not more than `count` long samples.
+
+    Short ones come first, at growing distances, as steps 0, 1, 2, 5, 12, 28, 65, 150 of 600; then long ones, evenly up to the end.
+    Fewer than five are all long.
+    """
+    if count < 5:
+        return dict.fromkeys(spaced(steps + 1, count), SAMPLE_TOKENS)
+    long = [round(steps * i / (count - 3)) for i in range(1, count - 2)]
+    most = max(1.0, long[0] / 2)
+    short = [0, *(round(most ** (i / (SHORT - 2))) for i in range(SHORT - 1))]
+    return dict.fromkeys(short, SHORT_TOKENS) | dict.fromkeys(long, SAMPLE_TOKENS)
+
 
 class Writer:
     """Writes nothing, and observes only the loss: of several processes, only the first has a `RunWriter`."""
@@ -98,7 +115,7 @@ class RunWriter(Writer):
         self.history = History(path / HISTORY, config.recording.enabled)
         remove_partial(path / KEYFRAMES)
         self.keyframes = KeyframeWriter(path / KEYFRAMES, config.recording)
-        self.sample_steps = spaced(config.training.steps + 1, config.recording.text_samples)
+        self.sample_lengths = sample_lengths(config.training.steps, config.recording.text_samples)
         self.started_at = self.kept_at = 0
         self.sampled_at = -1
 
@@ -162,15 +179,16 @@ class RunWriter(Writer):
 
     def sample(self, decoder: Decoder, step: int, between: Callable[[str], None], last: bool = False) -> None:
         """Record it in the history. `between` is called between two tokens; if it raises StoppedError, nothing is written."""
-        due = self.history.enabled and self.sample_steps and (last or step in self.sample_steps)
+        due = self.history.enabled and self.sample_lengths and (last or step in self.sample_lengths)
         if not due or step == self.sampled_at:
             return
         self.sampled_at = step
         self.commit()
         sampling, seed = self.config.sampling, self.config.training.seed
         tokenizer = load_tokenizer(self.path / TOKENIZER)
+        tokens = SAMPLE_TOKENS if last else self.sample_lengths[step]
         try:
-            written = generate(decoder, tokenizer, "", SAMPLE_TOKENS, sampling, seed, between)
+            written = generate(decoder, tokenizer, "", tokens, sampling, seed, between)
         except StoppedError:
             return  # only this process writes: the next check makes all of them stop
         record = SampleRecord(step, "", written.text, sampling.temperature, seed)

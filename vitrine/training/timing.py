@@ -1,8 +1,6 @@
-"""Timing: the pace of a training and, before one, how many steps fit into the time of `--for`."""
+"""Timing, before a training: how many steps fit into the time of `--for`."""
 
-import statistics
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,10 +21,13 @@ STEPS = 50  # timed at most
 WRITTEN = 8  # tokens of a timed text, in addition to the first
 RECORDING = 1.05  # what recording adds to a step at most, and slow steps to the usual ones
 SHARE = 0.05  # of the requested time: for the last evaluation, and for all between the steps
+# How each hyperparameter that `fit` returns was derived.
+FITTED = {
+    "steps": "as many as fit into {for_s:g} s on this machine, by timing a few",
+    "evaluation_tokens": f"as many as can be measured in {SHARE:.0%} of the {{for_s:g}} s asked for, all evaluations together",
+    "final_evaluation_tokens": f"as many as can be measured in {SHARE:.0%} of the {{for_s:g}} s asked for",
+}
 SHOWING_S = 0.5  # for what the command shows at its end, in addition to the work of the model
-
-FIRST = slice(5, 20)  # steps whose pace is the reference: the very first ones are slower
-SLOW = 2.0  # times as long as these: reported as slower
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,8 @@ def fit(
     held_back: int,
     given: set[str],
     resolve: Callable[[dict[str, Any]], Config],
-) -> Config:
-    """Fit hyperparameters to a time: the number of steps, and the tokens that evaluations measure.
+) -> dict[str, int]:
+    """Fit hyperparameters of [training] to a time: the number of steps, and the tokens that evaluations measure.
 
     Args:
         for_s: requested seconds; left_s: seconds left of them.
@@ -159,57 +160,4 @@ def fit(
     every = resolve({"steps": steps}).training.evaluate_every
     usual = tokens("evaluation_tokens", SHARE * for_s / max(1, steps // every))
     steps = max(1, int(left_s / (step_s + usual * timing.token_s / every)))
-    return resolve({"steps": steps, **lowered})
-
-
-class Pace:
-    """Estimates speed and time left from the durations of steps and evaluations."""
-
-    def __init__(self, config: Config, validation_tokens: int) -> None:
-        self.config, self.validation_tokens = config, validation_tokens
-        self.training_s, self.steps, self.step_s, self.token_s = 0.0, 0, 0.0, 0.0
-        self.first: list[float] = []
-        self.recent: deque[float] = deque(maxlen=10)
-
-    def stepped(self, duration_s: float) -> None:
-        """Add the duration of a step."""
-        self.training_s, self.steps = self.training_s + duration_s, self.steps + 1
-        # The first steps are slow; later ones have equal weight, over about the last fifty.
-        weight = 1.0 if self.steps <= 3 else max(1 / 50, 1 / self.steps)
-        self.step_s += weight * (duration_s - self.step_s)
-        self.recent.append(duration_s)
-        if len(self.first) < FIRST.stop:
-            self.first.append(duration_s)
-
-    def evaluated(self, duration_s: float, tokens: int) -> None:
-        """Add the duration of an evaluation."""
-        self.token_s = duration_s / tokens
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Training tokens per second, recently."""
-        return self.config.tokens_per_step / self.step_s if self.step_s else 0.0
-
-    @property
-    def slowdown(self) -> float:
-        """How many times slower the last ten steps are than the first ones, by medians; 1: less than twice."""
-        if self.steps < FIRST.stop + len(self.recent):
-            return 1.0
-        factor = statistics.median(self.recent) / statistics.median(self.first[FIRST])
-        return factor if factor >= SLOW else 1.0
-
-    @property
-    def last_s(self) -> float:
-        """Seconds that the last evaluation takes."""
-        return self._evaluation_s(self.config.training.final_evaluation_tokens or self.validation_tokens)
-
-    def left_s(self, number: int) -> float:
-        """Seconds from a step to the end: steps, the evaluations between them, and the last one."""
-        training = self.config.training
-        steps = training.steps - number
-        between = steps // training.evaluate_every
-        return steps * self.step_s + between * self._evaluation_s(training.evaluation_tokens) + self.last_s
-
-    def _evaluation_s(self, tokens: int) -> float:
-        token_s = self.token_s or self.step_s / (3 * self.config.tokens_per_step)
-        return token_s * min(tokens, self.validation_tokens)
+    return {"steps": steps, **lowered}

@@ -16,13 +16,18 @@ POINTER = "pointer.json"
 
 def keep_tokens(tokens: token_files.Prepared, folder: Path) -> None:
     """Copy the token ids into a new run, or record their path."""
-    size = sum(array.nbytes for array in (*tokens.train, tokens.validation))
-    if size <= KEPT_TOKENS_BYTES:
+    if kept_bytes(tokens):
         token_files.copy_prepared(tokens, folder)
         return
     folder.mkdir()
     pointer = {"folder": str(tokens.folder), "digest": tokens.corpus_digest}
     (folder / POINTER).write_text(json.dumps(pointer, indent=1), encoding="utf-8")
+
+
+def kept_bytes(tokens: token_files.Prepared) -> int:
+    """How many bytes of token ids a run will have in its folder."""
+    size = sum(array.nbytes for array in (*tokens.train, tokens.validation))
+    return size if size <= KEPT_TOKENS_BYTES else 0
 
 
 def open_tokens(reader: RunReader) -> token_files.Prepared:

@@ -66,6 +66,6 @@ test.each([false, true])('a number can be read on its own shade; dark: %s', (dar
   for (let shade = -SHADES; shade <= SHADES; shade++) {
     const pixel = shades[shade + SHADES]!;
     const ground = `#${[0, 8, 16].map((at) => ((pixel >> at) & 255).toString(16).padStart(2, '0')).join('')}`;
-    expect(contrast(inkOn(shade, dark), ground), `shade ${shade}`).toBeGreaterThanOrEqual(3.6);
+    expect(contrast(inkOn(shade, dark), ground), `shade ${shade}`).toBeGreaterThanOrEqual(4.5);
   }
 });

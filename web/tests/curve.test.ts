@@ -1,9 +1,9 @@
 import { expect, test } from 'vitest';
-import { begun, longer, lossAt, NO_CURVE, type LossCurve } from '../src/lib/curve';
-import type { Series, StepRow } from '../src/lib/types';
+import { begun, longer, NO_CURVE, valueAt, type Curve } from '../src/lib/curve';
+import type { Series } from '../src/lib/types';
 
-const rows = (from: number, losses: (number | null)[]): StepRow[] =>
-  losses.map((loss, i) => [from + i, loss, null, null, 0.1]);
+const rows = (from: number, losses: (number | null)[]): [number, number | null][] =>
+  losses.map((loss, i) => [from + i, loss]);
 
 test('steps that came twice count once', () => {
   const curve = longer(longer(NO_CURVE, rows(0, [3, 2, 1])), rows(1, [9, 9, 0.5]));
@@ -13,14 +13,14 @@ test('steps that came twice count once', () => {
 
 test('a curve that grows too long keeps every extreme', () => {
   const losses = Array.from({ length: 10_000 }, (_, i) => (i === 4321 ? 99 : i === 1234 ? -5 : i === 77 ? null : 1));
-  let curve: LossCurve = NO_CURVE;
+  let curve: Curve = NO_CURVE;
   for (let from = 0; from < losses.length; from += 1000)
     curve = longer(curve, rows(from, losses.slice(from, from + 1000)));
   expect(curve.steps.length).toBeLessThanOrEqual(4800);
   expect(Math.max(...curve.high.map(Number))).toBe(99);
   expect(Math.min(...curve.low.map(Number))).toBe(-5);
-  expect(lossAt(curve, 4321)).toEqual({ low: 1, high: 99 });
-  expect(lossAt(curve, 77)).toEqual({ low: 1, high: 1 }); // its neighbour's: the loss itself was not finite
+  expect(valueAt(curve, 4321)).toEqual({ low: 1, high: 99 });
+  expect(valueAt(curve, 77)).toEqual({ low: 1, high: 1 }); // its neighbour's: the loss itself was not finite
 });
 
 test('what was read of the run is followed by what the stream brought since', () => {
@@ -32,12 +32,12 @@ test('what was read of the run is followed by what the stream brought since', ()
 
 test('the loss of a step is that of the stretch it lies in', () => {
   const curve = { steps: [0, 10, 20], low: [3, null, 1], high: [4, null, 2] };
-  expect([0, 9, 10, 20, 500].map((step) => lossAt(curve, step))).toEqual([
+  expect([0, 9, 10, 20, 500].map((step) => valueAt(curve, step))).toEqual([
     { low: 3, high: 4 },
     { low: 3, high: 4 },
     null,
     { low: 1, high: 2 },
     { low: 1, high: 2 },
   ]);
-  expect(lossAt(NO_CURVE, 3)).toBeNull();
+  expect(valueAt(NO_CURVE, 3)).toBeNull();
 });

@@ -214,8 +214,9 @@ class Asking:
         return answer
 
     async def start(self) -> None:
-        """Keep the run and its curves."""
+        """Keep the run, what its hyperparameters are, and its curves."""
         self.say("the run and its curves")
+        await self.keep("/hyperparameters")
         listing = await _about(self.inside, "/runs")
         mine = [row | {"training": False} for row in listing["runs"] if row["name"] == self.inside.run]
         self.answers.append(_json("/runs", {"runs": mine, "unreadable": []}))
@@ -237,6 +238,7 @@ class Asking:
     async def health(self) -> None:
         """Keep the verdicts and their curves."""
         self.say("health")
+        await self.keep("headline")
         said = json.loads((await self.keep("health")).content)
         known = {answer.query["name"] for answer in self.answers if answer.path == "series"}
         plots = [verdict["plot"] for verdict in said.get("verdicts", ())]
@@ -400,6 +402,7 @@ def _parameters(reader: RunReader, info: dict[str, Any]) -> Parameters | str:
 def _of_this_file(info: dict[str, Any], run: str, short: ShortFilm | None) -> dict[str, Any]:
     """The run as this file has it: with the film included here, and no longer in training."""
     here = info | {"film": short and short.info, "training": False, "paused": False}
+    here |= {"left_s": None, "disk_expected_bytes": None}
     here["config"] = _plain_names(info["config"])
     if here["ended"] and "run" in here["ended"]:
         here["ended"] = here["ended"] | {"run": run}

@@ -90,7 +90,10 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
 
     @router.post("/generate", responses=EVENTS, response_class=Response)
     async def generate(request: Request, run: Name, body: GenerateRequest) -> Response:
-        """Server-sent events: the text in pieces, and at the end the whole text."""
+        """Server-sent events: the text in pieces; at the end the whole text, its step, and whether the parameters are exact.
+
+        Without a keyframe, the parameters are replayed from the keyframe before. This ends when the page no longer waits.
+        """
         reader = listing.open(run)
         check(reader, body.prompt, body.step)
         messages = worker_for(reader, body.step).follow(

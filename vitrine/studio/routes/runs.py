@@ -1,6 +1,7 @@
 """The routes that read runs: listing, curves, event stream, film. They need no torch."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -11,15 +12,17 @@ from starlette.responses import Response, StreamingResponse
 from vitrine.config import Config
 from vitrine.errors import RunError, VitrineError
 from vitrine.inspection.compare_runs import compare
+from vitrine.inspection.health_by_history import history_headline
 from vitrine.model.inventory import memory_parts, optimizer_memory
 from vitrine.optimizers.registry import OPTIMIZERS
+from vitrine.runs.chosen import Chosen
 from vitrine.runs.film import PICKS, Film
 from vitrine.runs.live import LiveReader
 from vitrine.runs.reader import FILM, LIVE, TOKENIZER, RunReader, is_training
 from vitrine.studio import schemas_run
 from vitrine.studio import series as curves
 from vitrine.studio.catalog import Listing, identity
-from vitrine.studio.events import Cursor, film_steps, follow, is_paused
+from vitrine.studio.events import Cursor, film_steps, follow, is_paused, progress
 from vitrine.studio.responses import ASK_AGAIN, EVENTS, IMMUTABLE, NEVER, RAW, Json, RefusalError, numbers
 from vitrine.studio.tiles import keyframes, read_birth
 from vitrine.text.tokenizer import load_tokenizer, spell
@@ -89,6 +92,18 @@ def make_router(listing: Listing) -> APIRouter:
     ) -> Response:
         """One statistic of every part of the model, or of every tensor: a curve each, on the same steps."""
         return Json(curves.layers(listing.open(run), statistic, by, first, last, pixels))
+
+    headlines: dict[str, tuple[tuple[object, ...], schemas_run.HeadlineAnswer]] = {}
+
+    @router.get("/runs/{run}/headline", response_model=schemas_run.HeadlineAnswer)
+    def headline(run: Name) -> Response:
+        """What is wrong with the run, by its recorded history only: no model is run. A second for 100,000 steps; then remembered."""
+        reader = listing.open(run)
+        now = identity(reader), reader.steps_made(), len(reader.evaluations()), len(reader.events())
+        path = str(reader.path)
+        if path not in headlines or headlines[path][0] != now:
+            headlines[path] = now, {"headline": history_headline(reader)}
+        return Json(headlines[path][1])
 
     @router.get("/runs/{run}/stream", responses=EVENTS, response_class=Response)
     def stream(request: Request, run: Name, cursor: str = "") -> Response:
@@ -182,6 +197,8 @@ def _row(name: str, reader: RunReader) -> schemas_run.RunSummary:
         "steps_made": made,
         "training": is_training(reader.path),
         "val_loss": measured[-1].loss if measured else None,
+        "val_tokens": measured[-1].tokens if measured else 0,
+        "val_whole": measured[-1].whole if measured else False,
         "train_loss": last.loss if last else None,
         "modified_s": reader.recorded_s(),
     }
@@ -196,6 +213,7 @@ def _whole(name: str, reader: RunReader) -> schemas_run.RunInfo:
         "name": name,
         "identity": identity(reader),
         "config": config.model_dump(mode="json"),
+        "chosen": told(reader.chosen()),
         "tensors": [
             {
                 "name": plan.name,
@@ -220,6 +238,7 @@ def _whole(name: str, reader: RunReader) -> schemas_run.RunInfo:
         "steps_made": reader.steps_made(),
         "training": training,
         "paused": training and is_paused(reader),
+        **progress(reader, training),
         "ended": None if training else reader.result() or None,
         "keyframes": keyframes(reader),
         "best_step": reader.best_step(),
@@ -244,6 +263,11 @@ def _whole(name: str, reader: RunReader) -> schemas_run.RunInfo:
         "series": list(curves.NAMES),
         "statistics": list(curves.KNOWN),
     }
+
+
+def told(chosen: Mapping[str, Chosen] | None) -> dict[str, schemas_run.Chosen] | None:
+    """Who chose each hyperparameter, for the page."""
+    return None if chosen is None else {name: {"by": by, "how": how} for name, (by, how) in chosen.items()}
 
 
 def _memory(config: Config) -> schemas_run.Memory:

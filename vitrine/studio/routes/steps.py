@@ -15,11 +15,15 @@ from vitrine.studio.routes.runs import ERRORS, LARGEST, Name, Step
 from vitrine.studio.tiles import keyframes, tensor_of
 from vitrine.studio.worker_pool import Workers
 
+PROMPT = 2_000  # characters of a prompt in an address
 NUDGES = 32  # sizes in one request
 
 Row = Annotated[int, Query(ge=0, lt=LARGEST, description="of the step's first micro-batch")]
 Token = Annotated[int, Query(gt=-LARGEST, lt=LARGEST, description="by its place in the row; -1: the last")]
 ParameterName = Annotated[str, Query(description="such as blocks.0.attention.query.weight[3,7]")]
+PromptQuery = Annotated[
+    Text | None, Query(max_length=PROMPT, description="a text that is read instead of the step's batch")
+]
 NeuronName = Annotated[str, Query(description="such as blocks.0.mlp.expand[12]")]
 
 
@@ -35,9 +39,11 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
     """The routes, for these runs."""
     router = APIRouter(prefix="/api/runs/{run}", responses=ERRORS)
 
-    async def ask(request: Request, reader: RunReader, step: int, method: str, **arguments: Any) -> Any:
-        """The replay worker's answer about a step that was made."""
-        check_step(reader, step, replayed=True)
+    async def ask(
+        request: Request, reader: RunReader, step: int, method: str, made: bool = True, **arguments: Any
+    ) -> Any:
+        """The replay worker's answer about a step. made: that was made; otherwise, about where one starts."""
+        check_step(reader, step, replayed=made)
         job = workers.replay.ask(method, run=str(reader.path), identity=identity(reader), step=step, **arguments)
         return await while_there(request, job)
 
@@ -53,10 +59,17 @@ def make_router(listing: Listing, workers: Workers) -> APIRouter:
 
     @router.get("/neuron", response_model=schemas_step.Neuron)
     async def neuron(
-        request: Request, run: Name, name: NeuronName, step: Step, row: Row = 0, token: Token = -1
+        request: Request,
+        run: Name,
+        name: NeuronName,
+        step: Step,
+        row: Row = 0,
+        token: Token = -1,
+        prompt: PromptQuery = None,
     ) -> Response:
-        """One neuron: inputs times weights, the bias, the output."""
-        return Json(await ask(request, listing.open(run), step, "neuron", name=name, row=row, token=token))
+        """One neuron: inputs times weights, the bias, the output; with a prompt, at any step and at the end of the run."""
+        place = {"name": name, "row": row, "token": token, "prompt": prompt}
+        return Json(await ask(request, listing.open(run), step, "neuron", made=prompt is None, **place))
 
     @router.get("/tensor", response_model=schemas_step.TensorView)
     async def tensor(request: Request, run: Name, name: str, step: Step) -> Response:

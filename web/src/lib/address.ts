@@ -15,6 +15,7 @@ interface Place {
   mode: CellMode;
   name: ViewName;
   side: Side;
+  table: boolean;
   phase: number; // from 0
   row: number; // of the batch
   token: number;
@@ -39,6 +40,7 @@ export function writeAddress(run: RunInfo, view: Place, at: Standing): string {
   const tensor = run.tensors.find((t) => t.name === view.cell.name);
   if (tensor) parts.cell = cellAddress(tensor.name, tensor.shape, view.cell.row, view.cell.column);
   if (view.name !== 'map') parts.view = view.name;
+  if (view.table) parts.table = '1';
   if (view.name === 'step')
     Object.assign(parts, { phase: String(view.phase + 1), row: String(view.row), token: String(view.token) });
   if (view.others.length) parts.with = view.others.join(',');
@@ -70,6 +72,7 @@ export function readAddress(
     mode: one('mode', [...MODES, ...memories(run)], 'value'),
     name: one('view', VIEWS, 'map'),
     side: one('side', ['writes', 'number'], 'writes'),
+    table: parts.get('table') === '1',
     phase: clamp((number('phase') ?? 1) - 1, 4),
     row: number('row') ?? 0,
     token: number('token') ?? -1,

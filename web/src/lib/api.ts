@@ -165,8 +165,14 @@ export const proved = ({ exact, compared, differs }: Phases): boolean =>
 
 export const getBiography = (run: string, name: string, step: number, signal?: AbortSignal) =>
   read(GET('/api/runs/{run}/parameter', { params: { ...of(run), query: { name, step } }, signal }));
-export const getNeuron = (run: string, name: string, step: number, row: number, token: number, signal?: AbortSignal) =>
-  read(GET('/api/runs/{run}/neuron', { params: { ...of(run), query: { name, step, row, token } }, signal }));
+/** One unit at one token of a row of the step's batch, or at the last of a prompt. */
+export const getNeuron = (
+  run: string,
+  name: string,
+  step: number,
+  at: { row: number; token: number } | { prompt: string },
+  signal?: AbortSignal,
+) => read(GET('/api/runs/{run}/neuron', { params: { ...of(run), query: { name, step, ...at } }, signal }));
 export const postNudge = (run: string, parameter: string, step: number, sizes: number[], signal?: AbortSignal) =>
   read(POST('/api/runs/{run}/nudge', { params: of(run), body: { parameter, step, sizes }, signal }));
 export const getProgress = (run: string, step: number, signal?: AbortSignal) =>
@@ -185,6 +191,9 @@ export const getTurnable = async (step: number, tensor: string, place: number) =
   (await openBundle()).parameter(step, tensor, place);
 export const postReinit = (run: string, seed: number, spread: number, signal?: AbortSignal) =>
   read(POST('/api/runs/{run}/births', { params: of(run), body: { seed, spread }, signal }));
+/** What went wrong, by what was recorded: null if nothing did. */
+export const getHeadline = (run: string, signal?: AbortSignal) =>
+  read(GET('/api/runs/{run}/headline', { params: of(run), signal }));
 export const getHealth = (run: string, signal?: AbortSignal) =>
   read(GET('/api/runs/{run}/health', { params: of(run), signal }));
 export const getComparison = (run: string[], pixels: number, signal?: AbortSignal) =>

@@ -30,8 +30,19 @@ export function palette(dark: boolean): Uint32Array {
 
 /** The colour of a number that is written over its own shade: light or dark, whichever has more contrast. */
 export function inkOn(shade: number, dark: boolean): string {
-  if (shade > 112) return colours(false).panel;
-  return colours(dark && shade >= -77).ink;
+  const { panel, hatch } = colours(false); // white and black
+  if (shade > SHADES) return panel; // on the hatching
+  const ground = palette(dark)[shade + SHADES]!;
+  const light = luminance([ground & 255, (ground >> 8) & 255, (ground >> 16) & 255]);
+  return 1.05 / (light + 0.05) > (light + 0.05) / 0.05 ? panel : hatch;
+}
+
+/** Relative luminance of sRGB from 0 to 255, by WCAG 2. */
+function luminance(channels: number[]): number {
+  const [red, green, blue] = channels.map((value) =>
+    value <= 10 ? value / 255 / 12.92 : ((value / 255 + 0.055) / 1.055) ** 2.4,
+  ) as [number, number, number];
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
 }
 
 export const css = (colour: number): string => `rgb(${colour & 255} ${(colour >> 8) & 255} ${(colour >> 16) & 255})`;

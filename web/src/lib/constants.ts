@@ -14,7 +14,9 @@ export function customProperties(): string {
     Object.entries(values)
       .map(([name, value]) => `--${name}: ${value};`)
       .join(' ');
-  return `:root { ${lines(FONTS)} ${lines(colours(false))} }
-@media (prefers-color-scheme: dark) { :root { ${lines(colours(true))} } }
+  const dark = `${lines(colours(true))} color-scheme: dark;`;
+  return `:root { ${lines(FONTS)} ${lines(colours(false))} color-scheme: light; }
+@media (prefers-color-scheme: dark) { :root:not([data-theme='light']) { ${dark} } }
+:root[data-theme='dark'] { ${dark} }
 `;
 }

@@ -1,10 +1,12 @@
 /** A text that was dropped on the page, and the estimated time to train a model on one. */
 
 import * as api from './api';
+import type { FigureProps } from './figure';
 import type { Run } from './run.svelte';
 import type { View } from './view.svelte';
 
 export const FIRST = { preset: 'demo', steps: 300 } as const; // what a new run begins with, before anything is changed
+export const TIMED = 'an estimate: a few such steps, timed on this machine';
 const MOST_BYTES = 19_000_000; // a request may hold 20 MB
 
 export class Dropped {
@@ -19,6 +21,10 @@ export class Dropped {
     private readonly run: Run,
     private readonly view: View,
   ) {}
+
+  get duration(): FigureProps {
+    return { what: 'duration', value: this.seconds, of: 'a training on a text like this', from: TIMED, about: true };
+  }
 
   /** Ask once how long it takes, here, with what a new run begins with: on a text that is there already. */
   async estimate(): Promise<void> {

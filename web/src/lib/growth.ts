@@ -18,5 +18,8 @@ export function grown(old: RunInfo, state: StreamState): RunInfo {
     steps_made: state.steps_made,
     training: state.training,
     paused: state.paused,
+    left_s: state.left_s,
+    disk_bytes: state.disk_bytes,
+    disk_expected_bytes: state.disk_expected_bytes,
   };
 }

@@ -6,6 +6,7 @@
 import * as api from './api';
 import { clamp, rowsOf } from './address';
 import { Cells } from './cells.svelte';
+import { valueAt } from './curve';
 import { Field } from './field';
 import type { Picture } from './film';
 import { Places } from './places.svelte';
@@ -64,6 +65,13 @@ export class Navigator {
   get atEnd(): boolean {
     const { info } = this.run;
     return info !== null && this.step >= info.steps_made;
+  }
+
+  /** The learning rate of the step that is made from here, as the schedule has it; null: no step was made. */
+  get rate(): { value: number; exact: boolean } | null {
+    if (this.opened?.step === this.step) return { value: this.opened.update.learning_rate, exact: true };
+    const found = this.step < (this.run.info?.steps_made ?? 0) ? valueAt(this.run.rates, this.step) : null;
+    return found && { value: (found.low + found.high) / 2, exact: found.low === found.high };
   }
 
   /** What the parameter map shows: the step of its numbers, and whether they are exact. */

@@ -1,7 +1,7 @@
 /** The timing and the camera path of the opening, as pure functions. */
 
 import { cellHeight, cellWidth, type Layout } from './layout';
-import { count, plain } from './text';
+import { say, type Piece } from './figure';
 
 /** When each act begins, in seconds; the page is handed over at the end. */
 export const ACTS = { zoom: 2.6, whole: 7.2, nonsense: 8.4, training: 12.4, end: 20.4, over: 22.4 } as const;
@@ -76,12 +76,13 @@ export function someFrames(frames: number, most: number): number[] {
 }
 
 /** How a film of so many seconds compares with the training that it shows. */
-export function pace(training_s: number, shown_s: number): string {
+export function pace(training_s: number, shown_s: number): Piece[] {
   const ratio = training_s / shown_s;
-  if (!(ratio > 0)) return 'played from the recording';
-  if (ratio > 0.95 && ratio < 1.05) return 'played from the recording, about as fast as it was';
+  if (!(ratio > 0)) return ['played from the recording'];
+  if (ratio > 0.95 && ratio < 1.05) return ['played from the recording, about as fast as it was'];
   const times = ratio > 1 ? ratio : 1 / ratio;
-  return `played from the recording, about ${times >= 9.5 ? count(times) : plain(times, 2)} times ${ratio > 1 ? 'faster' : 'slower'} than it was`;
+  const of = 'the speed of the film against that of the training';
+  return say`played from the recording, about ${{ what: 'statistic', of, value: times, digits: times >= 9.5 ? 3 : 2, from: 'the recorded time of each step' }} times ${ratio > 1 ? 'faster' : 'slower'} than it was`;
 }
 
 /** Seconds of training, from tokens per second by step or by pixel. */

@@ -129,15 +129,18 @@ export class Page {
     navigator.clear();
     line.begin();
     view.trouble = '';
+    const { step } = navigator;
     const reading = run.read(name);
     const { signal } = run;
     try {
       const info = await reading;
       if (signal.aborted) return;
+      if (run.info?.name === name && navigator.step !== step) parts.set('step', String(navigator.step)); // gone there meanwhile
       run.show(info);
       navigator.writing.begin(info);
       this.take(parts, info);
       void run.loadCurve();
+      void run.loadHeadline();
       const measured = run.measure(true);
       if (inReport) await measured;
       await this.loadFilm();
@@ -212,6 +215,7 @@ export class Page {
       if (navigator.following) navigator.step = info.steps_made;
       run.renew(info);
       void run.measure();
+      void run.loadHeadline();
       if (!info.training) {
         if (ended || navigator.following) view.said = `${info.name} has ended after ${info.steps_made} steps.`;
         if (navigator.following) navigator.go(info.steps_made);

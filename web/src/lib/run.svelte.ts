@@ -3,12 +3,12 @@
 import * as api from './api';
 import { inReport } from './bundle';
 import { REQUESTS } from './constants';
-import { begun, longer, type LossCurve, NO_CURVE } from './curve';
+import { begun, type Curve, longer, NO_CURVE } from './curve';
 import { Film, type Picture } from './film';
 import { grown } from './growth';
 import { measureFilm, readStatistics } from './measure';
 import { Scales } from './scales.svelte';
-import type { RunInfo, StreamState, TensorInfo } from './types';
+import type { Headline, RunInfo, StreamState, TensorInfo } from './types';
 import type { View } from './view.svelte';
 
 const AHEAD = 6; // frames that are read before they are played
@@ -16,7 +16,9 @@ const AHEAD = 6; // frames that are read before they are played
 export class Run {
   info = $state.raw<RunInfo | null>(null);
   film = $state.raw<Film | null>(null);
-  curve = $state.raw<LossCurve>(NO_CURVE);
+  curve = $state.raw<Curve>(NO_CURVE); // of the loss
+  rates = $state.raw<Curve>(NO_CURVE); // of the learning rate
+  headline = $state.raw<Headline | null>(null); // what went wrong, if something did
   scales = $state.raw(new Scales());
   opening = $state(true);
   private leaving = new AbortController(); // ends what belongs to the run
@@ -36,7 +38,7 @@ export class Run {
   read(name: string): Promise<RunInfo> {
     this.leaving.abort();
     this.leaving = new AbortController();
-    Object.assign(this, { opening: true, film: null, curve: NO_CURVE });
+    Object.assign(this, { opening: true, film: null, curve: NO_CURVE, rates: NO_CURVE, headline: null });
     return api.getRun(name, this.signal);
   }
 
@@ -54,7 +56,14 @@ export class Run {
 
   /** Take in what the stream brings. */
   grow(state: StreamState): void {
-    this.curve = longer(this.curve, state.steps);
+    this.curve = longer(
+      this.curve,
+      state.steps.map(([step, loss]) => [step, loss]),
+    );
+    this.rates = longer(
+      this.rates,
+      state.steps.map(([step, , , rate]) => [step, rate]),
+    );
     this.info = grown(this.info!, state);
   }
 
@@ -100,15 +109,31 @@ export class Run {
       }
   }
 
+  /** The loss curve, and the learning rate of each step. */
   async loadCurve(): Promise<void> {
     const { signal } = this;
     const { name, steps_made } = this.info!;
     if (!steps_made) return;
     try {
-      const series = await api.getSeries(name, 'loss', 0, steps_made, REQUESTS.curve_pixels, signal);
-      if (!signal.aborted) this.curve = begun(series, this.curve);
+      const [losses, rates] = await Promise.all(
+        ['loss', 'learning_rate'].map((of) => api.getSeries(name, of, 0, steps_made, REQUESTS.curve_pixels, signal)),
+      );
+      if (signal.aborted) return;
+      this.curve = begun(losses!, this.curve);
+      this.rates = begun(rates!, this.rates);
     } catch (error) {
       this.view.fail(error);
+    }
+  }
+
+  /** What went wrong so far; errors only. */
+  async loadHeadline(): Promise<void> {
+    const { signal } = this;
+    try {
+      const { headline } = await api.getHeadline(this.info!.name, signal);
+      if (!signal.aborted) this.headline = headline?.level === 'ill' ? headline : null;
+    } catch {
+      // the health view says why
     }
   }
 

@@ -1,6 +1,7 @@
 /** Makes what can be shared: a link, a report, a video and a poster. */
 
 import * as api from './api';
+import { say, type Piece } from './figure';
 import type { Navigator } from './navigator.svelte';
 import type { Run } from './run.svelte';
 import { chosenFrames, HEIGHT, type Scene, SECONDS, WIDTH } from './timelapse';
@@ -11,7 +12,7 @@ export class Sharing {
   writing = $state(false);
   doing = $state('');
   trouble = $state('');
-  done = $state('');
+  done = $state.raw<Piece[]>([]);
   private ending: AbortController | null = null;
 
   constructor(
@@ -29,7 +30,7 @@ export class Sharing {
     const { navigator } = this;
     const run = this.run.info!.name;
     const { signal } = (this.ending = new AbortController());
-    Object.assign(this, { writing: true, doing: 'looking into the run', trouble: '', done: '' });
+    Object.assign(this, { writing: true, doing: 'looking into the run', trouble: '', done: [] });
     const look = window.setInterval(() => {
       void api.getReport(run).then(
         (state) => (this.doing = state.doing || this.doing),
@@ -42,7 +43,8 @@ export class Sharing {
       const { prompt } = navigator.writing;
       const file = await api.postReport(run, { cell, here, prompt }, signal);
       save(file, `${run}.html`);
-      this.done = `${run}.html, ${(file.size / 1e6).toFixed(1)} MB: saved where your browser puts its downloads.`;
+      const size: Piece = { what: 'bytes', value: file.size, of: 'the report', from: 'the file' };
+      this.done = say`${{ text: `${run}.html` }}, ${size}: saved where your browser puts its downloads.`;
     } catch (error) {
       if (!api.isAbort(error)) this.trouble = api.sentence(error);
     }

@@ -6,7 +6,8 @@ import { type Colours, colours, FONTS } from './constants';
 import type { Film } from './film';
 import { arrange, shape2, type Layout, type Piece } from './layout';
 import type { Scales } from './scales.svelte';
-import { count, plain, roleOf } from './text';
+import { validationFigure, write } from './figure';
+import { count, roleOf } from './text';
 import type { RunInfo, Sample } from './types';
 
 export const WIDTH = 1280;
@@ -164,20 +165,26 @@ function losses({ run, curve }: Scene): string {
   const first = curve.steps[0] === 0 && curve.low[0] === curve.high[0] ? (curve.low[0] ?? undefined) : undefined; // one step, not several
   const last = run.evaluations.findLast((e) => Number.isFinite(e.loss));
   const end = last
-    ? `validation loss ${plain(last.loss, 3)}`
-    : (curve.low.findLast((loss) => loss !== null) ?? null) === null
-      ? ''
-      : `loss ${plain(
-          curve.low.findLast((loss) => loss !== null),
-          3,
-        )}`;
+    ? `validation loss ${write(validationFigure(last))}`
+    : lossAt(
+        curve,
+        curve.low.findLastIndex((loss) => loss !== null),
+      );
   return [
-    `pure guessing: loss ${plain(run.guessing_loss, 3)}`,
-    first === undefined ? '' : `at birth ${plain(first, 3)}`,
+    `pure guessing: loss ${write({ what: 'loss of guessing', value: run.guessing_loss })}`,
+    first === undefined ? '' : `at birth ${write({ what: 'loss of the batch', value: first })}`,
     end && `now: ${end}`,
   ]
     .filter(Boolean)
     .join('   →   ');
+}
+
+/** A point of the curve: the loss of its step, or the lowest and highest of several. */
+function lossAt({ low, high }: Scene['curve'], i: number): string {
+  const [least, most] = [low[i], high[i]];
+  if (typeof least !== 'number' || typeof most !== 'number') return '';
+  const end = (value: number): string => write({ what: 'training loss', value });
+  return `loss ${least === most ? end(least) : `${end(least)} to ${end(most)}`}`;
 }
 
 /** What the pixels are. */
@@ -314,13 +321,8 @@ function paint(
 }
 
 /** The loss, as far as it has come, under the line of pure guessing. */
-function curve(
-  context: Context,
-  { run, curve: { steps, low, high } }: Scene,
-  step: number,
-  box: Box,
-  ink: Colours,
-): void {
+function curve(context: Context, { run, curve: losses }: Scene, step: number, box: Box, ink: Colours): void {
+  const { steps, low, high } = losses;
   context.fillStyle = ink.panel;
   context.fillRect(box.x, box.y, box.width, box.height);
   const known = [...low, ...high].filter((loss): loss is number => loss !== null && Number.isFinite(loss));
@@ -339,9 +341,17 @@ function curve(
     [box.x + box.width, y(guess)],
   ]);
   context.setLineDash([]);
-  text(context, `pure guessing: ${plain(guess, 3)}`, box.x + box.width - 8, y(guess) - 6, ink.faint, 13, {
-    align: 'right',
-  });
+  text(
+    context,
+    `pure guessing: ${write({ what: 'loss of guessing', value: guess })}`,
+    box.x + box.width - 8,
+    y(guess) - 6,
+    ink.faint,
+    13,
+    {
+      align: 'right',
+    },
+  );
   const end = steps.findIndex((at) => at > step);
   const points = steps.slice(0, end < 0 ? steps.length : end).flatMap((at, i): [number, number][] => {
     const [a, b] = [low[i], high[i]];
@@ -364,19 +374,16 @@ function curve(
   context.beginPath();
   context.arc(last[0], last[1], 6, 0, 7);
   context.fill();
-  const loss = low[(end < 0 ? steps.length : end) - 1];
-  if (typeof loss === 'number') {
-    const right = last[0] > box.x + box.width - 130;
-    text(
-      context,
-      `loss ${plain(loss, 3)}`,
-      last[0] + (right ? -12 : 12),
-      Math.min(last[1], box.y + box.height) - 10,
-      ink.plum,
-      15,
-      { align: right ? 'right' : 'left', weight: 650 },
-    );
-  }
+  const right = last[0] > box.x + box.width - 180;
+  text(
+    context,
+    lossAt(losses, (end < 0 ? steps.length : end) - 1),
+    last[0] + (right ? -12 : 12),
+    Math.min(last[1], box.y + box.height) - 10,
+    ink.plum,
+    15,
+    { align: right ? 'right' : 'left', weight: 650 },
+  );
 }
 
 /** The least and the greatest of the numbers; nothing where there are none. */

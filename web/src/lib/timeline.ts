@@ -1,7 +1,8 @@
 /** Draws the marks on the loss curve: pure guessing, keyframes, the best validation loss and the current step. */
 
 import type uPlot from 'uplot';
-import { count, plain } from './text';
+import { write } from './figure';
+import { count } from './text';
 import type { RunEvent } from './types';
 
 export interface Ink {
@@ -19,7 +20,6 @@ export interface Marks {
   best: { step: number; loss: number; over: boolean } | null;
   step: number;
   shown: number | null; // whose picture is seen, where it is another step's
-  highest: number; // loss of all
 }
 
 const GAP = 8; // between the marker and a label
@@ -91,19 +91,16 @@ export function drawMarks(u: uPlot, marks: Marks, ink: Ink): void {
     if (marks.best.over) line(x, y + 7 * ratio, x, bottom, ink.plum, 1, [2, 2]);
     const text = marks.best.over
       ? 'best validation: over-fitting from here'
-      : `best validation ${marks.best.loss.toFixed(2)}`;
+      : `best validation ${write({ what: 'validation loss, sampled', value: marks.best.loss })}`;
     const above = y - 11 * ratio;
     label(text, x, Math.abs(above - guess) < 14 * ratio ? y + 16 * ratio : above, ink.plum);
   }
   label(
-    `pure guessing: ln(${count(marks.vocabulary)}) = ${marks.guessing.toFixed(2)}`,
+    `pure guessing: ln(${count(marks.vocabulary)}) = ${write({ what: 'loss of guessing', value: marks.guessing })}`,
     right,
     guess - 4 * ratio,
     ink.soft,
   );
-  if (marks.highest > u.scales.y!.max!)
-    label(`▲ off the scale, up to ${plain(marks.highest)}`, left, top + 9 * ratio, ink.soft);
-
   if (marks.shown !== null) {
     ctx.globalAlpha = 0.5;
     const x = Math.round(at(marks.shown));

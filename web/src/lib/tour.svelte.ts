@@ -2,6 +2,7 @@
 
 import * as api from './api';
 import { firstMatrix, rowsOf } from './address';
+import { NEEDS } from './article';
 import { stations } from './stations';
 import type { Navigator } from './navigator.svelte';
 import type { Run } from './run.svelte';
@@ -38,10 +39,13 @@ export class Tour {
   private doneTasks = $state<Record<string, boolean>>({});
   private known = $state.raw<Partial<Record<FactName, { key: string; value: unknown }>>>({});
   private asking = new Map<FactName, { key: string; leave: AbortController }>();
+  /** where the page stood, if a station could not look there */
+  moved = $state.raw<{ from: number; to: number } | null>(null);
+  private before: { prompt: string; sampling: api.Sampling } | null = null; // the tour began
   private last = '';
   private looked: { identity: string; step: number } | null = null;
   /** how the page stood when the station began: what a task asks for is a change of it */
-  private began = { temperature: 0, prompt: '', token: 0, row: 0, step: 0 };
+  private began = { temperature: 0, prompt: '', token: 0, row: 0, step: 0, shown: 0 };
 
   constructor(
     private readonly run: Run,
@@ -71,9 +75,12 @@ export class Tour {
   }
 
   start(): void {
-    this.view.tour = this.view.tour ? '' : 'start';
+    if (this.view.tour) this.leave();
+    else this.view.tour = 'start';
   }
   begin(short: boolean): void {
+    const { prompt, sampling } = this.navigator.writing;
+    this.before = { prompt, sampling: { ...sampling } };
     this.view.tour = writeStop({ short, number: 1 });
   }
   move(by: number): void {
@@ -88,6 +95,16 @@ export class Tour {
     this.last = '';
     this.looked = null;
     this.view.tour = '';
+    this.answered = {};
+    this.doneTasks = {};
+    if (!this.before) return;
+    const { prompt, sampling } = this.before; // as the tour found them
+    this.before = null;
+    Object.assign(this.navigator.writing.sampling, sampling);
+    if (this.navigator.writing.prompt !== prompt) {
+      this.navigator.writing.prompt = prompt;
+      void this.navigator.writing.ask();
+    }
   }
 
   /** Put the page where the station speaks of. */
@@ -97,6 +114,7 @@ export class Tour {
     const { stand } = station;
     this.navigator.stop();
     this.trouble = '';
+    const from = this.navigator.step;
     if (this.last === 'made' && !this.navigator.following && !this.navigator.atEnd)
       this.looked = { identity: run.identity, step: this.navigator.step };
     if (stand.step === 'birth') this.navigator.go(0);
@@ -104,6 +122,8 @@ export class Tour {
       if (run.training) this.navigator.follow();
       else this.navigator.go(run.steps_made);
     } else if (stand.step === 'made') this.goToMade();
+    const to = this.navigator.step;
+    this.moved = stand.step === 'made' && from !== to && from >= run.steps_made ? { from, to } : null;
     this.last = stand.step;
     if (stand.phase !== undefined) this.view.phase = stand.phase;
     const cell = this.run.tensor(this.view.cell.name);
@@ -124,12 +144,13 @@ export class Tour {
       token: this.view.token,
       row: this.view.row,
       step: this.navigator.step,
+      shown: this.flashed?.number ?? 0,
     };
     this.view.said = `Tour, station ${this.stop!.number} of ${lengthOf(this.stop!)}: ${station.title}.`;
   }
 
   /** All stations that look into a step look into the same one: where the page stood, or where the last of them left it. */
-  private goToMade(): void {
+  goToMade(): void {
     if (this.looked?.identity === this.run.info!.identity) this.navigator.go(this.looked.step);
     else if (this.navigator.following || this.navigator.atEnd) this.navigator.go(this.fitting());
   }
@@ -183,6 +204,7 @@ export class Tour {
       () => slider !== null && Number(slider.value) !== 0,
       () => this.navigator.step !== began.step,
       () => this.navigator.playing,
+      () => this.flashed !== null && this.flashed.number > began.shown,
     ][number - 1]!();
   }
 
@@ -233,7 +255,8 @@ export class Tour {
   }
   private get needed(): FactName[] {
     const station = this.station;
-    return station ? [...station.needs, ...(this.answer !== undefined ? (station.reveals ?? []) : [])] : [];
+    const asked = station ? [...station.needs, ...(this.answer !== undefined ? (station.reveals ?? []) : [])] : [];
+    return [...new Set([...asked, ...(this.view.name === 'article' ? NEEDS : [])])];
   }
 
   load(): void {
@@ -268,8 +291,7 @@ export class Tour {
           this.run.info!.name,
           `${this.view.cell.name.replace(/\.weight$/, '')}[${this.view.cell.row}]`,
           this.navigator.step,
-          this.view.row,
-          this.navigator.opened!.forward.token,
+          { row: this.view.row, token: this.navigator.opened!.forward.token },
           signal,
         ),
     },

@@ -1,6 +1,7 @@
 /** Types and pure functions of the tour; its stations are in lib/stations.ts. */
 
 import type { Sampling } from './api';
+import type { FigureProps, Piece, What } from './figure';
 import type { Biography, Birth, CellMode, Likely, Neuron, Next, Nudge, Phases, RunInfo, TensorInfo } from './types';
 import type { Side, ViewName } from './view.svelte';
 
@@ -12,6 +13,7 @@ export const TARGETS = {
   decoding: {},
   timeline: {},
   map: { view: 'map' },
+  census: { view: 'map' },
   lens: { view: 'map' },
   number: { view: 'map', side: 'number' },
   writes: { view: 'map', side: 'writes' },
@@ -22,24 +24,23 @@ export const TARGETS = {
 } as const satisfies Record<string, { view?: ViewName; side?: Side }>;
 export type Target = keyof typeof TARGETS;
 
-/** A number of this run, and where it stands on the page: it can be clicked. */
-export interface Live {
-  text: string;
-  to: Target;
-}
-export type Piece = string | Live;
-export const live = (text: string | undefined, to: Target): Live => ({ text: text ?? '…', to });
-
-/** A sentence with live numbers in it. */
-export const say = (words: TemplateStringsArray, ...numbers: (Piece | Piece[])[]): Piece[] =>
-  words
-    .flatMap((text, i) => [text, ...(i < numbers.length ? [numbers[i]!].flat() : [])])
-    .filter((piece) => piece !== '');
-export const textOf = (pieces: Piece[]): string =>
-  pieces.map((piece) => (typeof piece === 'string' ? piece : piece.text)).join('');
+/** A text of this run, and where it stands on the page: it can be clicked. */
+export const live = (text: string | undefined, to: Target): Piece => ({ text: text ?? '…', to });
+/** A number of this run, and where it stands on the page. */
+export const number = (
+  what: What,
+  value: number | null | undefined,
+  to: Target,
+  more: Partial<FigureProps> = {},
+): Piece => ({
+  what,
+  value,
+  to,
+  ...more,
+});
 
 export type Question = { ask: Piece[]; reveal: Piece[] } & (
-  | { options: string[]; right: number } // one of these
+  | { options: Piece[][]; right: number } // one of these
   | { truth: number } // a share, from 0 to 1
 );
 
@@ -97,19 +98,19 @@ export interface Stop {
   number: number;
 }
 export const SHORT: readonly number[] = [1, 2, 4, 6, 9]; // the stations of the 90 seconds
-export const STATIONS = 9;
+export const STATIONS = 10;
 
 /** `3`, `short.2` or `start`; null: no tour. */
 export function readStop(text: string): Stop | null {
   if (text === 'start') return { short: false, number: 0 };
-  const found = /^(short\.)?([1-9])$/.exec(text);
+  const found = /^(short\.)?([1-9][0-9]?)$/.exec(text);
   if (!found) return null;
   const [short, number] = [found[1] !== undefined, Number(found[2])];
   return number <= (short ? SHORT.length : STATIONS) ? { short, number } : null;
 }
 export const writeStop = (stop: Stop | null): string =>
   !stop ? '' : stop.number === 0 ? 'start' : `${stop.short ? 'short.' : ''}${stop.number}`;
-/** Which of the nine it is, from 1. */
+/** Which of all it is, from 1. */
 export const stationOf = (stop: Stop): number => (stop.short ? SHORT[stop.number - 1]! : stop.number);
 export const lengthOf = (stop: Stop): number => (stop.short ? SHORT.length : STATIONS);
 

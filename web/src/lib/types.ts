@@ -28,6 +28,7 @@ export type Birth = Schemas['Birth'];
 export type Verdict = Schemas['Verdict'];
 export type EvidencePlot = Schemas['Plot'];
 export type Health = Schemas['Health'];
+export type Headline = Schemas['Headline'];
 export type Comparison = Schemas['Comparison'];
 export type ComparedRun = Schemas['ComparedRun'];
 export type Hyperparameter = Schemas['Hyperparameter'];
@@ -56,6 +57,11 @@ export interface StreamState {
   film_steps: number[];
   live_step: number | null;
   paused: boolean;
+  /** seconds to the end, at the training's pace; null: it does not train */
+  left_s: number | null;
+  disk_bytes: number;
+  /** an estimate of disk_bytes at the end; null: it does not train */
+  disk_expected_bytes: number | null;
   identity: string;
   error?: string;
 }

@@ -3,7 +3,7 @@
 import * as api from './api';
 import type { CellMode } from './types';
 
-export const VIEWS = ['map', 'step', 'play', 'health', 'compare'] as const;
+export const VIEWS = ['map', 'step', 'play', 'health', 'article', 'compare'] as const;
 export const AXES = ['steps', 'tokens', 'seconds'] as const;
 export type ViewName = (typeof VIEWS)[number];
 export type Axis = (typeof AXES)[number];
@@ -17,6 +17,7 @@ export interface Cell {
 export class View {
   name = $state<ViewName>('map');
   side = $state<Side>('writes');
+  table = $state(false); // the tensors as a table, instead of the map
   mode = $state<CellMode>('value');
   cell = $state.raw<Cell>({ name: '', row: 0, column: 0 });
   phase = $state(0); // of a step, from 0

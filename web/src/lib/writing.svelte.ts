@@ -8,6 +8,7 @@ export class Writing {
   prompt = $state('');
   sampling = $state<api.Sampling>({ temperature: 0.8, top_k: 0, top_p: 1, min_p: 0, repetition_penalty: 1 });
   next = $state.raw<Next | null>(null); // the logits after the prompt, by the model at their step
+  after = $state(''); // which prompt: another may have been typed since
   turned = $state.raw<Turned | null>(null); // a parameter with another value, on this page only: see Turn.svelte
   trouble = $state('');
   private asking: AbortController | null = null;
@@ -42,7 +43,7 @@ export class Writing {
     try {
       const next = await api.postNext(run.name, prompt, this.step(), signal, this.turned ?? undefined);
       if (signal.aborted || this.prompt !== prompt) return;
-      this.next = next;
+      Object.assign(this, { next, after: prompt });
       this.trouble = '';
     } catch (error) {
       if (!api.isAbort(error)) this.trouble = api.sentence(error);

@@ -47,7 +47,13 @@ export class Alive {
   async next(prompt: string, step: number, turned: Turned | null, signal: AbortSignal): Promise<Next> {
     const tokens = this.idsOf(prompt);
     const text = new Text(this.model(step, turned));
-    return { step, tokens, logits: Array.from(this.finite(await text.begin(tokens, signal))), computed: true };
+    return {
+      step,
+      tokens,
+      logits: Array.from(this.finite(await text.begin(tokens, signal))),
+      exact: false,
+      computed: true,
+    };
   }
 
   /** Continue a prompt, piece by piece: the loop of vitrine/generation/generate.py, with random numbers of its own. */
