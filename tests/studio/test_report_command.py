@@ -1,21 +1,26 @@
 """`vitrine report` as a command: what it refuses, what it replaces, which steps and which part of the film it takes."""
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+from base64 import b64encode
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.studio.test_page import PAGE
+from vitrine.errors import RunError
 from vitrine.runs.film import Film, FilmWriter
 from vitrine.runs.reader import RunReader
 from vitrine.studio.report.build import Selection, choose_steps
 from vitrine.studio.report.bundle import Cut, cut_film, foretold
 from vitrine.studio.report.command import read_steps
+from vitrine.studio.report.html import Shell
 
 built = pytest.mark.skipif(not PAGE.is_file(), reason="the page is not built (make page): no report can be written")
 
@@ -109,6 +114,23 @@ def test_a_film_is_cut_to_cells_that_it_has_and_unfolds_to_the_same_numbers(
         whole = film.frame(film.steps().tolist().index(step)).learned
         np.testing.assert_array_equal(here * scale.astype(np.float32), whole[at])
         before, scale_before = here, scale
+
+
+def test_a_script_that_the_page_loads_later_stands_in_the_file_before_its_own(tmp_path: Path):
+    (tmp_path / "assets").mkdir()
+    scripts = {"index-1.js": "run(()=>import(`./later-2.js`))", "later-2.js": "globalThis.later=1;export{};"}
+    for name, script in scripts.items():
+        (tmp_path / "assets" / name).write_text(script)
+    (tmp_path / "index.html").write_text(
+        '<html><head><title>x</title><script type="module" src="./assets/index-1.js"></script></head><body></body></html>'
+    )
+    text = Shell(tmp_path).page("a run", "a warning", {}).decode()
+    assert re.findall('<script type="module">(.*?)</script>', text) == [scripts["later-2.js"], scripts["index-1.js"]]
+    for script in scripts.values():
+        assert f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" in text
+    (tmp_path / "assets" / "later-2.js").write_text('import{a}from"./index-1.js";')
+    with pytest.raises(RunError, match="cannot be put into one file"):
+        Shell(tmp_path)
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(runs: Path, tmp_path: Path):
