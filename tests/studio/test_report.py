@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 
 import numpy as np
 import pytest
+import torch
 
 from tests import warm
 from tests.conftest import made_once
@@ -23,13 +24,16 @@ from tests.studio.conftest import SMALL, Studio, until
 from tests.studio.test_page import MISSING, OPENING_SEEN, pixels_of
 from tests.warm import Vitrine
 from vitrine.errors import RunError
+from vitrine.generation.sampling import filter_logits
 from vitrine.inspection.views import inspect
+from vitrine.run import Run
 from vitrine.runs.control import ask
 from vitrine.runs.film import Film
 from vitrine.runs.reader import RunReader, is_training
 from vitrine.studio.events import is_paused
 from vitrine.studio.report import build as reporting
 from vitrine.studio.report.html import Shell
+from vitrine.studio.report.parameters import read_parameters
 from vitrine.studio.tiles import read_birth
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
@@ -176,9 +180,54 @@ def test_a_report_says_what_it_does_not_hold(file: Path, open_report: Open):
     page.get_by_role("button", name="playground").click()
     page.wait_for_selector("[data-bars=ready]")
     page.get_by_label("your text").fill("Then")
-    page.wait_for_selector("text=A report has no model to ask")
-    assert page.get_by_role("button", name="write").count() == 0
+    page.wait_for_selector("text=This report can run the model at steps 0 and 160 only. Open the run itself")
+    assert page.get_by_role("button", name="write").is_disabled()
     assert page.get_by_role("button", name="Your text…").count() == 0
+
+
+def test_a_report_runs_its_model_writes_and_turns_one_parameter(file: Path, open_report: Open, reader: RunReader):
+    cell, run = "final_norm.gain[3]", Run(reader.path)
+    page = open_report(file).go(run="small", view="play", step=160, cell=cell)
+    page.wait_for_selector("[data-bars=ready] [data-kept]")
+    assert "computed by this page" not in page.inner_text("main")  # this prompt's predictions were recorded
+    page.get_by_label("your text").fill("Then the ")
+    page.wait_for_selector("text=≈ computed by this page")
+    page.wait_for_selector("text=parameters run on this page, in float32")
+    model, ids = run.model(160), torch.tensor([run.tokenizer.encode("Then the ").ids])
+
+    def far() -> float:
+        """How far the bars are from those of torch, at most."""
+        bars = page.eval_on_selector_all("[data-kept]", "bars => bars.map(b => [+b.dataset.token, +b.dataset.kept])")
+        with torch.no_grad():
+            kept = filter_logits(model(ids)[:, -1], run.config.sampling)[0].softmax(-1)
+        return max(abs(share - float(kept[token])) for token, share in bars)
+
+    assert far() < 1e-5
+    page.get_by_role("button", name="× 10").click()
+    page.wait_for_selector("text=most moved")
+    assert far() > 0.01
+    gain = model.get_parameter("final_norm.gain").detach()
+    own = float(gain[3])
+    gain[3] = 10 * own
+    until(lambda: far() < 1e-5)
+    page.get_by_role("button", name="put it back").click()
+    gain[3] = own
+    until(lambda: far() < 1e-5)
+
+    def write(button: str) -> list[str]:
+        page.get_by_role("button", name=button).click()
+        page.wait_for_selector("article .caret", state="detached")
+        return page.locator("article").all_inner_texts()
+
+    page.get_by_label("length").fill("30")
+    [first] = write("write 30 tokens")
+    assert "at the end step 160 ≈ computed by this page" in " ".join(first.split())
+    assert len(first.partition("Then the ")[2]) == 30
+    assert write("write 30 tokens") == [first]
+    page.get_by_role("spinbutton", name="seed").fill("2")
+    assert write("write 30 tokens") != [first]
+    assert ["at birth" in text for text in write("birth and end")] == [True, False]
+    assert page.evaluate("() => document.documentElement.scrollHeight") <= 720
 
 
 def test_every_view_of_a_report_opens(file: Path, open_report: Open, runs: Path):
@@ -319,6 +368,26 @@ def test_what_does_not_fit_is_left_out_in_turn_and_at_last_refused(
     assert without[-1][1:] < found[0][1:]
 
 
+def test_parameters_are_rounded_before_the_film_is_cut_for_them_and_left_out_at_last(
+    file: Path, reader: RunReader, monkeypatch: pytest.MonkeyPatch
+):
+    head, parts = unpack(file, "answers")
+    info, parameters, found = json.loads(parts[0]), read_parameters(reader, [0, 160]), []
+    while not found or found[-1].numbers:
+        report = reporting.fit(reader, info, head["about"], [], Shell(), parameters)
+        assert len(report.html) <= reporting.LARGEST_BYTES
+        found.append(report)
+        monkeypatch.setattr(reporting, "LARGEST_BYTES", len(report.html) - 1)
+    whole, rounded, *fewer, without = found
+    assert (whole.numbers, whole.alive) == ("float32", [0, 160])
+    assert (rounded.numbers, rounded.alive) == ("bfloat16", [0, 160])
+    assert rounded.parts["model"] < 0.6 * whole.parts["model"]
+    film = [(report.changes, report.frames, report.cells) for report in found]
+    assert film[0] == film[1] > film[-2] < film[-1]  # cut for the parameters only, and larger again without them
+    assert {report.numbers for report in fewer} == {"bfloat16"}
+    assert (without.numbers, without.alive, without.still) == ("", [], reporting.NO_ROOM)
+
+
 def test_a_run_without_a_film_or_a_step_still_has_a_report(runs: Path, tmp_path: Path, open_report: Open):
     shutil.copytree(runs / "small", tmp_path / "newborn")
     shutil.rmtree(tmp_path / "newborn" / "film")
@@ -352,8 +421,8 @@ def test_a_run_in_training_with_a_hostile_name_is_reported_as_it_stands(
     text = (tmp_path / "out.html").read_text(encoding="utf-8")
     assert f"<title>{html.escape(HOSTILE)} · Vitrine</title>" in text
     assert HOSTILE not in text
-    assert len(re.findall("<script", text)) == 3  # the page's own, the answers, the film
-    assert len(re.findall("</script", text)) == 3
+    assert len(re.findall("<script", text)) == 5  # the page's own, the forward pass; answers, film, parameters
+    assert len(re.findall("</script", text)) == 5
     page = open_report(tmp_path / "out.html").go(run=HOSTILE, step=0)
     page.wait_for_selector("[data-state=identical]")
     assert page.evaluate("() => window.hacked") is None

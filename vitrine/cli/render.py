@@ -150,8 +150,10 @@ def _report(written: "Written") -> str:
         else "none was recorded"
     )
     steps = ", ".join(map(str, report.steps)) or "none"
+    model = f"at steps {' and '.join(map(str, report.alive))}, in {report.numbers}: the page can run the model"
     parts = {
         "film": film,
+        "model": model if report.alive else report.still,
         "answers": f"in full: {steps}; the history of {report.cell}; curves, text, health",
         "page": "",
     }
