@@ -3,7 +3,7 @@
     python -m benchmarks.studio [--text FILE] [--steps N] [--pairs N] [--only NAME]...
 
 - paint: from entering the address to the first cells on the screen; under 1 s;
-- script: all scripts that the page loads, compressed; under 300 kB;
+- script: all scripts that the page loads, compressed; under 200 kB;
 - reentry: from releasing the timeline to every cell of that step, replayed and compared, for a model of 0.8 M parameters;
   under 2 s (the median; the first one, which waits for torch to start, is printed as well);
 - frames: time between frames while 10.7 M parameters are panned and zoomed; 99% of them under 50 ms;
@@ -51,7 +51,7 @@ LONG = 100_000  # steps
 EXACT = "() => window.vitrine?.still?.() && window.vitrine.shown()?.exact"
 BUDGETS = {
     "paint": ("s to the first cells", 1.0),
-    "script": ("kB of script, compressed", 300.0),
+    "script": ("kB of script, compressed", 200.0),
     "reentry": ("s from the drag to the step, compared", 2.0),
     "frames": ("ms between pictures, the 99th of 100", 50.0),
     "opening": ("MB to open 100,000 steps", 2.0),

@@ -81,13 +81,17 @@ def test_a_table_is_never_cut_or_wrapped_and_its_cells_are_taken_literally(monke
                     400,
                     1234,
                     False,
-                    {"film": 12_345_678, "answers": 5_000, "page": 9_000},
+                    [0, 90],
+                    "float32",
+                    "",
+                    {"film": 12_345_678, "model": 850_000, "answers": 5_000, "page": 9_000},
                     {3: "too large."},
                 ),
                 "Look first.",
             ),
             "r.html  0.02 MB: a double click opens it, without a network\n"
             "film   12.35 MB  9 of 90 frames, 400 of 1,234 parameters, without gradients and updates\n"
+            "model  0.85 MB   at steps 0 and 90, in float32: the page can run the model\n"
             "steps  0.01 MB   in full: 0, 5; the history of a[3,7]; curves, text, health\n"
             "page   0.01 MB\n"
             "Step 3 is not in it: too large.\n"

@@ -125,3 +125,23 @@ def test_the_tour_is_walked_by_the_keyboard_alone(chromium: "sync_api.Browser", 
     page.wait_for_selector("[data-station]", state="detached")
     seen.page.context.close()
     assert seen.said == []
+
+
+@pytest.mark.parametrize("side", ["writes", "number"])
+def test_nothing_jumps_while_a_step_is_re_run(chromium: "sync_api.Browser", studio: Studio, side: str):
+    seen = opened(chromium, studio, SIZES[0])
+    page = seen.open(step=STEP, cell=CELL, side=side)
+    seen.exact()
+    page.evaluate(
+        """() => {
+          const boxes = () => JSON.stringify([...document.querySelectorAll('header, main section, [data-tour=timeline]')]
+            .filter(part => part.closest('.page') && !part.closest('[popover], dialog'))
+            .map(part => { const { x, y, width, height } = part.getBoundingClientRect(); return [x, y, width, height].map(Math.round); }));
+          window.stood = new Set([boxes()]);
+          window.watching = setInterval(() => window.stood.add(boxes()), 20);
+        }"""
+    )
+    seen.go(step=STEP + 30, cell=CELL, side=side)
+    seen.exact()
+    assert page.evaluate("() => window.stood.size") == 1
+    page.context.close()
