@@ -10,7 +10,7 @@ from tests.studio.test_page import CELL, OPENING_SEEN, STEP, Browser, pytestmark
 
 AXE = Path(__file__).parents[2] / "web/node_modules/axe-core/axe.min.js"
 SIZES = [(1280, 720), (1366, 768), (1440, 900), (1920, 1080), (1024, 700), (820, 1180), (390, 844)]
-OFTEN = [(1280, 720), (1024, 700), (390, 844)]  # the others in the long tests
+OFTEN = [(1280, 720), (390, 844)]  # the others in the long tests
 VIEWS = {
     "map": ({}, "[data-lens]"),
     "number": ({"side": "number"}, "[data-biography]"),
@@ -96,7 +96,8 @@ def test_nothing_is_cut_off_or_covered(chromium: "sync_api.Browser", studio: Stu
 
 @pytest.mark.usefixtures("other")
 @pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed (npm ci in web/)")
-@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_view_can_be_used_by_anyone(chromium: "sync_api.Browser", studio: Studio, scheme: str):
     seen = opened(chromium, studio, SIZES[0], color_scheme=scheme, bypass_csp=True)
     found = {}
@@ -127,7 +128,7 @@ def test_the_tour_is_walked_by_the_keyboard_alone(chromium: "sync_api.Browser", 
     assert seen.said == []
 
 
-@pytest.mark.parametrize("side", ["writes", "number"])
+@pytest.mark.parametrize("side", [pytest.param("writes", marks=pytest.mark.full), "number"])
 def test_nothing_jumps_while_a_step_is_re_run(chromium: "sync_api.Browser", studio: Studio, side: str):
     seen = opened(chromium, studio, SIZES[0])
     page = seen.open(step=STEP, cell=CELL, side=side)
