@@ -144,8 +144,8 @@ class RunInfo(TypedDict):
     disk_expected_bytes: an estimate of it at the end, while it trains.
     rules: what each rule of the optimizer adds to plain SGD, in a sentence. terms: what each term of an update is; main_terms:
     those to show first. ended: what `train --json` printed (train_loss: of the batch of the last step, of train_loss_tokens tokens;
-    val_loss: over val_tokens tokens of the validation split, val_whole: over all of it). series: curves of the whole run; statistics: of each tensor or part of the model,
-    as TENSOR/STATISTIC or PART/STATISTIC.
+    val_loss: over val_tokens tokens of the validation split, val_whole: over all of it). series: curves of the whole run;
+    statistics: of each tensor or part of the model, as TENSOR/STATISTIC or PART/STATISTIC.
     """
 
     name: str
